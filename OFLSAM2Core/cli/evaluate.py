@@ -1,0 +1,112 @@
+"""`oflsam2 evaluate`: how good it is on a folder of labelled cases."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from OFLSAM2Core import __version__
+from OFLSAM2Core.cli.files import output_folder
+from OFLSAM2Core.cli.interrupt import in_background
+from OFLSAM2Core.cli.options import (
+    DEFAULT_BACKBONE,
+    DEFAULT_METHOD,
+    add_overwrite_option,
+    add_session_options,
+    make_session,
+    options_from,
+)
+from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.evaluation.datasets import Dataset
+from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, Learned, evaluate
+from OFLSAM2Core.evaluation.machine import describe_machine
+from OFLSAM2Core.evaluation.report import REPORT_FILES, EvaluationReport
+from OFLSAM2Core.methods.options import MethodOptions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="a folder with dataset.json")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where the report goes"
+    )
+    support = parser.add_mutually_exclusive_group()
+    support.add_argument(
+        "--supports", type=int, metavar="N", help="learn from the first N; default: all listed"
+    )
+    support.add_argument("--support-cases", metavar="A,B,C", help="learn from these cases")
+    parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
+    add_overwrite_option(parser)
+    add_session_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    dataset = Dataset.open(args.dataset)
+    named = None
+    if args.support_cases is not None:
+        named = [name.strip() for name in args.support_cases.split(",") if name.strip()]
+    support, test = dataset.choose(args.supports, named, args.cases)
+    options = options_from(args)
+    output_folder(args.out, REPORT_FILES, overwrite=args.overwrite)
+    bars = ProgressBars(args.quiet)
+    session = make_session(args, options, bars)
+    report = EvaluationReport(
+        about(args, dataset, options, support, test),
+        dataset.table.structures,
+        unit="voxel" if dataset.nominal_spacing else "mm",
+    )
+    try:
+        for item in in_background(
+            lambda progress: evaluate(session, dataset, support, test, progress), bars
+        ):
+            if isinstance(item, Learned):
+                report.seconds_to_learn = item.seconds
+                bars.say(f"Learned from {', '.join(support)} in {item.seconds:.1f} s.")
+            else:
+                report.add(item)
+                bars.say(f"{report.cases_done}/{len(test)}  {describe_case(item)}")
+        report.complete = True
+    finally:
+        # Also when stopped: the cases that are done took their time.
+        bars.close()
+        if report.cases_done:
+            report.write(args.out)
+    print(f"Report: {args.out / 'report.md'}")
+    print(last_line(report))
+    return 0
+
+
+def about(
+    args: argparse.Namespace,
+    dataset: Dataset,
+    options: MethodOptions,
+    support: list[str],
+    test: list[str],
+) -> dict[str, Any]:
+    """What a report begins with."""
+    return {
+        "oflsam2": __version__,
+        "dataset": dataset.name,
+        "method": args.method or DEFAULT_METHOD,
+        "backbone": args.backbone or DEFAULT_BACKBONE,
+        "device": args.device,
+        "seed": args.seed,
+        "options": options.to_json(),
+        "support": support,
+        "test": test,
+        "machine": describe_machine(),
+    }
+
+
+def describe_case(case: EvaluatedCase) -> str:
+    """One line."""
+    found = "  ".join(f"{name} {value.dice:.4f}" for name, value in case.agreements.items())
+    return (
+        f"{case.truth.name}  Dice: {found}  "
+        f"({case.outcome.slices_done} slices, {case.outcome.seconds_per_slice:.2f} s each)"
+    )
+
+
+def last_line(report: EvaluationReport) -> str:
+    """A contract: other programs read it."""
+    return f"mean dice {report.mean_dice:.4f} over {report.cases_done} cases"

@@ -1,0 +1,136 @@
+"""Files that a command reads and writes: pairs of support, and outputs that overwrite nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import psutil
+
+from OFLSAM2Core.errors import InputError, ResourceError
+from OFLSAM2Core.image_io import check_writable, read_support_case
+from OFLSAM2Core.label_table import LabelTable
+from OFLSAM2Core.results import Progress, ProgressCallback
+from OFLSAM2Core.volume import SupportCase, Volume
+
+# Measured beyond the volume itself, with the default backbone: see docs/decisions.
+_BASE_BYTES = 1_000_000_000
+_BYTES_PER_VOXEL = 16
+
+
+def add_support_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="JSON",
+        help='what label values mean: {"1": "name", ...}; not needed for .seg.nrrd files',
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="allow that a structure is missing in some support cases",
+    )
+
+
+def split_pair(text: str) -> tuple[Path, Path]:
+    """IMAGE=LABELS. Where a path holds an equals sign, the split where both exist is taken.
+
+    Raises InputError.
+    """
+    places = [place for place, letter in enumerate(text) if letter == "="]
+    pairs = [(Path(text[:place]), Path(text[place + 1 :])) for place in places]
+    pairs = [pair for pair in pairs if all(path.name for path in pair)]
+    if not pairs:
+        raise InputError(
+            f"--support {text} is not a pair of files.", "Write --support IMAGE=LABELS."
+        )
+    # An image may be FOLDER#SERIES: its own reader says whether it is there.
+    return next((pair for pair in pairs if pair[1].exists()), pairs[0])
+
+
+def read_support(
+    pairs: Sequence[tuple[Path, Path]], labels: Path | None, report: ProgressCallback
+) -> list[SupportCase]:
+    """Read all pairs. Raises InputError."""
+    table = LabelTable.read(labels) if labels is not None else None
+    cases = []
+    for number, (image, segmentation) in enumerate(pairs):
+        report(Progress("read", number, len(pairs), f"Reading {image.name}"))
+        cases.append(read_support_case(image, segmentation, table=table))
+    return cases
+
+
+def check_outputs(
+    outputs: Iterable[tuple[Path | None, Sequence[str] | None]],
+    inputs: Iterable[Path],
+    *,
+    overwrite: bool,
+) -> None:
+    """Before the work starts: every output can be written, and nothing is lost by it.
+
+    outputs: path (None is left out) and the extensions it may have (None: any).
+    Raises InputError or ResourceError naming the file.
+    """
+    taken = {path.resolve() for path in inputs}
+    for path, extensions in outputs:
+        if path is None:
+            continue
+        check_writable(path, extensions=extensions)
+        if path.resolve() in taken:
+            raise InputError(
+                f"'{path}' is read or written twice by this command.", "Choose another output name."
+            )
+        taken.add(path.resolve())
+        refuse_existing(path, overwrite=overwrite)
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raises InputError where a file would be lost."""
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"The output file '{path}' exists already.",
+            "Choose another name, or add --overwrite to replace it.",
+        )
+
+
+def output_folder(path: Path, names: Iterable[str], *, overwrite: bool) -> Path:
+    """Make the folder (its parent must be there) and see that the files `names` can be written.
+
+    Raises InputError or ResourceError.
+    """
+    if not path.parent.is_dir():
+        raise InputError(
+            f"The output folder '{path.parent}' does not exist.",
+            "Create it, or choose another one.",
+        )
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The output folder '{path}' cannot be made: {error.strerror}.",
+            "Choose another one.",
+        ) from error
+    for name in names:
+        check_writable(path / name)
+        refuse_existing(path / name, overwrite=overwrite)
+    return path
+
+
+def check_resources(volume: Volume, outputs: Iterable[Path | None]) -> None:
+    """Before the work starts: enough memory for this volume, enough disk for its labels.
+
+    Raises ResourceError.
+    """
+    voxels = volume.grid_shape[0] * volume.grid_shape[1] * volume.grid_shape[2]
+    for path in outputs:
+        if path is not None:
+            check_writable(path, need_bytes=voxels)
+    needed = _BASE_BYTES + _BYTES_PER_VOXEL * voxels
+    available = psutil.virtual_memory().available
+    if available < needed:
+        raise ResourceError(
+            f"'{volume.source or volume.name}' needs about {needed / 1e9:.1f} GB of memory; "
+            f"{available / 1e9:.1f} GB are free.",
+            "Close other programs, or crop the volume.",
+        )

@@ -1,0 +1,110 @@
+"""Ctrl-C that is answered at once, whatever the work is doing.
+
+The work runs in a thread: a call into PyTorch or OpenVINO can take seconds, and Python answers
+signals only between such calls, and only in the main thread. The main thread waits for what the
+work sends and stays free to answer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, Queue
+from types import FrameType
+from typing import Generic, TypeVar
+
+from OFLSAM2Core.errors import Cancelled
+from OFLSAM2Core.results import Progress, ProgressCallback
+
+T = TypeVar("T")
+
+# How long a stopped thread is waited for: long enough for a Python loop to notice, short enough
+# to end well within a second.
+_GRACE_S = 0.3
+_POLL_S = 0.1  # A wait without an end cannot be interrupted on Windows.
+
+
+def answer_ctrl_c() -> None:
+    """The first Ctrl-C raises KeyboardInterrupt in the main thread; the second ends the process."""
+
+    def first(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, second)
+        raise KeyboardInterrupt
+
+    def second(signum: int, frame: FrameType | None) -> None:
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, first)
+
+
+def in_background(
+    make_items: Callable[[ProgressCallback], Iterator[T]], show: ProgressCallback
+) -> Iterator[T]:
+    """Yields, in this thread, what `make_items` makes in another; `show` gets its progress, in
+    this thread too. What is raised there is raised here. When this generator is closed or
+    interrupted, the work is told to stop by `Cancelled` from its progress callback."""
+    sent: Queue[_Sent[T]] = Queue()
+    stopped = threading.Event()
+
+    def report(progress: Progress) -> None:
+        if stopped.is_set():
+            raise Cancelled
+        sent.put(_Sent(progress=progress))
+
+    def work() -> None:
+        try:
+            for item in make_items(report):
+                if stopped.is_set():
+                    return
+                sent.put(_Sent(items=[item]))
+            sent.put(_Sent(ended=True))
+        except BaseException as error:
+            sent.put(_Sent(ended=True, error=error))
+
+    thread = threading.Thread(target=work, name="work", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                message = sent.get(timeout=_POLL_S)
+            except Empty:
+                continue
+            if message.error is not None:
+                raise message.error
+            if message.ended:
+                return
+            if message.progress is not None:
+                show(message.progress)
+            yield from message.items
+    finally:
+        stopped.set()
+        thread.join(_GRACE_S)
+
+
+def call_in_background(function: Callable[[ProgressCallback], T], show: ProgressCallback) -> T:
+    """The same for a function that returns one thing."""
+
+    def once(report: ProgressCallback) -> Iterator[T]:
+        yield function(report)
+
+    (result,) = in_background(once, show)
+    return result
+
+
+class _Sent(Generic[T]):
+    """A message from the thread that works."""
+
+    def __init__(
+        self,
+        *,
+        items: list[T] | None = None,
+        progress: Progress | None = None,
+        ended: bool = False,
+        error: BaseException | None = None,
+    ) -> None:
+        self.items = items or []
+        self.progress = progress
+        self.ended = ended
+        self.error = error

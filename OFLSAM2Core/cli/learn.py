@@ -1,0 +1,62 @@
+"""`oflsam2 learn`: labelled volumes in, a learned task out."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from OFLSAM2Core.cli.files import add_support_options, check_outputs, read_support, split_pair
+from OFLSAM2Core.cli.interrupt import call_in_background
+from OFLSAM2Core.cli.options import (
+    add_overwrite_option,
+    add_session_options,
+    make_session,
+    options_from,
+)
+from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.learned_task import SUFFIX
+from OFLSAM2Core.results import ProgressCallback
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.learned_task import LearnedTask
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--support",
+        action="append",
+        required=True,
+        metavar="IMAGE=LABELS",
+        help="a volume and its segmentation; two or three of them",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar=f"TASK{SUFFIX}", help="the learned task"
+    )
+    add_support_options(parser)
+    add_overwrite_option(parser)
+    add_session_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    pairs = [split_pair(text) for text in args.support]
+    inputs = [path for pair in pairs for path in pair]
+    check_outputs([(args.out, (SUFFIX,))], inputs, overwrite=args.overwrite)
+    options = options_from(args)
+    bars = ProgressBars(args.quiet)
+    cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)
+    session = make_session(args, options, bars)
+    started = time.monotonic()
+
+    def work(report: ProgressCallback) -> LearnedTask:
+        return session.learn(cases, report, allow_missing=args.allow_missing)
+
+    task = call_in_background(work, bars)
+    task.save(args.out)
+    bars.say(
+        f"Learned {', '.join(structure.name for structure in task.structures)} from "
+        f"{', '.join(task.support_names)} in {time.monotonic() - started:.1f} s: {args.out} "
+        f"({args.out.stat().st_size / 1e6:.1f} MB)"
+    )
+    return 0

@@ -1,0 +1,202 @@
+"""`oflsam2 segment`: a volume and a learned task (or support) in, a segmentation out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from OFLSAM2Core import __version__
+from OFLSAM2Core.cli.files import (
+    add_support_options,
+    check_outputs,
+    check_resources,
+    read_support,
+    split_pair,
+)
+from OFLSAM2Core.cli.interrupt import call_in_background, in_background
+from OFLSAM2Core.cli.options import (
+    add_overwrite_option,
+    add_session_options,
+    make_session,
+    options_from,
+)
+from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.evaluation.machine import describe_machine, peak_memory_mb
+from OFLSAM2Core.evaluation.outcome import Outcome
+from OFLSAM2Core.image_io import read_volume, write_confidence, write_labelmap, write_segmentation
+from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
+from OFLSAM2Core.output_files import LABELMAP_EXTENSIONS
+from OFLSAM2Core.seg_nrrd import SEGMENTATION_EXTENSIONS
+from OFLSAM2Core.volume import SupportCase, Volume
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.session import FewShotSession
+
+_LEAST_CONFIDENT_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the volume to segment")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--task", type=Path, metavar=f"TASK{SUFFIX}", help="a learned task")
+    source.add_argument(
+        "--support",
+        action="append",
+        metavar="IMAGE=LABELS",
+        help="a volume and its segmentation to learn from first; two or three of them",
+    )
+    outputs = parser.add_argument_group("output")
+    outputs.add_argument(
+        "--out", type=Path, required=True, metavar="OUT.seg.nrrd", help="the segmentation"
+    )
+    outputs.add_argument(
+        "--labelmap", type=Path, metavar="OUT.nii.gz", help="the same as a labelmap"
+    )
+    outputs.add_argument(
+        "--confidence",
+        type=Path,
+        metavar="CONF.nii.gz",
+        help="per voxel, 255 times the probability of the label shown",
+    )
+    outputs.add_argument(
+        "--report", type=Path, metavar="REPORT.json", help="scores of slices, volumes, timing"
+    )
+    outputs.add_argument(
+        "--picture", type=Path, metavar="SHEET.png", help="slices with labels and confidence"
+    )
+    add_overwrite_option(parser)
+    add_support_options(parser)
+    add_session_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    pairs = [split_pair(text) for text in args.support or ()]
+    inputs = [args.image, *(path for pair in pairs for path in pair)]
+    if args.task is not None:
+        inputs.append(args.task)
+    check_outputs(
+        [
+            (args.out, SEGMENTATION_EXTENSIONS),
+            (args.labelmap, LABELMAP_EXTENSIONS),
+            (args.confidence, LABELMAP_EXTENSIONS),
+            (args.report, (".json",)),
+            (args.picture, (".png",)),
+        ],
+        inputs,
+        overwrite=args.overwrite,
+    )
+    bars = ProgressBars(args.quiet)
+    volume = call_in_background(lambda report: read_volume(args.image), bars)
+    check_resources(volume, (args.out, args.labelmap, args.confidence))
+    session, task = _session_and_task(args, pairs, bars)
+    outcome = Outcome(volume)
+    try:
+        for result in in_background(lambda report: session.segment(volume, task, report), bars):
+            outcome.add(result)
+    except BaseException:
+        # Ctrl-C, or something that broke: what has arrived is the user's.
+        bars.close()
+        if outcome.slices_done:
+            _write(args, volume, task, outcome)
+            bars.say(
+                f"{outcome.slices_done} of {outcome.slices_total} slices were finished; "
+                f"they are in {args.out}."
+            )
+        raise
+    bars.close()
+    _write(args, volume, task, outcome)
+    _tell(volume, task, outcome, args.out)
+    return 0
+
+
+def _session_and_task(
+    args: argparse.Namespace, pairs: list[tuple[Path, Path]], bars: ProgressBars
+) -> tuple[FewShotSession, LearnedTask]:
+    if args.task is not None:
+        task = LearnedTask.load(args.task)
+        options = options_from(args, task.options)
+        return make_session(args, options, bars, backbone=task.backbone, method=task.method), task
+    options = options_from(args)
+
+    def read(report: Any) -> list[SupportCase]:
+        return read_support(pairs, args.labels, report)
+
+    cases = call_in_background(read, bars)
+    session = make_session(args, options, bars)
+    task = call_in_background(
+        lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
+    )
+    return session, task
+
+
+def _write(args: argparse.Namespace, volume: Volume, task: LearnedTask, outcome: Outcome) -> None:
+    write_segmentation(args.out, outcome.labels, volume, task.structures)
+    if args.labelmap is not None:
+        write_labelmap(args.labelmap, outcome.labels, volume)
+    if args.confidence is not None:
+        write_confidence(args.confidence, outcome.confidence, volume)
+    if args.report is not None or args.picture is not None:
+        # Here, since these are not needed otherwise.
+        from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
+        from OFLSAM2Core.evaluation.report import write_picture, write_text
+
+        if args.report is not None:
+            content = json.dumps(_report(volume, task, outcome), indent=1, allow_nan=False)
+            write_text(args.report, content + "\n")
+        if args.picture is not None:
+            shown = Shown(
+                volume=volume,
+                labels=outcome.labels,
+                structures=task.structures,
+                title=volume.name,
+                confidence=outcome.confidence,
+                scores=outcome.confidence_of_slices(),
+                axis=outcome.axis,
+            )
+            write_picture(args.picture, sheet([strip(shown)], task.structures, confidence=True))
+
+
+def _report(volume: Volume, task: LearnedTask, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "oflsam2": __version__,
+        "volume": volume.name,
+        "complete": outcome.is_complete,
+        "task": task.summary(),
+        "axis": outcome.axis,
+        "structures": [
+            {
+                "name": structure.name,
+                "label": structure.label,
+                "milliliters": round(outcome.milliliters(structure.label), 4),
+            }
+            for structure in task.structures
+        ],
+        "slices": [
+            {
+                "index": index,
+                "scores": {name: round(score, 4) for name, score in scores.items()},
+            }
+            for index, scores in sorted(outcome.scores.items())
+        ],
+        "seconds": round(outcome.seconds, 3),
+        "seconds_to_first_slice": round(outcome.seconds_to_first, 3),
+        "seconds_per_slice": round(outcome.seconds_per_slice, 4),
+        "peak_memory_mb": round(peak_memory_mb()),
+        "machine": describe_machine(),
+    }
+
+
+def _tell(volume: Volume, task: LearnedTask, outcome: Outcome, out: Path) -> None:
+    print(
+        f"{volume.name}: {outcome.slices_done} slices in {outcome.seconds:.1f} s "
+        f"({outcome.seconds_per_slice:.2f} s each, the first after "
+        f"{outcome.seconds_to_first:.1f} s): {out}"
+    )
+    for structure in task.structures:
+        size = "" if volume.is_sequence else f"  {outcome.milliliters(structure.label):.2f} ml"
+        print(f"  {structure.name}{size}")
+    worst = sorted(outcome.confidence_of_slices().items(), key=lambda item: item[1])
+    listed = ", ".join(f"{index} ({score:.2f})" for index, score in worst[:_LEAST_CONFIDENT_SHOWN])
+    print(f"Look at the least confident slices first (index, confidence): {listed}")

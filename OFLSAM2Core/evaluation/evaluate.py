@@ -1,0 +1,88 @@
+"""Learn from some labelled cases, segment others, and compare with their labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from OFLSAM2Core.evaluation.datasets import Dataset
+from OFLSAM2Core.evaluation.machine import peak_memory_mb
+from OFLSAM2Core.evaluation.outcome import Outcome
+from OFLSAM2Core.evaluation.reliability import CaseReliability, check_case
+from OFLSAM2Core.metrics import Agreement, Spacing, agreement
+from OFLSAM2Core.results import ProgressCallback
+from OFLSAM2Core.volume import SupportCase
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.learned_task import LearnedTask
+    from OFLSAM2Core.session import FewShotSession
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """The support has been learned."""
+
+    task: LearnedTask
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedCase:
+    """One test case.
+
+    agreements: by structure name. peak_memory_mb: of this process so far.
+    """
+
+    truth: SupportCase
+    outcome: Outcome
+    agreements: dict[str, Agreement]
+    reliability: CaseReliability
+    peak_memory_mb: float
+
+    @property
+    def mean_dice(self) -> float:
+        """Over the structures that are there or were drawn; nan where there are none."""
+        values = [found.dice for found in self.agreements.values() if not np.isnan(found.dice)]
+        return float(np.mean(values)) if values else float("nan")
+
+
+def evaluate(
+    session: FewShotSession,
+    dataset: Dataset,
+    support: Sequence[str],
+    test: Sequence[str],
+    on_progress: ProgressCallback | None = None,
+) -> Iterator[Learned | EvaluatedCase]:
+    """Yields `Learned` once, then every test case as it is done. Reads one case at a time."""
+    cases = [dataset.read_case(name) for name in support]
+    started = time.monotonic()
+    task = session.learn(cases, on_progress)
+    yield Learned(task, time.monotonic() - started)
+    for name in test:
+        truth = dataset.read_case(name)
+        outcome = Outcome(truth.volume)
+        for result in session.segment(truth.volume, task, on_progress):
+            outcome.add(result)
+        yield compare(truth, outcome, in_voxels=dataset.nominal_spacing)
+
+
+def compare(truth: SupportCase, outcome: Outcome, *, in_voxels: bool = False) -> EvaluatedCase:
+    """An outcome against the labels of its case; distances in voxels or millimetres."""
+    i, j, k = truth.volume.spacing
+    spacing: Spacing = (1.0, 1.0, 1.0) if in_voxels else (k, j, i)
+    return EvaluatedCase(
+        truth=truth,
+        outcome=outcome,
+        agreements={
+            structure.name: agreement(
+                truth.labels == structure.label, outcome.labels == structure.label, spacing
+            )
+            for structure in truth.structures
+        },
+        reliability=check_case(outcome, truth.labels, truth.structures),
+        peak_memory_mb=peak_memory_mb(),
+    )

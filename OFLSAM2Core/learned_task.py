@@ -1,0 +1,170 @@
+"""A learned task: all that was learned from the support, as a value and as a file.
+
+The file (`*.oflsam2`) is a zip of `task.json` and `tensors.safetensors`. Nothing in it can run
+when it is read, and it holds features and masks of the support, never an image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.preparation import Preparation
+from OFLSAM2Core.structures import Structure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+SUFFIX = ".oflsam2"
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedTask:
+    """What `FewShotSession.learn` returns and `segment` takes.
+
+    structures: what is segmented; their labels are the values in results.
+    backbone, backbone_identity: name and SHA-256 of the weights it was learned with.
+    method: name of the method that learned it, and can use it.
+    world_axis: "axial", "coronal", "sagittal" or "frame": along what targets are cut.
+    facts: plain values of the method's own (JSON).
+    tensors: all that was learned, by name.
+    support_names: names of the support cases, for reports.
+    """
+
+    structures: tuple[Structure, ...]
+    backbone: str
+    backbone_identity: str
+    method: str
+    world_axis: str
+    preparation: Preparation
+    options: MethodOptions
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+    support_names: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """What a person wants to know of it, as plain values."""
+        return {
+            "structures": [structure.to_json() for structure in self.structures],
+            "backbone": self.backbone,
+            "method": self.method,
+            "slicing_axis": self.world_axis,
+            "modality": self.preparation.modality,
+            "support": list(self.support_names),
+            "bytes": sum(t.numel() * t.element_size() for t in self.tensors.values()),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file; it appears whole or not at all.
+
+        Raises InputError when it cannot be written.
+        """
+        from safetensors.torch import save
+
+        path = Path(path)
+        contents = {
+            "format": FORMAT_VERSION,
+            "structures": [structure.to_json() for structure in self.structures],
+            "backbone": self.backbone,
+            "backbone_identity": self.backbone_identity,
+            "method": self.method,
+            "world_axis": self.world_axis,
+            "preparation": self.preparation.to_json(),
+            "options": self.options.to_json(),
+            "facts": self.facts,
+            "support_names": list(self.support_names),
+        }
+        part = path.with_name(path.name + ".part")
+        try:
+            with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+                archive.writestr("task.json", json.dumps(contents, indent=1))
+                tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
+                archive.writestr("tensors.safetensors", save(tensors))
+            os.replace(part, path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise InputError(
+                f"The learned task could not be written to {path} ({error.strerror or error}).",
+                "Choose a folder that exists, is writable and has room.",
+            ) from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> LearnedTask:
+        """Read the file.
+
+        Raises TaskError when it is missing, damaged, or of a newer format.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = Path(path)
+        if not path.is_file():
+            raise TaskError(f"The learned task {path} does not exist.", "Check the path.")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                contents = json.loads(archive.read("task.json"))
+                _check_version(path, contents)
+                return cls._from_parts(contents, load(archive.read("tensors.safetensors")))
+        except (
+            zipfile.BadZipFile,
+            SafetensorError,
+            OSError,
+            KeyError,
+            TypeError,
+            ValueError,
+            InputError,
+        ) as error:
+            raise TaskError(
+                f"{path} is not a readable learned task: it is cut off, damaged, or of another "
+                "kind.",
+                "Learn it again from the support cases.",
+            ) from error
+
+    @classmethod
+    def _from_parts(cls, contents: Mapping[str, Any], tensors: dict[str, Tensor]) -> LearnedTask:
+        return cls(
+            structures=tuple(Structure.from_json(data) for data in contents["structures"]),
+            backbone=contents["backbone"],
+            backbone_identity=contents["backbone_identity"],
+            method=contents["method"],
+            world_axis=contents["world_axis"],
+            preparation=Preparation.from_json(contents["preparation"]),
+            options=MethodOptions.from_json(contents["options"]),
+            tensors=tensors,
+            facts=contents["facts"],
+            support_names=tuple(contents["support_names"]),
+        )
+
+    def check_fits(self, backbone: str, identity: str, method: str) -> None:
+        """Raises TaskError when this task was learned with something else."""
+        if (self.backbone, self.method) != (backbone, method):
+            raise TaskError(
+                f"The learned task is for backbone '{self.backbone}' and method '{self.method}', "
+                f"not '{backbone}' and '{method}'.",
+                f"Use --backbone {self.backbone} --method {self.method}, or learn again.",
+            )
+        if self.backbone_identity != identity:
+            raise TaskError(
+                f"The learned task was made with other weights of '{backbone}' "
+                f"(SHA-256 {self.backbone_identity[:12]}..., here {identity[:12]}...).",
+                "Use the same weights file (--weights FILE), or learn again.",
+            )
+
+
+def _check_version(path: Path, contents: Mapping[str, Any]) -> None:
+    version = contents["format"]
+    if version != FORMAT_VERSION:
+        raise TaskError(
+            f"{path} has format version {version}; this version of oflsam2 reads "
+            f"{FORMAT_VERSION}.",
+            "Update oflsam2, or learn the task again from the support cases.",
+        )

@@ -1,0 +1,63 @@
+"""The log of the command line and the worker: a file in the user's log folder, and stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+FOLDER_VARIABLE = "OFLSAM2_LOG_DIR"
+MAX_BYTES = 2_000_000  # of the file when a program starts; the one before is kept as *.old.log
+
+_FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
+
+
+def start_log(program: str, *, terminal_level: int = logging.WARNING) -> Path | None:
+    """Send log messages and Python warnings to `<log folder>/<program>.log` and to stderr.
+
+    The file gets this package's messages from INFO and others' from WARNING. Returns its path, or
+    None where it cannot be written: work goes on without.
+    """
+    formatter = logging.Formatter(_FORMAT)
+    root = logging.getLogger()
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(terminal_level)
+    handlers: list[logging.Handler] = [terminal]
+    path = log_folder() / f"{program}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _roll(path)
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        problem = None
+    except OSError as error:
+        problem = error
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        root.addHandler(handler)
+    logging.getLogger("OFLSAM2Core").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    if problem is not None:
+        logging.getLogger(__name__).warning("No log file: %s", problem)
+        return None
+    return path
+
+
+def log_folder() -> Path:
+    """The folder of the log files; the environment variable OFLSAM2_LOG_DIR overrides it."""
+    if chosen := os.environ.get(FOLDER_VARIABLE):
+        return Path(chosen)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "oflsam2" / "Logs"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Logs" / "oflsam2"
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "oflsam2"
+
+
+def _roll(path: Path) -> None:
+    # Another process may hold the file open, which Windows does not forgive: then it grows on.
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > MAX_BYTES:
+            os.replace(path, path.with_suffix(".old.log"))

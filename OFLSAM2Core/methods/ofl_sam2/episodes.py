@@ -1,0 +1,172 @@
+"""Training of fusion, in episodes that imitate segmenting a new volume.
+
+A query slice sees memory of the *other* support cases only, the mapping network fitted without its
+own case, and its neighbour slice as predicted, not as labelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from OFLSAM2Core.backbones.base import Backbone, Memory
+from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
+from OFLSAM2Core.methods.ofl_sam2.retrieval import most_similar
+from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.results import Progress, ProgressCallback
+
+BATCH = 2
+"""Query slices a step. More steps of fewer slices learn faster in the same time."""
+
+MOST_STRUCTURES = 3
+"""Structures decoded for a query slice in a step; decoding is what a step costs."""
+
+FROM_NEIGHBOUR = 0.75
+"""How often the neighbour slice is remembered: not always, for at test time it may have been
+refused by the quality gate."""
+
+
+class Episodes:
+    """The training of fusion and attention over encoded support slices."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        slices: Sequence[SupportSlice],
+        head: FeatureHead,
+        tau_without: dict[int, Tensor],
+        options: MethodOptions,
+        rng: np.random.Generator,
+    ) -> None:
+        """tau_without: the mapping network fitted without a case, by case."""
+        self.backbone = backbone
+        self.slices = slices
+        self.head = head
+        self.tau_without = tau_without
+        self.options = options
+        self.rng = rng
+        self.fusion = AdaptiveFusion.for_backbone(backbone).to(backbone.device)
+        attention = backbone.new_attention()
+        self.attention = None if attention is None else attention.to(backbone.device)
+        self._memories = [s.memory(backbone) if s.copy == 0 else None for s in slices]
+        self._place = {(s.copy, s.case, s.index): number for number, s in enumerate(slices)}
+        self._predicted: dict[int, Tensor] = {}
+        self._candidates = self._retrieve_from_other_cases()
+
+    def train(self, on_progress: ProgressCallback) -> None:
+        """AdamW on Dice + cross-entropy through the frozen decoder."""
+        modules = nn.ModuleList([m for m in (self.fusion, self.attention) if m is not None])
+        steps = self.options.epochs * len(self.slices) // BATCH
+        optimiser = torch.optim.AdamW(modules.parameters(), self.options.learning_rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, self.options.learning_rate, total_steps=max(steps, 2), pct_start=0.1
+        )
+        order: list[int] = []
+        mean_loss = 0.0
+        for step in range(steps):
+            if len(order) < BATCH:
+                order = list(self.rng.permutation(len(self.slices)))
+            queries = [int(order.pop()) for _ in range(BATCH)]
+            loss = self._loss(queries)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            mean_loss += (loss.item() - mean_loss) / min(step + 1, 50)
+            on_progress(Progress("learn", step + 1, steps, f"loss {mean_loss:.3f}"))
+        modules.eval().requires_grad_(False)
+
+    def _loss(self, queries: list[int]) -> Tensor:
+        structures = self._some_structures(queries)
+        logits, truth = [], []
+        for number in queries:
+            query = self.slices[number]
+            decoded = self._decode(number, structures)
+            logits.append(decoded[:, 0])
+            truth.append(query.masks[structures].to(decoded.device).float() / 255)
+            self._predicted.setdefault(number, torch.zeros(query.masks.shape, dtype=torch.float16))
+            small = decoded.detach()[:, 0].sigmoid()
+            self._predicted[number][structures] = _resize(small, query.masks.shape[-1]).half().cpu()
+        return segmentation_loss(torch.stack(logits), torch.stack(truth))
+
+    def _decode(self, number: int, structures: list[int]) -> Tensor:
+        query = self.slices[number]
+        features = query.features.to(self.backbone.device)
+        attended = mapped = None
+        if self.options.use_memory:
+            support = [self._memory(n).of(structures) for n in self._some_memories(number)]
+            recent = self._neighbour(number, structures)
+            attended = self.backbone.attend(features, support, recent, self.attention)
+        if self.options.use_mapping:
+            rows = self.head.rows(features.comparable)
+            tau = self.tau_without[query.case][structures]
+            mapped = (rows @ tau).transpose(1, 2).reshape(
+                len(structures), -1, *features.embedding.shape[-2:]
+            )
+        target = self.fusion(features, attended, mapped, self.options.use_fusion)
+        return self.backbone.decode(features, target).logits
+
+    def _memory(self, number: int) -> Memory:
+        memory = self._memories[number]
+        assert memory is not None
+        return memory
+
+    def _some_structures(self, queries: list[int]) -> list[int]:
+        """Those in the slices first, then others: a structure must also learn where it is not."""
+        present = torch.stack([self.slices[n].present for n in queries]).any(dim=0).numpy()
+        draw = self.rng.random(len(present)) - present * self.rng.random(len(present))
+        return sorted(int(i) for i in np.argsort(draw)[:MOST_STRUCTURES])
+
+    def _retrieve_from_other_cases(self) -> list[list[int]]:
+        """For each slice, twice K similar slices of other cases (never augmented copies)."""
+        originals = [n for n, s in enumerate(self.slices) if s.copy == 0]
+        found = []
+        for query in self.slices:
+            others = [n for n in originals if self.slices[n].case != query.case]
+            bank = torch.stack([self.slices[n].descriptor for n in others])
+            best = most_similar(query.descriptor, bank, 2 * self.options.memories)
+            found.append([others[i] for i in best])
+        return found
+
+    def _some_memories(self, number: int) -> list[int]:
+        """K of them, not always the best: a new volume has no perfect match either."""
+        candidates = self._candidates[number]
+        return [int(n) for n in self.rng.permutation(candidates)[: self.options.memories]]
+
+    def _neighbour(self, number: int, structures: list[int]) -> list[tuple[int, Memory]]:
+        if self.options.recent == 0 or self.rng.random() > FROM_NEIGHBOUR:
+            return []
+        query = self.slices[number]
+        offset = int(self.rng.choice([-1, 1]))
+        beside = self._place.get((query.copy, query.case, query.index + offset))
+        if beside is None or beside not in self._predicted:
+            return []
+        features = self.slices[beside].features.to(self.backbone.device)
+        masks = self._predicted[beside][structures].float()[:, None].to(self.backbone.device)
+        return [(1, self.backbone.remember(features, masks))]
+
+
+def segmentation_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Dice + cross-entropy. logits (B, N, h, w), truth (B, N, S, S) in [0, 1].
+
+    Dice is taken over the batch, so that slices without the structure count where they should:
+    in its false positives.
+    """
+    truth = F.interpolate(truth, size=logits.shape[-2:], mode="area")
+    probabilities = logits.sigmoid()
+    both = (probabilities * truth).sum(dim=(0, 2, 3))
+    either = probabilities.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
+    dice = 1 - (2 * both + 1) / (either + 1)
+    return dice.mean() + F.binary_cross_entropy_with_logits(logits, truth)
+
+
+def _resize(maps: Tensor, size: int) -> Tensor:
+    if maps.shape[-1] == size:
+        return maps
+    return F.interpolate(maps[None], size=(size, size), mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,96 @@
+"""The learned parts of OFL-SAM2, to tensors and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from OFLSAM2Core.backbones.base import Backbone, Memory
+from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
+    FeatureHead,
+    MappingNetwork,
+    NormalEquations,
+)
+from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
+
+
+@dataclass(frozen=True)
+class LearnedParts:
+    """Everything that a learned task of this method holds."""
+
+    fusion: AdaptiveFusion
+    attention: nn.Module | None
+    mapping: MappingNetwork
+    memory: SupportMemory
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """By name; memory in half precision, which is what makes up the size."""
+        tensors = {f"fusion.{name}": t for name, t in self.fusion.state_dict().items()}
+        if self.attention is not None:
+            tensors |= {f"attention.{name}": t for name, t in self.attention.state_dict().items()}
+        tensors |= {
+            "mapping.basis": self.mapping.head.basis,
+            "mapping.tau": self.mapping.tau,
+            "mapping.gram": self.mapping.support.gram,
+            "mapping.moment": self.mapping.support.moment,
+            "mapping.kernel": torch.tensor(self.mapping.head.kernel),
+            "mapping.regulariser": torch.tensor(self.mapping.regulariser),
+            "memory.descriptors": self.memory.descriptors,
+            "memory.features": torch.stack([m.features.half() for m in self.memory.memories]),
+        }
+        positions = [m.position for m in self.memory.memories if m.position is not None]
+        if self.attention is not None and positions:
+            tensors["memory.positions"] = torch.stack(positions).half()
+        pointers = [m.pointer for m in self.memory.memories if m.pointer is not None]
+        if pointers:
+            tensors["memory.pointers"] = torch.stack(pointers)
+        return {name: t.detach().cpu().clone() for name, t in tensors.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], backbone: Backbone) -> LearnedParts:
+        """Raises TaskError when something is missing or of another shape."""
+        device = backbone.device
+        try:
+            fusion = AdaptiveFusion.for_backbone(backbone)
+            fusion.load_state_dict(_part(tensors, "fusion."))
+            attention = backbone.new_attention()
+            if attention is not None:
+                attention.load_state_dict(_part(tensors, "attention."))
+                attention.eval().requires_grad_(False).to(device)
+            head = FeatureHead(
+                tensors["mapping.basis"].to(device), int(tensors["mapping.kernel"])
+            )
+            support = NormalEquations(
+                tensors["mapping.gram"].to(device), tensors["mapping.moment"].to(device)
+            )
+            mapping = MappingNetwork.start(
+                head, tensors["mapping.tau"].to(device), support,
+                float(tensors["mapping.regulariser"]),
+            )
+            features = tensors["memory.features"].to(device).float()
+            positions = tensors.get("memory.positions")
+            pointers = tensors.get("memory.pointers")
+            memories = [
+                Memory(
+                    features[i],
+                    None if positions is None else positions[i].to(device).float(),
+                    None if pointers is None else pointers[i].to(device).float(),
+                )
+                for i in range(len(features))
+            ]
+            memory = SupportMemory(memories, tensors["memory.descriptors"].to(device))
+        except (KeyError, RuntimeError) as error:
+            raise TaskError(
+                "The learned task lacks a part, or a part has another shape.",
+                "Learn it again from the support cases.",
+            ) from error
+        fusion.eval().requires_grad_(False).to(device)
+        return cls(fusion, attention, mapping, memory)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}

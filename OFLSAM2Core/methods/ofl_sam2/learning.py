@@ -1,0 +1,144 @@
+"""Learning a task: encode the support, fit the mapping network, train fusion, keep memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from OFLSAM2Core.backbones.base import Backbone
+from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
+from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
+    REGULARISER,
+    FeatureHead,
+    MappingNetwork,
+    NormalEquations,
+)
+from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
+from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, encode_support
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.preparation import Preparation
+from OFLSAM2Core.results import Progress, ProgressCallback
+from OFLSAM2Core.structures import Structure
+
+MEMORY_SLICES = 48
+"""Support slices kept in the learned task, spread over the cases: about 0.6 MB each."""
+
+NEAR_STRUCTURE = 4.0
+"""Weight of positions near a structure in the mapping network's loss, others have 1: most of a
+slice is background far away."""
+
+
+def learn(
+    backbone: Backbone,
+    support: Sequence[SupportSlices],
+    structures: tuple[Structure, ...],
+    preparation: Preparation,
+    options: MethodOptions,
+    seed: int,
+    on_progress: ProgressCallback,
+) -> LearnedTask:
+    """A task learned from prepared support cases; the same seed gives the same task."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    copies = options.augmented_copies
+    slices = encode_support(backbone, support, structures, copies, rng, on_progress)
+    originals = [s for s in slices if s.copy == 0]
+    head = FeatureHead.fit([_comparable(s, backbone) for s in originals])
+    by_case = _equations_by_case(backbone, head, slices, on_progress)
+    tau_without = {
+        case: _fit(_mean([e for other, e in by_case.items() if other != case]), options)
+        for case in by_case
+    }
+    episodes = Episodes(backbone, slices, head, tau_without, options, rng)
+    episodes.train(on_progress)
+
+    equations = _mean(list(by_case.values()))
+    tau = _fit(equations, options)
+    kept = _kept_in_memory(originals)
+    memories = []
+    for each in kept:
+        memory = each.memory(backbone)
+        memories.append(memory if episodes.attention is None else episodes.attention.compress(memory))
+    parts = LearnedParts(
+        fusion=episodes.fusion,
+        attention=episodes.attention,
+        mapping=MappingNetwork.start(head, tau, equations, REGULARISER),
+        memory=SupportMemory(memories, torch.stack([s.descriptor for s in kept])),
+    )
+    return LearnedTask(
+        structures=structures,
+        backbone=backbone.name,
+        backbone_identity=backbone.identity,
+        method="ofl-sam2",
+        world_axis=support[0].slicing.world_axis,
+        preparation=preparation,
+        options=options,
+        tensors=parts.to_tensors(),
+        support_names=tuple(case.name for case in support),
+    )
+
+
+def _comparable(support_slice: SupportSlice, backbone: Backbone) -> Tensor:
+    return support_slice.features.comparable.to(backbone.device, torch.float32)
+
+
+def _equations_by_case(
+    backbone: Backbone,
+    head: FeatureHead,
+    slices: Sequence[SupportSlice],
+    on_progress: ProgressCallback,
+) -> dict[int, NormalEquations]:
+    sums: dict[int, NormalEquations] = {}
+    counts: dict[int, int] = {}
+    for number, each in enumerate(slices):
+        on_progress(Progress("learn", number, len(slices), "fitting the mapping network"))
+        rows = head.rows(_comparable(each, backbone))
+        wanted = each.memory(backbone).features
+        one = NormalEquations.of(rows, wanted, _position_weights(each, wanted))
+        sums[each.case] = sums[each.case].plus(one) if each.case in sums else one
+        counts[each.case] = counts.get(each.case, 0) + 1
+    return {
+        case: NormalEquations(total.gram / counts[case], total.moment / counts[case])
+        for case, total in sums.items()
+    }
+
+
+def _position_weights(support_slice: SupportSlice, wanted: Tensor) -> Tensor:
+    """(h, w): NEAR_STRUCTURE within 4 positions of any structure, 1 elsewhere."""
+    any_mask = support_slice.masks.amax(dim=0)[None, None].to(wanted.device).float()
+    near = F.adaptive_max_pool2d(any_mask, wanted.shape[-2:])
+    near = F.max_pool2d(near, 9, stride=1, padding=4)[0, 0] > 127
+    return 1 + (NEAR_STRUCTURE - 1) * near.float()
+
+
+def _mean(equations: Sequence[NormalEquations]) -> NormalEquations:
+    total = equations[0]
+    for each in equations[1:]:
+        total = total.plus(each)
+    return NormalEquations(total.gram / len(equations), total.moment / len(equations))
+
+
+def _fit(equations: NormalEquations, options: MethodOptions) -> Tensor:
+    if options.closed_form:
+        return equations.closed_form()
+    start = torch.zeros_like(equations.moment)
+    return equations.steepest_descent(start, options.iterations_learning)
+
+
+def _kept_in_memory(originals: Sequence[SupportSlice]) -> list[SupportSlice]:
+    """An even choice, slices with structures three times as often as slices without."""
+    full = [s for s in originals if bool(s.present.any())]
+    empty = [s for s in originals if not bool(s.present.any())]
+    wanted = min(len(full), MEMORY_SLICES - min(len(empty), MEMORY_SLICES // 4))
+    return _spread(full, wanted) + _spread(empty, min(len(empty), MEMORY_SLICES - wanted))
+
+
+def _spread(slices: list[SupportSlice], count: int) -> list[SupportSlice]:
+    return [slices[i] for i in np.linspace(0, len(slices) - 1, count).round().astype(int)]

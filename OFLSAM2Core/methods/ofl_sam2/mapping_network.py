@@ -1,0 +1,202 @@
+"""The mapping network T_tau: one convolution from image features to memory features.
+
+It is fitted, not trained: its loss (mean square error to the memory features of known slices, plus
+lambda^2 |tau|^2) is quadratic in tau, so the whole history of samples is held by two matrices, the
+normal equations, and steepest descent on them takes the same steps as on the samples themselves.
+A slice's 4096 positions then cost one product when it is added and nothing afterwards, where
+keeping 32 samples (as LWL does) costs 32 convolutions in each of 5 steps.
+
+Notation of METHODS in the paper and of LWL (Bhat et al. 2020): r = T_tau(x) - e, g = J'r, h = Jg,
+alpha = g.g / h.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+REGULARISER = 1e-2
+"""lambda of LWL and LLB: it multiplies tau inside the residual."""
+
+NEW_SAMPLE = 0.1
+LEAST_SUPPORT = 0.25
+"""LWL's sample weights: a new sample gets a tenth of all weight, and the annotated ones never
+have less than a quarter."""
+
+
+class FeatureHead:
+    """What T_tau's convolution is applied to: principal components of the standardised
+    embedding, with a constant channel for the bias.
+
+    256 channels would make 2304 unknowns for each output and 21 MB a matrix; 96 components keep
+    the normal equations small enough to be updated with every slice.
+    """
+
+    def __init__(self, basis: Tensor, kernel: int = 3) -> None:
+        self.basis = basis
+        self.kernel = kernel
+
+    @classmethod
+    def fit(cls, embeddings: list[Tensor], components: int = 96, kernel: int = 3) -> FeatureHead:
+        """From standardised embeddings (1, C, h, w) of support slices."""
+        channels = embeddings[0].shape[1]
+        second = sum(_outer(e.float().flatten(2)[0][:, ::4]) for e in embeddings)
+        assert isinstance(second, Tensor)
+        values, vectors = torch.linalg.eigh(second.double() / len(embeddings))
+        keep = min(components, channels)
+        scale = values[-keep:].sum().clamp(min=1e-12).sqrt()
+        # One scale for all: the regulariser then weighs the same on every backbone, and small
+        # components are not blown up to the size of large ones.
+        return cls((vectors[:, -keep:] * (keep**0.5 / scale)).float().T.contiguous(), kernel)
+
+    @property
+    def unknowns(self) -> int:
+        return self.basis.shape[0] * self.kernel**2 + 1
+
+    def __call__(self, embedding: Tensor) -> Tensor:
+        """(1, C, h, w) to (components, h, w)."""
+        return torch.einsum("oc,chw->ohw", self.basis, embedding[0])
+
+    def rows(self, embedding: Tensor) -> Tensor:
+        """The unknowns' coefficients at every position: (h * w, unknowns)."""
+        patches = F.unfold(self(embedding)[None], self.kernel, padding=self.kernel // 2)[0].T
+        # Each of the kernel's positions sees nearly the same; without this the sum of squares
+        # would grow with the kernel's size.
+        patches = patches / self.kernel
+        return torch.cat([patches, torch.ones_like(patches[:, :1])], dim=1)
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """The quadratic loss over all samples, for N structures.
+
+    gram: (N or 1, D, D), mean of x x' over positions. moment: (N, D, M), mean of x e'.
+    """
+
+    gram: Tensor
+    moment: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, wanted: Tensor, weights: Tensor | None = None) -> NormalEquations:
+        """Of one slice: rows (h * w, D), memory features wanted (N, M, h, w), weights (h, w) of
+        positions."""
+        count, channels = wanted.shape[:2]
+        target = wanted.flatten(2).flatten(0, 1).T
+        if weights is not None:
+            share = (weights / weights.sum()).flatten()[:, None]
+        else:
+            share = torch.full((len(rows), 1), 1 / len(rows), device=rows.device)
+        weighted = rows * share
+        moment = (weighted.T @ target).T.reshape(count, channels, -1).transpose(1, 2)
+        return cls((weighted.T @ rows)[None], moment)
+
+    def plus(self, other: NormalEquations, own: float = 1.0, others: float = 1.0) -> NormalEquations:
+        return NormalEquations(
+            own * self.gram + others * other.gram, own * self.moment + others * other.moment
+        )
+
+    def of_structures(self, index: list[int]) -> NormalEquations:
+        return NormalEquations(
+            self.gram if len(self.gram) == 1 else self.gram[index], self.moment[index]
+        )
+
+    def closed_form(self, regulariser: float = REGULARISER) -> Tensor:
+        """The minimum: tau (N, D, M)."""
+        ridge = self.gram.double().clone()
+        ridge.diagonal(dim1=1, dim2=2).add_(regulariser**2)
+        return torch.linalg.solve(ridge, self.moment.double()).to(self.moment.dtype)
+
+    def steepest_descent(
+        self, tau: Tensor, iterations: int, regulariser: float = REGULARISER
+    ) -> Tensor:
+        """`iterations` steps from tau (N, D, M), each to the exact minimum along the gradient
+        (Gauss-Newton's alpha, exact because the loss is quadratic); alpha per structure."""
+        for _ in range(iterations):
+            gradient = self.gram @ tau - self.moment + regulariser**2 * tau
+            square = gradient.square().sum(dim=(1, 2), keepdim=True)
+            along = (gradient * (self.gram @ gradient)).sum(dim=(1, 2), keepdim=True)
+            alpha = square / (along + regulariser**2 * square).clamp(min=1e-12)
+            tau = tau - alpha * gradient
+        return tau
+
+    def loss(self, tau: Tensor, regulariser: float = REGULARISER) -> Tensor:
+        """Half the mean square error plus penalty, up to a constant: (N,)."""
+        quadratic = (tau * (self.gram @ tau)).sum(dim=(1, 2)) / 2
+        linear = (tau * self.moment).sum(dim=(1, 2))
+        return quadratic - linear + regulariser**2 * tau.square().sum(dim=(1, 2)) / 2
+
+
+@dataclass(frozen=True)
+class MappingNetwork:
+    """T_tau for N structures, with the samples it was fitted to.
+
+    tau: (N, D, M). support: of the annotated slices. online: (N, ...) of predicted slices, zero
+    before the first. support_weight: (N,), the share that the annotated slices still have.
+    """
+
+    head: FeatureHead
+    tau: Tensor
+    support: NormalEquations
+    online: NormalEquations
+    support_weight: Tensor
+    regulariser: float
+
+    @classmethod
+    def start(
+        cls, head: FeatureHead, tau: Tensor, support: NormalEquations, regulariser: float
+    ) -> MappingNetwork:
+        count = len(tau)
+        online = NormalEquations(
+            torch.zeros_like(support.gram).repeat(count, 1, 1), torch.zeros_like(support.moment)
+        )
+        weight = torch.ones(count, device=tau.device)
+        return cls(head, tau, support, online, weight, regulariser)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """E2 before lifting: rows (h * w, D) of a slice to memory features (N, M, h, w)."""
+        side = int(len(rows) ** 0.5)
+        found = rows @ self.tau  # (N, hw, M)
+        return found.transpose(1, 2).reshape(len(self.tau), -1, side, side)
+
+    def update(
+        self, rows: Tensor, remembered: Tensor, trusted: list[int], iterations: int
+    ) -> MappingNetwork:
+        """Take a slice in as a sample for the structures in `trusted`, and descend.
+
+        rows: (h * w, D). remembered: memory features of the prediction, (N, M, h, w).
+        """
+        if not trusted or iterations == 0:
+            return self
+        sample = NormalEquations.of(rows, remembered[trusted])
+        online = NormalEquations(self.online.gram.clone(), self.online.moment.clone())
+        online.gram[trusted] = (1 - NEW_SAMPLE) * online.gram[trusted] + NEW_SAMPLE * sample.gram
+        online.moment[trusted] = (
+            (1 - NEW_SAMPLE) * online.moment[trusted] + NEW_SAMPLE * sample.moment
+        )
+        weight = self.support_weight.clone()
+        weight[trusted] = weight[trusted] * (1 - NEW_SAMPLE)
+        updated = replace(self, online=online, support_weight=weight)
+        tau = self.tau.clone()
+        tau[trusted] = (
+            updated._equations(trusted)
+            .steepest_descent(tau[trusted], iterations, self.regulariser)
+        )
+        return replace(updated, tau=tau)
+
+    def _equations(self, index: list[int]) -> NormalEquations:
+        """All samples with their weights. `online` holds shares that sum to 1 - support_weight."""
+        support = self.support.of_structures(index)
+        weight = self.support_weight[index][:, None, None]
+        kept = weight.clamp(min=LEAST_SUPPORT)
+        scale = (1 - kept) / (1 - weight).clamp(min=1e-6)
+        return NormalEquations(
+            kept * support.gram + scale * self.online.gram[index],
+            kept * support.moment + scale * self.online.moment[index],
+        )
+
+
+def _outer(columns: Tensor) -> Tensor:
+    return columns @ columns.T / columns.shape[1]

@@ -1,0 +1,186 @@
+"""Segmenting a volume: from the slice most similar to the support, outwards both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures
+from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.base import CanonicalResult
+from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
+from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
+from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory
+from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
+from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor
+from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.preparation import PreparedVolume
+from OFLSAM2Core.results import Progress, ProgressCallback
+from OFLSAM2Core.slicing import Slicing
+from OFLSAM2Core.timings import Timings
+
+
+class Propagation:
+    """One volume being segmented: its memory and its mapping network change as it goes."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prepared: PreparedVolume,
+        slicing: Slicing,
+        task: LearnedTask,
+        options: MethodOptions,
+        timings: Timings,
+    ) -> None:
+        self.backbone = backbone
+        self.prepared = prepared
+        self.task = task
+        self.options = options
+        self.timings = timings
+        self.count = slicing.count
+        self.parts = LearnedParts.from_tensors(task.tensors, backbone)
+        self.mapping = self.parts.mapping
+        self._encoded: dict[int, ImageFeatures] = {}
+        self._statistics: FeatureStatistics | None = None
+
+    @torch.no_grad()
+    def run(self, on_progress: ProgressCallback) -> Iterator[CanonicalResult]:
+        """Results in the order of `propagation_order`, each as soon as it is ready."""
+        start = self._most_similar_slice(on_progress)
+        upwards = RecentMemory(self.options.recent)
+        downwards = RecentMemory(self.options.recent)
+        for done, (index, direction) in enumerate(propagation_order(start, self.count)):
+            on_progress(Progress("segment", done, self.count))
+            recents = {1: [upwards], -1: [downwards], 0: [upwards, downwards]}[direction]
+            yield self._segment_slice(index, recents)
+        on_progress(Progress("segment", self.count, self.count))
+
+    def _most_similar_slice(self, on_progress: ProgressCallback) -> int:
+        """Look at slices spread over the volume, for its statistics and for where to start."""
+        indices = previewed_slices(self.count)
+        for done, index in enumerate(indices):
+            on_progress(Progress("encode", done, len(indices), "looking through the volume"))
+            self._encode(index)
+        self._statistics = FeatureStatistics.of_volume(
+            self.count, self._encode, self.prepared.content_box, self.backbone.image_size
+        )
+        memory = self.parts.memory
+        shows = [bool((m.features.amax(dim=(-2, -1)) > 0).any()) for m in memory.memories]
+        bank = memory.descriptors[torch.tensor(shows, device=memory.descriptors.device)]
+        bank = bank if len(bank) else memory.descriptors
+        similarity = [
+            float((bank @ descriptor(self._standardised(index).comparable)[0]).max())
+            for index in indices
+        ]
+        return indices[int(np.argmax(similarity))]
+
+    def _segment_slice(self, index: int, recents: list[RecentMemory]) -> CanonicalResult:
+        features = self._standardised(index)
+        attended = mapped = None
+        rows = self.mapping.head.rows(features.comparable)
+        if self.options.use_memory:
+            with self.timings.stage("attend"):
+                attended = self._attend(features, index, recents[0])
+        with self.timings.stage("fuse"):
+            if self.options.use_mapping:
+                mapped = self.mapping(rows)
+            target = self.parts.fusion(features, attended, mapped, self.options.use_fusion)
+        with self.timings.stage("decode"):
+            decoded = self.backbone.decode(features, target)
+            probabilities = decoded.logits[:, 0].sigmoid()
+            if decoded.object_score is not None:
+                there = (decoded.object_score > 0).to(probabilities.dtype)
+                probabilities = probabilities * there[:, None, None]
+        with self.timings.stage("write"):
+            result, scores = self._on_grid(index, probabilities)
+        trusted = trusted_structures(scores, self.options)
+        with self.timings.stage("update"):
+            self._learn_from(index, features, rows, decoded, probabilities, trusted, recents)
+        return result
+
+    def _attend(self, features: ImageFeatures, index: int, recent: RecentMemory) -> Tensor:
+        support = self.parts.memory.retrieve(
+            descriptor(features.comparable)[0], self.options.memories
+        )
+        count = len(self.task.structures)
+        read: list[Tensor | None] = [None] * count
+        for structures, positions in recent.groups(count):
+            near = [
+                (abs(index - position), recent.together(position, structures))
+                for position in positions
+            ]
+            chosen = [memory.of(structures) for memory in support]
+            found = self.backbone.attend(features, chosen, near, self.parts.attention)
+            for place, structure in enumerate(structures):
+                read[structure] = found[place]
+        return torch.stack([each for each in read if each is not None])
+
+    def _on_grid(self, index: int, probabilities: Tensor) -> tuple[CanonicalResult, Tensor]:
+        """Labels and confidence on the volume's own grid, and S_cf of every structure."""
+        shared = share_voxels(self.prepared.to_grid(probabilities).clamp(0, 1))
+        shown, which = shared.max(dim=0)
+        scores = slice_confidence(shared[1:])
+        values = torch.tensor([0, *(s.label for s in self.task.structures)], dtype=torch.uint8)
+        result = CanonicalResult(
+            index=index,
+            labels=values[which.cpu()].numpy(),
+            confidence=(shown * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
+            scores={
+                structure.name: round(float(score), 4)
+                for structure, score in zip(self.task.structures, scores, strict=True)
+            },
+        )
+        return result, scores
+
+    def _learn_from(
+        self,
+        index: int,
+        features: ImageFeatures,
+        rows: Tensor,
+        decoded: Decoded,
+        probabilities: Tensor,
+        trusted: list[int],
+        recents: list[RecentMemory],
+    ) -> None:
+        """What the quality gate lets through enters memory and updates the mapping network."""
+        if not trusted:
+            return
+        size = self.backbone.image_size
+        masks = F.interpolate(
+            probabilities[:, None], size=(size, size), mode="bilinear", align_corners=False
+        )
+        memory = self.backbone.remember(features, masks, decoded)
+        kept = memory
+        if self.parts.attention is not None:
+            kept = self.parts.attention.compress(memory)
+        for recent in recents:
+            recent.add(index, kept, trusted)
+        if self.options.use_mapping and self.options.update != "none":
+            self.mapping = self.mapping.update(
+                rows, memory.features, trusted, self.options.iterations_update
+            )
+
+    def _encode(self, index: int) -> ImageFeatures:
+        if index not in self._encoded:
+            with self.timings.stage("encode"):
+                image = torch.from_numpy(self.prepared.image(index))[None]
+                self._encoded[index] = self.backbone.encode(image.to(self.backbone.device))
+        return self._encoded[index]
+
+    def _standardised(self, index: int) -> ImageFeatures:
+        assert self._statistics is not None
+        return self._statistics.standardise(self._encode(index))
+
+
+def propagation_order(start: int, count: int) -> Iterator[tuple[int, int]]:
+    """Slices outwards from `start`, both ways in turn: (index, direction), direction 0 first."""
+    yield start, 0
+    for distance in range(1, count):
+        for direction in (1, -1):
+            if 0 <= start + direction * distance < count:
+                yield start + direction * distance, direction

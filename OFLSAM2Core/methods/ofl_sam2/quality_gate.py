@@ -1,0 +1,19 @@
+"""The quality gate: which predictions may be learned from."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from OFLSAM2Core.methods.options import MethodOptions
+
+
+def trusted_structures(scores: Tensor, options: MethodOptions) -> list[int]:
+    """Indices of the structures whose S_cf (N,) passes gamma; all of them when blind.
+
+    An empty prediction has a high S_cf only where nothing comes close to being the structure
+    (`slice_confidence`). Then it is a true negative: it is remembered as one, which keeps the
+    structure from leaking past its end. A missed structure does not pass.
+    """
+    if options.update == "blind":
+        return list(range(len(scores)))
+    return [index for index, score in enumerate(scores.tolist()) if score > options.gamma]

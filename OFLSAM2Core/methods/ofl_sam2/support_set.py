@@ -1,0 +1,119 @@
+"""The support, encoded once: what learning draws its episodes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.backbones.base import Backbone, ImageFeatures, Memory
+from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2.augmentation import augment
+from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor
+from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
+from OFLSAM2Core.results import Progress, ProgressCallback
+from OFLSAM2Core.structures import Structure
+
+MOST_SLICES = 240
+"""Slices that are learned from, over all support cases: they bound time and memory. Those with
+structures go first."""
+
+EMPTY_SHARE = 0.25
+"""Slices without any structure that are learned from, relative to those with."""
+
+BLOCK_OF_ONE_CASE = 6
+"""Slices a fold is made of, where one support case must stand for several."""
+
+
+@dataclass(frozen=True, eq=False)
+class SupportSlice:
+    """One encoded support slice, or an augmented copy of it.
+
+    case: which fold it belongs to: a fold never learns from itself.
+    features: in half precision. masks: (N, S, S) uint8, 255 where a structure covers the pixel.
+    """
+
+    case: int
+    copy: int
+    index: int
+    features: ImageFeatures
+    masks: Tensor
+    descriptor: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """Which of the N structures are in the slice."""
+        return self.masks.flatten(1).amax(dim=1) > 127
+
+    def memory(self, backbone: Backbone) -> Memory:
+        """Memory features of the slice and its labels."""
+        features = self.features.to(backbone.device)
+        masks = self.masks[:, None].to(backbone.device).float() / 255
+        return backbone.remember(features, masks)
+
+
+def encode_support(
+    backbone: Backbone,
+    support: Sequence[SupportSlices],
+    structures: Sequence[Structure],
+    copies: int,
+    rng: np.random.Generator,
+    on_progress: ProgressCallback,
+) -> list[SupportSlice]:
+    """Encode the slices worth learning from, and `copies` augmented copies of each."""
+    chosen = [_worth_learning(case, MOST_SLICES // len(support)) for case in support]
+    total = sum(len(indices) for indices in chosen) * (copies + 1)
+    encoded: list[SupportSlice] = []
+    for copy in range(copies + 1):
+        for number, (case, indices) in enumerate(zip(support, chosen, strict=True)):
+            images: dict[int, Tensor] = {}
+            masks: dict[int, Tensor] = {}
+            for index in indices:
+                image = case.prepared.image(index)
+                planes = np.stack(
+                    [case.prepared.mask_to_network(case.labels[index], s.label) for s in structures]
+                )
+                if copy > 0:
+                    image, planes = augment(image, planes, rng)
+                images[index] = torch.from_numpy(image)[None]
+                masks[index] = torch.from_numpy(np.round(planes * 255).astype(np.uint8))
+            found: dict[int, ImageFeatures] = {}
+            for index in indices:
+                on_progress(Progress("encode", len(encoded) + len(found), total, case.name))
+                features = backbone.encode(images[index].to(backbone.device))
+                found[index] = features.to("cpu", torch.float16)
+            box = case.prepared.content_box
+            statistics = FeatureStatistics.of_volume(
+                case.slicing.count, found.__getitem__, box, backbone.image_size
+            )
+            for index in indices:
+                features = statistics.standardise(found[index].to("cpu"))
+                fold = index // BLOCK_OF_ONE_CASE % 2 if len(support) == 1 else number
+                encoded.append(
+                    SupportSlice(
+                        case=fold,
+                        copy=copy,
+                        index=index + 100_000 * number,
+                        features=features.to("cpu", torch.float16),
+                        masks=masks[index],
+                        descriptor=descriptor(features.comparable)[0],
+                    )
+                )
+    on_progress(Progress("encode", total, total))
+    return encoded
+
+
+def _worth_learning(case: SupportSlices, most: int) -> list[int]:
+    """Slices with structures, some without (nearest to them first), and the previewed ones."""
+    full = np.flatnonzero(case.labels.reshape(len(case.labels), -1).any(axis=1))
+    empty = np.setdiff1d(np.arange(len(case.labels)), full)
+    if len(full) > most:
+        full = full[np.linspace(0, len(full) - 1, most).round().astype(int)]
+    wanted = min(len(empty), max(4, round(EMPTY_SHARE * len(full))))
+    distance = np.abs(empty[:, None] - full[None]).min(axis=1)
+    nearest = empty[np.argsort(distance, kind="stable")]
+    kept = nearest[np.linspace(0, len(nearest) - 1, wanted).round().astype(int)] if wanted else []
+    return sorted({*map(int, full), *map(int, kept), *previewed_slices(len(case.labels))})

@@ -1,0 +1,122 @@
+"""What can be set about a method. Defaults are the paper's where it gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from OFLSAM2Core.errors import InputError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"epochs": 3, "augmented_copies": 0},
+    "balanced": {},
+    "accurate": {"epochs": 12, "augmented_copies": 3},
+}
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Options of learning and segmenting; unknown names and impossible values are refused.
+
+    slicing_axis: "auto", "sagittal", "coronal" or "axial".
+    gamma: S_cf above which a prediction enters memory and updates the mapping network.
+    memories: K, retrieved support slices.
+    recent: confident slices of the volume itself that are remembered besides.
+    iterations_learning, iterations_update: steepest-descent steps of the mapping network.
+    closed_form: fit the mapping network exactly when learning, instead of by steps.
+    epochs: passes over the support slices when fusion is trained; at most 40.
+    augmented_copies: how many augmented copies of each support slice are learned from.
+    learning_rate: of AdamW.
+    use_memory, use_mapping, use_fusion: switch a branch off, for ablations; without fusion the
+        two branches are averaged.
+    update: "gated" (by gamma), "blind" (every slice) or "none".
+    preset: the name of the set of options these were made from.
+    """
+
+    slicing_axis: str = "auto"
+    gamma: float = 0.8
+    memories: int = 2
+    recent: int = 2
+    iterations_learning: int = 10
+    iterations_update: int = 5
+    closed_form: bool = True
+    epochs: int = 6
+    augmented_copies: int = 1
+    learning_rate: float = 1e-3
+    use_memory: bool = True
+    use_mapping: bool = True
+    use_fusion: bool = True
+    update: str = "gated"
+    preset: str = "balanced"
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "gamma": (0.0, 1.0),
+            "memories": (1, 16),
+            "recent": (0, 6),
+            "iterations_learning": (1, 1000),
+            "iterations_update": (0, 100),
+            "epochs": (1, 40),
+            "augmented_copies": (0, 20),
+            "learning_rate": (1e-6, 1.0),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(
+                    f"The option {name} is {value}.", f"Use a value from {low} to {high}."
+                )
+        choices = {
+            "slicing_axis": ("auto", "sagittal", "coronal", "axial"),
+            "update": ("gated", "blind", "none"),
+            "preset": tuple(PRESETS),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"The option {name} is '{getattr(self, name)}'.",
+                    f"Use one of: {', '.join(allowed)}.",
+                )
+        if not (self.use_memory or self.use_mapping):
+            raise InputError(
+                "Both branches are switched off (use_memory and use_mapping).",
+                "Leave at least one of them on.",
+            )
+
+    @classmethod
+    def from_preset(cls, preset: str, **changes: Any) -> MethodOptions:
+        """The options of a preset ("fast", "balanced", "accurate"), some of them changed.
+
+        Raises InputError for an unknown preset, option or value.
+        """
+        if preset not in PRESETS:
+            raise InputError(
+                f"There is no preset '{preset}'.", f"Use one of: {', '.join(PRESETS)}."
+            )
+        return cls.from_json({"preset": preset, **PRESETS[preset], **changes})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MethodOptions:
+        """From plain values; strings are read as the option's own type ("0.7", "false")."""
+        return replace(cls(), **{name: _typed(name, value) for name, value in data.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _typed(name: str, value: Any) -> Any:
+    defaults = {field.name: field.default for field in fields(MethodOptions)}
+    if name not in defaults:
+        raise InputError(
+            f"There is no option '{name}'.", f"Known options: {', '.join(defaults)}."
+        )
+    wanted = type(defaults[name])
+    try:
+        if wanted is bool and isinstance(value, str):
+            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+        return wanted(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The option {name} cannot be '{value}'.", f"It is a {wanted.__name__}."
+        ) from error

@@ -1,0 +1,192 @@
+"""From a slice to the network's image, and from its maps back: what is learned of it.
+
+Two things are learned from the support cases and stored in the learned task:
+
+- grey values. CT has an absolute scale, so one curve is learned, from the intensities in and
+  around the structures. MR (and all else) has none: every volume is scaled by its own
+  percentiles. Colour frames are taken as they are.
+- size. One network pixel has the same physical size in every case, the smallest with which
+  the support slices fit; so a structure has the size in a target that it had in the support.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.framing import Framing
+from OFLSAM2Core.intensity import (
+    Curve,
+    detect_modality,
+    learn_curve,
+    volume_curve,
+)
+from OFLSAM2Core.slicing import Slicing
+from OFLSAM2Core.volume import SupportCase, Volume
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to every volume before the backbone sees it.
+
+    modality: "CT" (one curve for all), "MR" (every volume by itself), "RGB" (as it is).
+    pixel: millimetres a network pixel (frame pixels, for sequences).
+    size: pixels along a side of the network's image.
+    curve: CT only, intensities (ascending) and the grey values they are shown as.
+    """
+
+    modality: str
+    pixel: float
+    size: int = 256
+    curve: Curve | None = None
+
+    @classmethod
+    def learn(
+        cls,
+        support_cases: Sequence[SupportCase],
+        slicings: Sequence[Slicing],
+        modality: str = "auto",
+        size: int = 256,
+    ) -> Preparation:
+        """Learn from the support cases, each cut by its slicing.
+
+        modality: "CT", "MR", "RGB", or "auto" to tell from the voxels.
+        Raises InputError where sequences and volumes are mixed.
+        """
+        sequences = {case.volume.is_sequence for case in support_cases}
+        if len(sequences) != 1:
+            raise InputError(
+                "The support cases are volumes and sequences mixed.", "Give one kind only."
+            )
+        stacks = [
+            slicing.cut(case.volume.array)
+            for case, slicing in zip(support_cases, slicings, strict=True)
+        ]
+        if sequences == {True}:
+            modality = "RGB"
+        elif modality == "auto":
+            modality = detect_modality(stacks)
+        elif modality not in ("CT", "MR"):
+            raise InputError(f"There is no modality '{modality}'.", "Use CT, MR or auto.")
+        curve: Curve | None = None
+        if modality == "CT":
+            labels = [
+                slicing.cut(case.labels)
+                for case, slicing in zip(support_cases, slicings, strict=True)
+            ]
+            curve = learn_curve(stacks, labels, [slicing.steps for slicing in slicings])
+        pixel = max(_longest_side(slicing) for slicing in slicings) / size
+        return cls(modality, pixel, size, curve)
+
+    def prepare(self, volume: Volume, slicing: Slicing) -> PreparedVolume:
+        """Make a volume ready: its slices one by one, in the network's form.
+
+        A volume larger than the network's image is shown smaller as a whole, never cropped;
+        `note` says so. Raises TaskError where a sequence meets what was learned from volumes,
+        or the other way round.
+        """
+        if volume.is_sequence != (self.modality == "RGB"):
+            given = "a sequence of frames" if volume.is_sequence else "a volume"
+            learned = "sequences of frames" if self.modality == "RGB" else "volumes"
+            raise TaskError(
+                f"'{volume.name}' is {given}, and the task was learned from {learned}.",
+                "Use a task learned from the same kind of images.",
+            )
+        pixel, note = self.pixel, ""
+        smallest = _longest_side(slicing) / self.size
+        # Up to one network pixel too large is rounding, not worth another scale.
+        if smallest > pixel * (1 + 1 / self.size):
+            note = (
+                f"'{volume.name}' is larger than the support volumes; it is shown "
+                f"{smallest / pixel:.2f} times smaller than they were, so that it fits."
+            )
+            pixel = smallest
+        framing = Framing.fit(slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size)
+        stack = slicing.cut(volume.array)
+        curve: Curve
+        if self.modality == "RGB":
+            curve = ((0.0, 255.0), (0.0, 1.0))
+        elif self.curve is not None:
+            curve = self.curve
+        else:
+            curve = volume_curve(stack)
+        return PreparedVolume(stack, curve, framing, note)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Preparation:
+        curve = data.get("curve")
+        return cls(
+            modality=str(data["modality"]),
+            pixel=float(data["pixel"]),
+            size=int(data["size"]),
+            curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedVolume:
+    """A volume as the network sees it, slice by slice; made by `Preparation.prepare`.
+
+    stack: canonical slices (S, H, W[, 3]) with the stored intensities, a view of the volume.
+    curve: intensities (ascending) and their grey values; straight between, flat outside.
+    framing: where the slices lie in the network's image.
+    note: what the user should know about this volume, or "".
+    """
+
+    stack: npt.NDArray
+    curve: Curve
+    framing: Framing
+    note: str = ""
+
+    @property
+    def content_box(self) -> tuple[int, int, int, int]:
+        """Where the slice lies in network pixels: rows from, to, columns from, to."""
+        return self.framing.box
+
+    def grey(self, index: int) -> npt.NDArray[np.float32]:
+        """Canonical slice `index` on its own grid: (C, H, W) grey values in [0, 1]."""
+        plane = self.stack[index]
+        planes = plane[np.newaxis] if plane.ndim == 2 else plane.transpose(2, 0, 1)
+        return _through(self.curve, planes)
+
+    def image(self, index: int) -> npt.NDArray[np.float32]:
+        """The network's image (3, S, S) of canonical slice `index`, in [0, 1], 0 around it."""
+        planes = self.framing.to_network(self.grey(index))
+        return np.ascontiguousarray(np.broadcast_to(planes, (3, *planes.shape[1:])))
+
+    def mask_to_network(self, label_plane: npt.NDArray, label: int) -> npt.NDArray[np.float32]:
+        """How much of every network pixel `label` covers, (S, S) in [0, 1], of a canonical
+        label plane (H, W)."""
+        return self.framing.to_network((label_plane == label)[np.newaxis])[0]
+
+    def to_grid(self, maps: Any) -> Any:
+        """(N, s, s) maps of the network, at any resolution s, to (N, H, W) on the canonical
+        slice. An array gives an array, a tensor a tensor on the same device."""
+        return self.framing.to_grid(maps)
+
+
+def _floats(values: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _longest_side(slicing: Slicing) -> float:
+    rows, columns = slicing.slice_shape
+    row_step, column_step = slicing.spacing_in_plane
+    return max(rows * row_step, columns * column_step)
+
+
+def _through(curve: Curve, planes: npt.NDArray) -> npt.NDArray[np.float32]:
+    intensities, greys = curve
+    if len(intensities) == 2:
+        low, high = intensities
+        scaled = (planes.astype(np.float32) - low) / (high - low)
+        return np.clip(scaled, 0, 1, out=scaled)
+    return np.interp(planes, intensities, greys).astype(np.float32)

@@ -1,0 +1,328 @@
+"""The caller's end of the worker: plain Python, no Qt, no torch.
+
+    client = WorkerClient()
+    client.start()
+    job = client.segment(volume, task_path="liver.oflsam2")
+    ...
+    for event in client.poll():                # from a GUI timer, say; never blocks
+        if event.name == "slice":
+            result = event.slice_result()
+            output[result.place] = result.labels
+        elif event.is_last and event.id == job:
+            print(event.name, event.header)    # "done", or "failed" with kind, message and hint
+
+A program that may wait calls `client.wait(job, on_event=...)` instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import queue
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.errors import ResourceError
+from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.worker import payloads
+from OFLSAM2Core.worker.connection import Connection
+from OFLSAM2Core.worker.process import exit_in_words, start_process
+from OFLSAM2Core.worker.protocol import Arrays, Frame, ProtocolError
+
+LAST_EVENTS = frozenset({"ready", "done", "failed"})
+LOG_LINES_SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """What the worker said.
+
+    name: "ready", "progress", "slice", "log", "done" or "failed".
+    id: of the request it answers, or None where it belongs to none.
+    header: its other fields. A "failed" event has `kind`, `message` and `hint`; where the worker
+        has ended it has `log` too, the last lines of its log.
+    """
+
+    name: str
+    id: int | None
+    header: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, npt.NDArray] = field(default_factory=dict)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the request is over: each is answered by exactly one such event."""
+        return self.name in LAST_EVENTS
+
+    def slice_result(self) -> SliceResult:
+        """The slice that a "slice" event carries."""
+        return payloads.slice_from(self.header, self.arrays)
+
+
+class WorkerClient:
+    """Starts a worker, sends it requests, and gathers its events.
+
+    command: any command that speaks the protocol, for instance
+        `["ssh", "-o", "BatchMode=yes", "host", "oflsam2", "worker"]`; by default this Python's own.
+    env, cwd: of the process; by default those of this process.
+    log: called with each line of the worker's log, from a thread.
+
+    Only `close` and `wait`, and `poll` with a timeout, take time. A worker that has died gives a
+    "failed" event of kind "died" for each request it leaves, or for none (id None); `start` starts
+    it again.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
+        self.command = list(command or [sys.executable, "-m", "OFLSAM2Core.worker"])
+        self._env = worker_environment(os.environ if env is None else env)
+        self._cwd = cwd
+        self._log = log
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._pending: set[int] = set()
+        self._hung: int | None = None  # the request whose cancelling has killed the worker
+        self._connection: Connection | None = None
+        self._alive = False
+        _clients.add(self)
+
+    def start(self) -> None:
+        """Start the worker, also again after it died; nothing happens where it is alive.
+
+        Raises InputError where the command cannot be started.
+        """
+        with self._lock:
+            if self._alive:
+                return
+            process = start_process(self.command, self._env, self._cwd)
+            self._hung = None
+            self._alive = True
+            self._connection = Connection(process, self._receive, self._ended, self._log)
+
+    @property
+    def alive(self) -> bool:
+        return self._alive
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process started last."""
+        return self._connection.process.pid if self._connection else None
+
+    def last_log_lines(self, count: int = LOG_LINES_SHOWN) -> list[str]:
+        """The end of the worker's log, oldest line first; kept after its end."""
+        return list(self._connection.log_lines)[-count:] if self._connection else []
+
+    # Requests
+
+    def request(
+        self, name: str, fields: Mapping[str, Any] | None = None, arrays: Arrays | None = None
+    ) -> int:
+        """Queue a request and return its id.
+
+        The arrays are not copied: leave them as they are until the request is over.
+        Raises ResourceError where the worker does not run, ProtocolError for what cannot be sent.
+        """
+        with self._lock:
+            if self._connection is None or not self._alive:
+                raise ResourceError("The worker is not running.", "Start it (again).")
+            number = next(self._ids)
+            header = {**(fields or {}), "request": name, "id": number}
+            self._connection.send(header, dict(arrays or {}))
+            self._pending.add(number)
+        return number
+
+    def hello(self) -> int:
+        """Ask for the worker's version, devices, backbones and methods: a "ready" event."""
+        return self.request("hello")
+
+    def learn(
+        self,
+        support_cases: Sequence[SupportCase],
+        *,
+        task_path: str | Path | None = None,
+        return_task: bool = False,
+        **fields: Any,
+    ) -> int:
+        """Learn a task, and write it to `task_path`, a path on the worker's machine.
+
+        With `return_task` the "done" event carries the file's bytes as the array "task", for a
+        worker on another machine. Further fields: backbone, device, method, options,
+        allow_missing, seed, weights.
+        """
+        described, arrays = payloads.support_to(support_cases)
+        if task_path is not None:
+            fields["task_path"] = str(task_path)
+        return self.request("learn", {**fields, **described, "return_task": return_task}, arrays)
+
+    def segment(
+        self,
+        volume: Volume,
+        *,
+        task_path: str | Path | None = None,
+        task: bytes | npt.NDArray[np.uint8] | None = None,
+        **fields: Any,
+    ) -> int:
+        """Segment with the task at `task_path` on the worker's machine, or with a task's bytes.
+
+        Further fields: device, options, weights.
+        """
+        described, arrays = payloads.volume_to(volume)
+        if task is not None:
+            arrays["task"] = np.frombuffer(task, np.uint8)
+        if task_path is not None:
+            fields["task_path"] = str(task_path)
+        return self.request("segment", {**fields, **described}, arrays)
+
+    def cancel(self, request_id: int, grace_s: float = 2.0) -> None:
+        """Ask the worker to stop a job; if it has not after `grace_s`, kill its process tree.
+
+        Either way the job ends with a "failed" event of kind "cancelled". A job that is over is
+        left alone.
+        """
+        with self._lock:
+            connection = self._connection
+            if connection is None or request_id not in self._pending:
+                return
+            message = {"request": "cancel", "id": next(self._ids), "target": request_id}
+            connection.send(message, {})
+        timer = threading.Timer(grace_s, self._kill_if_pending, (connection, request_id))
+        timer.daemon = True
+        timer.start()
+
+    # Events
+
+    def poll(self, timeout: float = 0.0) -> list[Event]:
+        """The events that have come since the last call, in order.
+
+        timeout: seconds to wait for the first, where there is none yet.
+        """
+        events: list[Event] = []
+        try:
+            if timeout > 0:
+                events.append(self._events.get(timeout=timeout))
+            while True:
+                events.append(self._events.get_nowait())
+        except queue.Empty:
+            return events
+
+    def wait(
+        self,
+        request_id: int,
+        on_event: Callable[[Event], None] | None = None,
+        timeout: float = float("inf"),
+    ) -> Event:
+        """Block until the request is over and return its last event; `on_event` gets all events.
+
+        Raises TimeoutError after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        last: Event | None = None
+        while last is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"The worker has not answered within {timeout:.0f} s.")
+            for event in self.poll(timeout=min(0.1, timeout)):
+                if on_event is not None:
+                    on_event(event)
+                if event.is_last and event.id == request_id:
+                    last = event
+        return last
+
+    # The end
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """End the worker: ask it, after `timeout_s` terminate it, then kill its process tree.
+
+        Its requests get no further event. It can be started again.
+        """
+        with self._lock:
+            connection, was_alive = self._connection, self._alive
+            self._alive = False
+            self._pending.clear()
+            if connection is None or not was_alive:
+                return
+            connection.send({"request": "shutdown", "id": next(self._ids)}, {})
+        connection.close(timeout_s)
+
+    def _kill_if_pending(self, connection: Connection, request_id: int) -> None:
+        with self._lock:
+            if request_id not in self._pending or connection is not self._connection:
+                return
+            self._hung = request_id
+        connection.kill()
+
+    # From the connection's reading thread
+
+    def _receive(self, connection: Connection, frame: Frame) -> None:
+        header = dict(frame.header)
+        name, number = header.pop("event", None), header.pop("id", None)
+        if not isinstance(name, str) or not isinstance(number, int | None):
+            raise ProtocolError("What the worker sent is not an event.")
+        event = Event(name, number, header, frame.arrays)
+        with self._lock:
+            if connection is self._connection and self._alive:
+                self._events.put(event)
+                if event.is_last and number is not None:
+                    self._pending.discard(number)
+
+    def _ended(self, connection: Connection, error: ProtocolError | None) -> None:
+        with self._lock:
+            if connection is not self._connection or not self._alive:
+                return
+            self._alive = False
+            left: list[int | None] = [*sorted(self._pending)] or [None]
+            self._pending.clear()
+            for number in left:
+                self._events.put(Event("failed", number, self._why(connection, error, number)))
+
+    def _why(
+        self, connection: Connection, error: ProtocolError | None, number: int | None
+    ) -> dict[str, Any]:
+        log = self.last_log_lines()
+        again = "The next run starts it again. What went before is in its log."
+        if self._hung is not None:
+            kind = "cancelled" if number == self._hung else "died"
+            return _failed(kind, "The worker did not stop when asked and was ended.", "", log)
+        if error is not None:
+            message = f"What the worker's command sent is not understood: {error.message}"
+            return _failed("died", message, "Check the worker's command and version.", log)
+        return _failed("died", exit_in_words(connection.process.returncode), again, log)
+
+
+def worker_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """`env`, so that the worker's Python finds this package, installed or not."""
+    found = {**env, "PYTHONIOENCODING": "utf-8"}  # the log is read as UTF-8 on every system
+    root = Path(__file__).resolve().parents[2]
+    # Another Python's site-packages in the path would give the worker this Python's torch, too.
+    if root.name not in ("site-packages", "dist-packages"):
+        paths = [str(root), *filter(None, [env.get("PYTHONPATH")])]
+        found["PYTHONPATH"] = os.pathsep.join(paths)
+    return found
+
+
+def _failed(kind: str, message: str, hint: str, log: list[str]) -> dict[str, Any]:
+    return {"kind": kind, "message": message, "hint": hint, "log": log}
+
+
+_clients: weakref.WeakSet[WorkerClient] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for client in list(_clients):
+        client.close(timeout_s=0.5)

@@ -1,0 +1,154 @@
+"""What the worker does for each request. Everything heavy is imported when first needed."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from OFLSAM2Core.results import Progress, SliceResult
+from OFLSAM2Core.worker import payloads
+from OFLSAM2Core.worker.about import about_worker
+from OFLSAM2Core.worker.job import Answer, Job
+from OFLSAM2Core.worker.protocol import ProtocolError
+from OFLSAM2Core.worker.warm import remember_task, task_at, task_of, warm_backbone
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.learned_task import LearnedTask
+    from OFLSAM2Core.methods.options import MethodOptions
+    from OFLSAM2Core.session import FewShotSession
+
+# Importing PyTorch and preparing a backbone take 2 to 20 s the first time.
+_STARTING = Progress("read", 0, 1, "loading the backbone")
+
+_log = logging.getLogger(__name__)
+
+
+def hello(job: Job) -> Answer:
+    """Who is there."""
+    return Answer(about_worker(), event="ready")
+
+
+def learn(job: Job) -> Answer:
+    """Learn a task from support cases; save it at `task_path`, send it back, or both."""
+    cases = payloads.support_from(job.frame)
+    task_path = job.take_optional("task_path", str)
+    return_task = job.take("return_task", bool, False)
+    if task_path is None and not return_task:
+        raise ProtocolError("A 'learn' request needs 'task_path', or 'return_task'.")
+    if task_path is not None:
+        from OFLSAM2Core.output_files import check_writable
+
+        check_writable(task_path)
+    job.on_progress(_STARTING)
+    backbone, method = job.take("backbone", str, "litemedsam"), job.take("method", str, "ofl-sam2")
+    session = _session(job, backbone, method, _options(job))
+    allow_missing = job.take("allow_missing", bool, False)
+    task = session.learn(cases, job.on_progress, allow_missing=allow_missing)
+    job.check_cancelled()
+    with tempfile.TemporaryDirectory(prefix="oflsam2-") as folder:
+        path = Path(task_path or Path(folder) / "learned.oflsam2")
+        task.save(path)
+        content = np.fromfile(path, np.uint8)
+    if task_path is not None:
+        remember_task(path, task)
+    fields = {**_about_task(task), "task_path": task_path, "seconds": job.seconds}
+    return Answer(fields, {"task": content} if return_task else {})
+
+
+def segment(job: Job) -> Answer:
+    """Segment a volume; each slice is sent when it is ready."""
+    volume = payloads.volume_from(job.frame)
+    job.on_progress(_STARTING)
+    task = _task(job)
+    session = _session(job, task.backbone, task.method, _options(job) or task.options)
+    slices = set()
+    generator = cast(
+        "Generator[SliceResult, None, None]", session.segment(volume, task, job.on_progress)
+    )
+    with closing(generator) as results:
+        for result in results:
+            job.check_cancelled()
+            job.send("slice", *payloads.slice_to(result))
+            slices.add(result.index)
+    fields = {"seconds": job.seconds, "slices": len(slices), "summary": task.summary()}
+    return Answer(fields)
+
+
+def load_task(job: Job) -> Answer:
+    """Read a learned task, tell what is in it, and keep it."""
+    return Answer({**_about_task(_task(job)), "task_path": job.take_optional("task_path", str)})
+
+
+def fetch_weights(job: Job) -> Answer:
+    """Download a backbone's weights."""
+    from OFLSAM2Core.backbones import weights
+
+    path = weights.fetch(job.take("backbone", str), on_progress=job.on_progress)
+    return Answer({"path": str(path), "seconds": job.seconds})
+
+
+def remove_weights(job: Job) -> Answer:
+    """Delete a backbone's downloaded weights."""
+    from OFLSAM2Core.backbones import weights
+
+    return Answer({"freed_bytes": weights.remove(job.take("backbone", str))})
+
+
+HANDLERS: dict[str, Callable[[Job], Answer]] = {
+    "hello": hello,
+    "learn": learn,
+    "segment": segment,
+    "load_task": load_task,
+    "fetch_weights": fetch_weights,
+    "remove_weights": remove_weights,
+}
+
+
+def warm_up() -> None:
+    """Import what the first job will need (2 s), while the user still chooses."""
+    try:
+        importlib.import_module("OFLSAM2Core.session")
+    except Exception as error:  # of the import, whatever it is: the job that needs it will say so
+        _log.info("Not ready to work yet: %s", error)
+
+
+def _session(job: Job, backbone: str, method: str, options: MethodOptions | None) -> FewShotSession:
+    from OFLSAM2Core.methods import get_method
+    from OFLSAM2Core.session import FewShotSession
+
+    get_method(method)  # an unknown one is to be said before a backbone is downloaded
+    device, weights = job.take("device", str, "auto"), job.take_optional("weights", str)
+    warm = warm_backbone(backbone, device, weights, job.on_progress)
+    seed = job.take("seed", int, 0)
+    return FewShotSession(warm, method=method, options=options, seed=seed)
+
+
+def _task(job: Job) -> LearnedTask:
+    if "task" in job.frame.arrays:
+        return task_of(job.frame.arrays["task"])
+    return task_at(Path(job.take("task_path", str)))
+
+
+def _options(job: Job) -> MethodOptions | None:
+    options = job.take_optional("options", dict)
+    if options is None:
+        return None
+    from OFLSAM2Core.methods.options import MethodOptions
+
+    return MethodOptions.from_json(options)
+
+
+def _about_task(task: LearnedTask) -> dict[str, Any]:
+    return {
+        "summary": task.summary(),
+        "structures": [structure.to_json() for structure in task.structures],
+        "backbone": task.backbone,
+        "method": task.method,
+    }

@@ -1,0 +1,491 @@
+"""The module OFL-SAM2: segment a volume from two or three labelled ones.
+
+This file is what Slicer looks for: module, parameter node, panel, logic, self test. What they do is
+in OFLSAM2SlicerLib (scene side, states, panel parts) and OFLSAM2Core (the science, the worker).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+# In a source tree the core stands beside this folder; an installed module finds it beside itself.
+_core_folder = Path(__file__).resolve().parent.parent
+if (_core_folder / "OFLSAM2Core" / "errors.py").is_file() and str(_core_folder) not in sys.path:
+    sys.path.append(str(_core_folder))
+
+from OFLSAM2SlicerLib.cases import SupportPair  # noqa: E402
+from OFLSAM2SlicerLib.controller import Controller  # noqa: E402
+from OFLSAM2SlicerLib.run_request import Learned, RunSettings  # noqa: E402
+from OFLSAM2SlicerLib.sample_data import register_sample_data  # noqa: E402
+from OFLSAM2SlicerLib.states import State, Status  # noqa: E402
+from OFLSAM2SlicerLib.worker_command import worker_command  # noqa: E402
+from OFLSAM2SlicerLib.worker_link import shared_link  # noqa: E402
+
+from OFLSAM2Core.errors import OFLSAM2Error  # noqa: E402
+
+POLL_MS = 30  # the worker's answers are looked for this often; views are redrawn at most at 10 Hz
+
+
+class OFLSAM2Slicer(ScriptedLoadableModule):
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("OFL-SAM2")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = ["Segmentations", "Volumes", "Sequences"]
+        self.parent.contributors = ["The OFL-SAM2 for 3D Slicer contributors"]
+        self.parent.helpText = _(
+            "Segments a volume as two or three labelled volumes show it. Pick the volume, pick "
+            "the labelled volumes as support cases, and press Segment: the result grows slice by "
+            "slice, with a map of where it can be trusted.<br><br>"
+            "<b>Not for clinical use.</b> Look at every result; the slices the method is least "
+            "sure of are listed first. For structures that look alike in every patient and for "
+            "which a trained model exists, use that model; for a single volume without labelled "
+            "ones, use the Segment Editor.<br><br>"
+            "See the <a href='https://github.com/OFLSAM2/SlicerOFLSAM2#readme'>documentation</a>."
+        )
+        self.parent.acknowledgementText = _(
+            "The method is that of <i>OFL-SAM2: Prompt SAM2 with Online Few-shot Learner for "
+            "Efficient Medical Image Segmentation</i> "
+            "(<a href='https://arxiv.org/abs/2512.24861'>arXiv:2512.24861</a>). It stands on SAM 2 "
+            "by Meta AI and on LiteMedSAM by the MedSAM authors. The extension learned much from "
+            "SlicerNNUnet, SlicerNNInteractive and SlicerMultiverSeg."
+        )
+        slicer.app.connect("startupCompleted()", register_sample_data)
+
+
+@parameterNodeWrapper
+class OFLSAM2SlicerParameterNode:
+    """What the user chose; saved with the scene. Support cases: `support_list.SupportList`.
+
+    The worker's command and paths of weights are this computer's, and so in its settings.
+    """
+
+    target: vtkMRMLNode
+    segmentation: vtkMRMLSegmentationNode
+    confidence: vtkMRMLScalarVolumeNode
+    useLearnedTask: bool = False  # noqa: N815
+    learnedTaskPath: str = ""  # noqa: N815
+    allowMissing: bool = False  # noqa: N815
+    backbone: str = "litemedsam"
+    device: str = "auto"
+    showConfidence: bool = True  # noqa: N815
+    confidenceOpacity: float = 0.5  # noqa: N815
+    confidenceThreshold: float = 1.0  # noqa: N815
+    preset: str = "balanced"
+    slicingAxis: str = "auto"  # noqa: N815
+    gamma: float = 0.8
+    memories: int = 2
+    epochs: int = 0
+    iterationsLearning: int = 10  # noqa: N815
+    iterationsUpdate: int = 5  # noqa: N815
+
+
+class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Shows the state of the logic, and passes on clicks."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: OFLSAM2SlicerLogic | None = None
+        self._parameterNode: Any = None
+        self._parameterNodeGuiTag: int | None = None
+
+    def setup(self) -> None:
+        """Nothing is imported, installed, downloaded or started here."""
+        ScriptedLoadableModuleWidget.setup(self)
+        from OFLSAM2SlicerLib.installer import Installer
+        from OFLSAM2SlicerLib.panel.model_part import ModelPart
+        from OFLSAM2SlicerLib.panel.review_part import ReviewPart
+        from OFLSAM2SlicerLib.panel.run_part import RunPart
+        from OFLSAM2SlicerLib.panel.support_part import SupportPart
+        from OFLSAM2SlicerLib.panel.task_part import TaskPart
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/OFLSAM2Slicer.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = OFLSAM2SlicerLogic()
+        controller = self.logic.controller
+        installer = Installer(
+            self.resourcePath("requirements.txt"),
+            lambda text: slicer.util.confirmOkCancelDisplay(text, windowTitle=_("Install")),
+        )
+        self.runPart = RunPart(self.ui)
+        self.reviewPart = ReviewPart(self.ui, controller)
+        self.modelPart = ModelPart(self.ui, controller, installer)
+        self.taskPart = TaskPart(self.ui, controller, self.showStatus)
+        self.supportPart = SupportPart(self.ui, self.showStatus)
+        controller.listeners.append(self.onStatus)
+        self.logic.onTick = self.onTick
+        self.ui.segmentButton.connect("clicked(bool)", self.onSegmentButton)
+        self.ui.undoButton.connect("clicked(bool)", self.onUndoButton)
+
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
+        slicer.app.connect("aboutToQuit()", self.logic.shutDown)
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        """The module is reloaded, or the application closes."""
+        if self.logic is not None:
+            self.reviewPart.leave_views()
+            self.setParameterNode(None)
+            self.removeObservers()
+            slicer.app.disconnect("aboutToQuit()", self.logic.shutDown)
+            self.logic.shutDown()
+
+    def enter(self) -> None:
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """The run goes on, and is shown again when the user comes back."""
+        if self._parameterNode is not None and self._parameterNodeGuiTag is not None:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self._parameterNodeGuiTag = None
+            self.removeObserver(
+                self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified
+            )
+
+    def onReload(self) -> None:
+        """Have the files of the library and of the core read again, too."""
+        self.cleanup()
+        for name in list(sys.modules):
+            if name.split(".")[0] in ("OFLSAM2SlicerLib", "OFLSAM2Core"):
+                del sys.modules[name]
+        self.logic = None
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    # The scene
+
+    def onSceneStartClose(self, caller: Any, event: Any) -> None:
+        assert self.logic is not None
+        self.setParameterNode(None)
+        self.logic.controller.scene_is_closing()
+
+    def onSceneEndClose(self, caller: Any, event: Any) -> None:
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, caller: Any, event: Any, node: Any) -> None:
+        if self._parameterNode is not None and any(
+            node in (pair.volume_node, pair.labels_node) for pair in self.supportPart.pairs
+        ):
+            self.supportPart.refresh()
+
+    def initializeParameterNode(self) -> None:
+        assert self.logic is not None
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def setParameterNode(self, parameterNode: Any) -> None:
+        """Show and follow a parameter node; None while there is none."""
+        if self._parameterNode is not None and self._parameterNodeGuiTag is not None:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(
+                self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified
+            )
+        self._parameterNodeGuiTag = None
+        self._parameterNode = parameterNode
+        if parameterNode is not None:
+            self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
+            self.addObserver(
+                parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified
+            )
+        for part in (self.modelPart, self.taskPart, self.supportPart, self.reviewPart):
+            part.show(parameterNode)
+        self.showStatus()
+
+    def onParametersModified(self, caller: Any = None, event: Any = None) -> None:
+        self.reviewPart.update_views()
+        self.showStatus()
+
+    # The run
+
+    def whyNot(self) -> str:
+        """Why a run cannot start now; "" where it can."""
+        if self._parameterNode is None:
+            return _("The scene is being closed.")
+        if not self._parameterNode.useLearnedTask:
+            return self.supportPart.why_not()
+        if self._parameterNode.target is None:
+            return _("Pick the volume to segment.")
+        if self.logic is None or self.logic.controller.learned is None:
+            return _("Load a learned task, in the part Learned task.")
+        return ""
+
+    def onStatus(self, status: Status) -> None:
+        if self._parameterNode is None:
+            return
+        controller = self.logic.controller
+        self.runPart.show(status, self.whyNot(), controller.can_undo)
+
+    def showStatus(self) -> None:
+        if self.logic is not None:
+            self.onStatus(self.logic.controller.status)
+
+    def onTick(self) -> None:
+        """Once a poll, while there is something to follow."""
+        self.reviewPart.update_scores()
+        self.taskPart.show_log()
+
+    def onSegmentButton(self, checked: bool = False) -> None:
+        assert self.logic is not None
+        if self.logic.controller.status.is_running:
+            self.logic.controller.cancel()
+            return
+        chosen = self._parameterNode
+        try:
+            settings = RunSettings(
+                backbone=chosen.backbone,
+                device=chosen.device,
+                options=self.taskPart.options(),
+                allow_missing=chosen.allowMissing,
+                weights=self.modelPart.weights,
+            )
+            self.logic.useWorker(self.taskPart.worker_command)
+            use_task = chosen.useLearnedTask
+            chosen.segmentation = self.logic.controller.segment(
+                chosen.target,
+                settings,
+                pairs=() if use_task else self.supportPart.pairs,
+                learned=self.logic.controller.learned if use_task else None,
+                segmentation=chosen.segmentation,
+                confidence=chosen.confidence,
+                wanted=None if use_task else self.supportPart.wanted(),
+            )
+            run = self.logic.controller.run
+            chosen.confidence = run.confidence
+        except OFLSAM2Error as error:
+            self.ui.messageLabel.text = str(error)
+            return
+        self.modelPart.set_running(True)
+        self.ui.reviewCollapsibleButton.collapsed = False
+        self.logic.onSettled.append(self.onSettled)
+
+    def onSettled(self, status: Status) -> None:
+        """The run is over, and nothing of it is left to do."""
+        self.modelPart.set_running(False)
+        if self._parameterNode is None:
+            return
+        self.reviewPart.update_scores()
+        self.reviewPart.update_views()
+        self.taskPart.show_learned()
+        self.showStatus()
+
+    def onUndoButton(self, checked: bool = False) -> None:
+        assert self.logic is not None
+        self.logic.controller.undo()
+        self.showStatus()
+
+
+class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
+    """What the panel does, for the Python console and other modules."""
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.controller = Controller(shared_link())
+        self.controller.wake = self._wake
+        self.onTick: Callable[[], None] | None = None  # while there is something to follow
+        self.onSettled: list[Callable[[Status], None]] = []  # once, when the run is over
+        self._timer: Any = None
+
+    def getParameterNode(self) -> OFLSAM2SlicerParameterNode:
+        return OFLSAM2SlicerParameterNode(super().getParameterNode())
+
+    def segment(
+        self,
+        targetNode: Any,
+        supportPairs: Sequence[tuple[Any, Any]] = (),
+        outputSegmentation: Any = None,
+        *,
+        learnedTask: Learned | str | Path | None = None,
+        backbone: str = "litemedsam",
+        device: str = "auto",
+        options: dict[str, Any] | None = None,
+        allowMissing: bool = False,
+        withConfidence: bool = True,
+        workerCommand: str = "",
+        wait: bool = True,
+        onStatus: Callable[[Status], None] | None = None,
+        onDone: Callable[[Status], None] | None = None,
+    ) -> Any:
+        """Segment a volume (or a sequence of volumes) as support cases show it.
+
+        :param targetNode: volume or sequence node.
+        :param supportPairs: (volume node, segmentation or labelmap node) of each support case.
+        :param outputSegmentation: segmentation node; one is made where None.
+        :param learnedTask: used instead of support cases: what `learn` returned, or a file.
+        :param options: of the method, by name, for instance {"preset": "fast", "gamma": 0.7}.
+        :param workerCommand: another Python, or a command such as "ssh gpu-host oflsam2 worker".
+        :param wait: True returns when the segmentation is complete, and raises RuntimeError where
+            it failed; False returns at once, and the segmentation fills while Slicer goes on.
+        :param onStatus: called with each `Status` (stage, done, total, slices_done, ...).
+        :param onDone: called with the last `Status`.
+        :return: the segmentation node.
+        """
+        from OFLSAM2SlicerLib.method_options import checked_options
+
+        self.useWorker(workerCommand)
+        if isinstance(learnedTask, (str, Path)):
+            learnedTask = self.loadTask(learnedTask)
+        settings = RunSettings(
+            backbone=backbone,
+            device=device,
+            options=checked_options(options or {}),
+            allow_missing=allowMissing,
+        )
+        segmentation = self.controller.segment(
+            targetNode,
+            settings,
+            pairs=[SupportPair(volume, labels) for volume, labels in supportPairs],
+            learned=learnedTask,
+            segmentation=outputSegmentation,
+            with_confidence=withConfidence,
+        )
+        self._follow(wait, onStatus, onDone)
+        return segmentation
+
+    def learn(
+        self,
+        supportPairs: Sequence[tuple[Any, Any]],
+        *,
+        backbone: str = "litemedsam",
+        device: str = "auto",
+        options: dict[str, Any] | None = None,
+        allowMissing: bool = False,
+        workerCommand: str = "",
+    ) -> Learned:
+        """Learn from support cases, and wait for it. `saveTask` writes what was learned."""
+        from OFLSAM2SlicerLib.method_options import checked_options
+
+        self.useWorker(workerCommand)
+        settings = RunSettings(
+            backbone=backbone,
+            device=device,
+            options=checked_options(options or {}),
+            allow_missing=allowMissing,
+        )
+        pairs = [SupportPair(volume, labels) for volume, labels in supportPairs]
+        self.controller.learn(settings, pairs)
+        self._follow(True, None, None)
+        assert self.controller.learned is not None
+        return self.controller.learned
+
+    def saveTask(self, path: str | Path) -> Path:
+        """Write what was learned last; returns the path, with its extension .oflsam2."""
+        return self.controller.save_task(path)
+
+    def loadTask(self, path: str | Path) -> Learned:
+        """Read a learned task, and wait for it."""
+        found: list[Learned] = []
+        failures: list[str] = []
+        self.controller.load_task(path, found.append, failures.append)
+        while not found and not failures:
+            self._step()
+        if failures:
+            raise RuntimeError(failures[0])
+        return found[0]
+
+    def cancel(self) -> None:
+        """Stop the run; slices that have arrived are kept."""
+        self.controller.cancel()
+
+    def useWorker(self, command: str) -> None:
+        """Which Python or command the worker is ("": Slicer's own Python)."""
+        link = shared_link()
+        if not link.is_busy:
+            link.use(worker_command(command, slicer.util.startupEnvironment))
+
+    def shutDown(self) -> None:
+        """End the worker; nothing is left behind."""
+        if self._timer is not None:
+            self._timer.stop()
+        self.controller.shut_down()
+
+    def _wake(self) -> None:
+        """Look for the worker's answers from a timer, until there is nothing to wait for."""
+        import qt
+
+        if self._timer is None:
+            self._timer = qt.QTimer()
+            self._timer.setInterval(POLL_MS)
+            self._timer.connect("timeout()", self._onTimeout)
+        self._timer.start()
+
+    def _onTimeout(self) -> None:
+        self.controller.poll()
+        if self.onTick is not None:
+            self.onTick()
+        if self.controller.presenter.is_settled:
+            settled, self.onSettled = self.onSettled, []
+            for callback in settled:
+                callback(self.controller.status)
+        if self.controller.is_idle:
+            self._timer.stop()
+
+    def _follow(
+        self,
+        wait: bool,
+        onStatus: Callable[[Status], None] | None,
+        onDone: Callable[[Status], None] | None,
+    ) -> None:
+        if onStatus is not None:
+            self.controller.listeners.append(onStatus)
+
+        def finish(status: Status) -> None:
+            if onStatus is not None:
+                self.controller.listeners.remove(onStatus)
+            if onDone is not None:
+                onDone(status)
+
+        if not wait:
+            self.onSettled.append(finish)
+            return
+        while not self.controller.presenter.is_settled:
+            self._step()
+        status = self.controller.status
+        finish(status)
+        if status.state is not State.DONE:
+            raise RuntimeError(status.text)
+
+    def _step(self) -> None:
+        self.controller.poll()
+        slicer.app.processEvents()
+        time.sleep(0.01)
+
+
+class OFLSAM2SlicerTest(ScriptedLoadableModuleTest):
+    """The self test: the scene side always, the worker where its packages are installed."""
+
+    def setUp(self) -> None:
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        from OFLSAM2SlicerLib import self_test
+
+        for name in self_test.TESTS:
+            self.setUp()
+            self.delayDisplay(name.replace("_", " "))
+            getattr(self_test, name)(self)
+        logging.info("Self test of OFL-SAM2 passed on Python %s", sys.version.split()[0])

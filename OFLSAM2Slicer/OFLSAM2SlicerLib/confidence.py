@@ -1,0 +1,147 @@
+"""Where the result can be trusted: a confidence volume, and its place in the slice views.
+
+Voxels are 255 times the probability of the label shown; 0 is "not segmented yet", so that the
+volume is empty before the run and fills slice by slice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from OFLSAM2Core.results import SliceResult
+from OFLSAM2SlicerLib import geometry
+from OFLSAM2SlicerLib.scene_nodes import is_in_scene, nodes_of_class, place_beside
+from OFLSAM2SlicerLib.steps import Steps
+
+NOT_YET = 0
+COLOR_NODE_NAME = "OFL-SAM2 confidence"
+COLOR_STOPS = (
+    (0.0, (0.55, 0.00, 0.15)),  # red: doubtful
+    (0.5, (0.96, 0.43, 0.26)),
+    (0.7, (1.00, 0.88, 0.56)),  # yellow: look at it
+    (0.9, (0.67, 0.85, 0.91)),
+    (1.0, (0.19, 0.21, 0.58)),  # blue: sure. Red to blue is safe for the colour-blind
+)
+
+
+class ConfidenceWriter:
+    """Writes the confidence of slices into a volume node, in place."""
+
+    def __init__(self, confidence_node: Any, volume_node: Any) -> None:
+        self.confidence_node = confidence_node
+        self._volume_node = volume_node
+        self._dirty = False
+
+    def prepare(self) -> Steps[None]:
+        """Give the node the volume's grid, empty, and its fixed colours and window; in steps."""
+        node, volume = self.confidence_node, self._volume_node
+        dimensions = volume.GetImageData().GetDimensions()
+        image = node.GetImageData()
+        if image is None or image.GetDimensions() != dimensions:
+            image = vtk.vtkImageData()
+            image.SetDimensions(dimensions)
+            image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        yield from geometry.clear(image)
+        node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+        node.SetIJKToRASMatrix(geometry.array_to_matrix(geometry.volume_to_local(volume)))
+        node.SetAndObserveImageData(image)
+        self._dirty = True
+        yield
+        if node.GetDisplayNode() is None:
+            # CreateDefaultDisplayNodes would look for a window in the image's histogram, 140 ms.
+            display = slicer.vtkMRMLScalarVolumeDisplayNode()
+            display.SetAutoWindowLevel(False)
+            node.GetScene().AddNode(display)
+            node.SetAndObserveDisplayNodeID(display.GetID())
+        display = node.GetDisplayNode()
+        display.SetAndObserveColorNodeID(confidence_colors(node.GetScene()).GetID())
+        display.SetWindowLevel(255, 127.5)
+        display.SetInterpolate(False)
+        show_only_below(node, 1.0)
+        place_beside(node, volume)
+
+    def write(self, result: SliceResult) -> None:
+        array = slicer.util.arrayFromVolume(self.confidence_node)
+        np.maximum(result.confidence, NOT_YET + 1, out=array[result.place])
+        self._dirty = True
+
+    def flush(self) -> None:
+        if self._dirty and self.confidence_node.GetImageData() is not None:
+            slicer.util.arrayFromVolumeModified(self.confidence_node)
+            self._dirty = False
+
+
+class ConfidenceOverlay:
+    """Shows a confidence volume in the foreground of the slice views; puts back what was there."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, tuple[str | None, float]] = {}
+        self._shown: str | None = None
+
+    @property
+    def is_shown(self) -> bool:
+        return self._shown is not None
+
+    def show(self, confidence_node: Any, opacity: float) -> None:
+        """opacity: 0 to 1."""
+        self._shown = confidence_node.GetID()
+        for view in nodes_of_class(confidence_node.GetScene(), "vtkMRMLSliceCompositeNode"):
+            if view.GetForegroundVolumeID() != self._shown:
+                before = (view.GetForegroundVolumeID(), view.GetForegroundOpacity())
+                self._before.setdefault(view.GetID(), before)
+                view.SetForegroundVolumeID(self._shown)
+            view.SetForegroundOpacity(opacity)
+
+    def hide(self, scene: Any) -> None:
+        """Views in which the user has meanwhile picked another foreground stay as they are."""
+        for view in nodes_of_class(scene, "vtkMRMLSliceCompositeNode"):
+            if self._shown is None or view.GetForegroundVolumeID() != self._shown:
+                continue
+            volume_id, opacity = self._before.get(view.GetID(), (None, 0.0))
+            kept = volume_id is not None and is_in_scene(scene.GetNodeByID(volume_id))
+            view.SetForegroundVolumeID(volume_id if kept else None)
+            view.SetForegroundOpacity(opacity)
+        self._before.clear()
+        self._shown = None
+
+
+def new_confidence_node(volume_node: Any) -> Any:
+    scene = volume_node.GetScene()
+    name = scene.GetUniqueNameByString(f"{volume_node.GetName()} confidence")
+    return scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+
+
+def show_only_below(confidence_node: Any, confidence: float) -> None:
+    """Show only voxels with at most this confidence (0 to 1); 1 shows all that are segmented."""
+    display = confidence_node.GetDisplayNode()
+    if display is not None:
+        display.SetLowerThreshold(NOT_YET + 1)
+        display.SetUpperThreshold(max(NOT_YET + 1, round(255 * confidence)))
+        display.SetApplyThreshold(True)
+
+
+def confidence_colors(scene: Any) -> Any:
+    """The fixed colour table of confidence volumes; one a scene."""
+    known = scene.GetFirstNodeByName(COLOR_NODE_NAME)
+    if known is not None and known.IsA("vtkMRMLColorTableNode"):
+        return known
+    node = slicer.vtkMRMLColorTableNode()
+    node.SetName(COLOR_NODE_NAME)
+    node.SetTypeToUser()
+    node.SetHideFromEditors(False)
+    node.SetNumberOfColors(256)
+    modified = node.StartModify()
+    stops = [stop for stop, _ in COLOR_STOPS]
+    for value in range(256):
+        red, green, blue = (
+            float(np.interp(value / 255, stops, [color[part] for _, color in COLOR_STOPS]))
+            for part in range(3)
+        )
+        node.SetColor(value, f"{value / 255:.2f}", red, green, blue, 1.0)
+    node.GetLookupTable().SetTableRange(0, 255)
+    node.EndModify(modified)
+    return scene.AddNode(node)

@@ -1,0 +1,259 @@
+"""Everything a panel or a script can ask for, behind one object; no Qt.
+
+Whoever uses it calls `poll` again and again (a timer, or a loop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+
+from OFLSAM2Core.errors import InputError, OFLSAM2Error
+from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.worker.client import Event
+from OFLSAM2SlicerLib.cases import SupportPair
+from OFLSAM2SlicerLib.confidence import new_confidence_node
+from OFLSAM2SlicerLib.presenter import Presenter, learned_from
+from OFLSAM2SlicerLib.run_request import Learned, RunSettings
+from OFLSAM2SlicerLib.scene_nodes import is_in_scene
+from OFLSAM2SlicerLib.scene_run import SceneRun
+from OFLSAM2SlicerLib.sequences import run_for
+from OFLSAM2SlicerLib.states import Status
+from OFLSAM2SlicerLib.worker_link import WorkerLink
+
+Answer = Callable[[dict[str, Any]], None]
+Failure = Callable[[str], None]
+
+
+class Controller:
+    """Runs, the learned task, undo, and questions to the worker.
+
+    listeners: called with each new Status.
+    wake: called when `poll` is needed from now on.
+    learned: what was learned or loaded last.
+    run: the scene side of the last run.
+    """
+
+    def __init__(self, link: WorkerLink) -> None:
+        self.link = link
+        self.presenter = Presenter(link, self._tell, self._remember)
+        self.listeners: list[Callable[[Status], None]] = []
+        self.wake: Callable[[], None] = lambda: None
+        self.learned: Learned | None = None
+        self.run: SceneRun | None = None
+
+    @property
+    def status(self) -> Status:
+        return self.presenter.status
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to poll for."""
+        return self.presenter.is_settled and not self.link.is_busy
+
+    def poll(self) -> None:
+        self.presenter.poll()
+
+    def segment(
+        self,
+        target: Any,
+        settings: RunSettings,
+        pairs: Sequence[SupportPair] = (),
+        learned: Learned | None = None,
+        segmentation: Any = None,
+        confidence: Any = None,
+        with_confidence: bool = True,
+        wanted: Sequence[Structure] | None = None,
+    ) -> Any:
+        """Start a run, and return the segmentation node it will fill.
+
+        learned: a task to use; otherwise it is learned from `pairs`.
+        Raises InputError for what cannot be used.
+        """
+        self._check_free()
+        if learned is None and not pairs:
+            raise InputError(
+                "There is no support case.", "Give at least one volume with its segmentation."
+            )
+        scene, name = target.GetScene(), target.GetName()
+        made = []
+        if segmentation is None:
+            segmentation = scene.AddNewNodeByClass(
+                "vtkMRMLSegmentationNode", scene.GetUniqueNameByString(f"{name} segmentation")
+            )
+            made.append(segmentation)
+        try:
+            run = run_for(target, segmentation, pairs, list(wanted) if wanted else None)
+        except InputError:
+            for node in made:
+                scene.RemoveNode(node)
+            raise
+        if with_confidence:
+            usable = is_in_scene(confidence) and confidence is not target
+            run.confidence = confidence if usable else new_confidence_node(target)
+        if self.run is not None and self.run.undo is not None:
+            self.run.undo.release()
+        self.run = run
+        self.presenter.start(run, settings, learned)
+        self.wake()
+        return segmentation
+
+    def learn(
+        self,
+        settings: RunSettings,
+        pairs: Sequence[SupportPair],
+        wanted: Sequence[Structure] | None = None,
+    ) -> None:
+        """Start learning from support cases, without segmenting anything."""
+        self._check_free()
+        if not pairs:
+            raise InputError(
+                "There is no support case.", "Give at least one volume with its segmentation."
+            )
+        learning = LearningRun(pairs, list(wanted) if wanted else None)
+        self.presenter.start(learning, settings, segment=False)
+        self.wake()
+
+    def cancel(self) -> None:
+        self.presenter.cancel()
+
+    # The way back
+
+    @property
+    def can_undo(self) -> bool:
+        run = self.run
+        return bool(
+            run and run.undo and run.undo.is_available and not self.status.is_running
+        )
+
+    def undo(self) -> None:
+        """The output segmentation as it was before the last run."""
+        if self.can_undo:
+            assert self.run is not None and self.run.undo is not None
+            self.run.undo.restore()
+
+    # The learned task
+
+    def save_task(self, path: str | Path) -> Path:
+        """Raises InputError where nothing is learned or the file cannot be written."""
+        if self.learned is None:
+            raise InputError("Nothing is learned yet.", "Learn from support cases first.")
+        path = Path(path)
+        if path.suffix != ".oflsam2":
+            path = path.with_name(path.name + ".oflsam2")
+        try:
+            path.write_bytes(self.learned.content.tobytes())
+        except OSError as error:
+            raise InputError(
+                f"'{path}' cannot be written: {error.strerror}.", "Pick another folder."
+            ) from error
+        return path
+
+    def load_task(self, path: str | Path, then: Callable[[Learned], None], failed: Failure) -> None:
+        """Read a task file; the worker checks it and says what is in it."""
+        try:
+            content = np.fromfile(path, np.uint8)
+        except OSError as error:
+            failed(f"'{path}' cannot be read: {error.strerror}.")
+            return
+
+        def on_event(event: Event) -> None:
+            if event.name == "done":
+                event.arrays["task"] = content
+                self.learned = learned_from(event)
+                then(self.learned)
+
+        self._ask("load_task", {}, on_event, failed, {"task": content})
+
+    def forget_task(self) -> None:
+        self.learned = None
+
+    # Questions to the worker
+
+    def about_worker(self, then: Answer, failed: Failure) -> None:
+        """Its packages, devices and backbones."""
+        self._ask("hello", {}, _last(then), failed)
+
+    def fetch_weights(
+        self, backbone: str, on_event: Callable[[Event], None], failed: Failure
+    ) -> int:
+        """Download a backbone's weights; `cancel_request` stops it."""
+        return self._ask("fetch_weights", {"backbone": backbone}, on_event, failed)
+
+    def remove_weights(self, backbone: str, then: Answer, failed: Failure) -> None:
+        self._ask("remove_weights", {"backbone": backbone}, _last(then), failed)
+
+    def cancel_request(self, number: int) -> None:
+        self.link.cancel(number)
+
+    # The end
+
+    def scene_is_closing(self) -> None:
+        self.presenter.abandon()
+        self.run = None
+
+    def shut_down(self) -> None:
+        """No process is left behind."""
+        self.presenter.abandon()
+        self.link.close()
+
+    def _ask(
+        self,
+        name: str,
+        fields: dict[str, Any],
+        on_event: Callable[[Event], None],
+        failed: Failure,
+        arrays: dict[str, Any] | None = None,
+    ) -> int:
+        def handler(event: Event) -> None:
+            if event.name == "failed":
+                parts = (event.header.get("message", ""), event.header.get("hint", ""))
+                failed("\n".join(part for part in parts if part))
+            else:
+                on_event(event)
+
+        self.wake()
+        try:
+            return self.link.request(lambda client: client.request(name, fields, arrays), handler)
+        except OFLSAM2Error as error:
+            failed(str(error))
+            return 0
+
+    def _check_free(self) -> None:
+        if self.status.is_running or self.link.is_busy:
+            raise InputError(
+                "The worker is busy.", "Wait until it is done, or cancel what it is doing."
+            )
+
+    def _tell(self, status: Status) -> None:
+        for listener in list(self.listeners):
+            listener(status)
+
+    def _remember(self, learned: Learned) -> None:
+        self.learned = learned
+
+
+class LearningRun(SceneRun):
+    """The scene side of learning only: there is no output."""
+
+    def __init__(self, pairs: Sequence[SupportPair], wanted: list[Structure] | None) -> None:
+        no_output = slicer.vtkMRMLSegmentationNode()
+        super().__init__(pairs[0].volume_node, no_output, None, pairs, wanted)
+
+    @property
+    def is_intact(self) -> bool:
+        return all(
+            is_in_scene(pair.volume_node) and is_in_scene(pair.labels_node) for pair in self._pairs
+        )
+
+
+def _last(then: Answer) -> Callable[[Event], None]:
+    def on_event(event: Event) -> None:
+        if event.is_last:
+            then(event.header)
+
+    return on_event

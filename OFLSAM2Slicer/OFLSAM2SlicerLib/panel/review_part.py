@@ -1,0 +1,96 @@
+"""Part 4: confidence in the views, a chart of it along the slices, and slices to look at first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from OFLSAM2SlicerLib.confidence import COLOR_STOPS, ConfidenceOverlay, show_only_below
+from OFLSAM2SlicerLib.controller import Controller
+from OFLSAM2SlicerLib.panel import tables
+from OFLSAM2SlicerLib.panel.chart import confidence_chart
+from OFLSAM2SlicerLib.review import ScoredSlice, jump_to
+from OFLSAM2SlicerLib.scene_nodes import is_in_scene
+
+ROWS = 12
+
+
+class ReviewPart:
+    def __init__(self, ui: Any, controller: Controller) -> None:
+        self._ui = ui
+        self._controller = controller
+        self._overlay = ConfidenceOverlay()
+        self._parameters: Any = None
+        self._listed: list[ScoredSlice] = []
+        self._counted = -1
+        tables.stretch(ui.leastConfidentTable, 2)
+        ui.leastConfidentTable.connect("cellClicked(int,int)", self._on_clicked)
+        ui.scoresTableButton.connect("clicked(bool)", self._on_table)
+        ui.legendLabel.text = _legend()
+
+    def show(self, parameters: Any) -> None:
+        """Follow a parameter node; None: the scene is being closed."""
+        self._parameters = parameters
+        if parameters is None:
+            self._overlay = ConfidenceOverlay()
+        self.update_views()
+
+    def update_views(self) -> None:
+        """Make the slice views as the check box and the sliders say."""
+        if self._parameters is None:
+            return
+        node = self._parameters.confidence
+        if is_in_scene(node) and node.GetDisplayNode() is not None:
+            show_only_below(node, self._parameters.confidenceThreshold)
+            if self._parameters.showConfidence:
+                self._overlay.show(node, self._parameters.confidenceOpacity)
+                return
+        if self._overlay.is_shown:
+            self._overlay.hide(slicer.mrmlScene)
+
+    def leave_views(self) -> None:
+        """Give the slice views back as they were before."""
+        if self._overlay.is_shown:
+            self._overlay.hide(slicer.mrmlScene)
+
+    def update_scores(self) -> None:
+        """Show the scores of the run so far; cheap where there are no new ones."""
+        run = self._controller.run
+        scores = run.scores if run is not None else None
+        count = len(scores) if scores is not None else 0
+        if count == self._counted and count == 0:
+            return
+        self._counted = count
+        self._listed = scores.least_confident(ROWS) if scores is not None else []
+        texts = [
+            (str(one.index + 1), f"{one.confidence:.2f}", one.structure) for one in self._listed
+        ]
+        tables.fill(self._ui.leastConfidentTable, texts)
+        label = self._ui.chartLabel
+        width = max(200, label.width)
+        label.setPixmap(confidence_chart(scores.all() if scores is not None else [], width, 64))
+
+    def _on_clicked(self, row: int, column: int) -> None:
+        run = self._controller.run
+        if run is not None and is_in_scene(run.target) and row < len(self._listed):
+            jump_to(run.target, self._listed[row])
+
+    def _on_table(self, *_args: Any) -> None:
+        run = self._controller.run
+        if run is None or not len(run.scores):
+            return
+        name = f"{run.target.GetName()} confidence by slice"
+        table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+        run.scores.write_table(table)
+        self._ui.messageLabel.text = _("Table '{name}' was made.").format(name=name)
+
+
+def _legend() -> str:
+    """The colours, as a line of rich text."""
+    parts = []
+    for stop, color in COLOR_STOPS:
+        red, green, blue = (round(255 * part) for part in color)
+        parts.append(f'<span style="color:rgb({red},{green},{blue})">&#9632;</span> {stop:g}')
+    return "&nbsp; ".join(parts)

@@ -1,0 +1,124 @@
+"""Part 5: the learned task, and what few people change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from OFLSAM2Core.errors import InputError
+from OFLSAM2SlicerLib.controller import Controller
+from OFLSAM2SlicerLib.method_options import method_options
+from OFLSAM2SlicerLib.run_request import Learned
+
+COMMAND_SETTING = "OFLSAM2/WorkerCommand"
+FILES = "OFL-SAM2 learned tasks (*.oflsam2)"
+
+
+class TaskPart:
+    """changed: called when what can be run may have changed."""
+
+    def __init__(self, ui: Any, controller: Controller, changed: Callable[[], None]) -> None:
+        self._ui = ui
+        self._controller = controller
+        self._changed = changed
+        self._parameters: Any = None
+        ui.loadTaskButton.connect("clicked(bool)", self._on_load)
+        ui.saveTaskButton.connect("clicked(bool)", self._on_save)
+        ui.forgetTaskButton.connect("clicked(bool)", self._on_forget)
+        # A command comes from this computer's settings, never from a scene: scenes are exchanged.
+        ui.workerCommandLineEdit.text = str(qt.QSettings().value(COMMAND_SETTING) or "")
+        ui.workerCommandLineEdit.connect("editingFinished()", self._on_command)
+        ui.advancedCollapsibleButton.connect("contentsCollapsed(bool)", self.show_log)
+
+    def show(self, parameters: Any) -> None:
+        self._parameters = parameters
+        self.show_learned()
+
+    @property
+    def worker_command(self) -> str:
+        return str(self._ui.workerCommandLineEdit.text).strip()
+
+    def options(self) -> dict[str, Any]:
+        """What is set under Advanced, for the core."""
+        chosen = self._parameters
+        return method_options(
+            preset=chosen.preset,
+            slicing_axis=chosen.slicingAxis,
+            gamma=chosen.gamma,
+            memories=chosen.memories,
+            epochs=chosen.epochs,
+            iterations_learning=chosen.iterationsLearning,
+            iterations_update=chosen.iterationsUpdate,
+        )
+
+    def show_learned(self) -> None:
+        learned = self._controller.learned
+        self._ui.learnedTaskLabel.text = in_words(learned)
+        self._ui.saveTaskButton.enabled = learned is not None
+        self._ui.forgetTaskButton.enabled = learned is not None
+
+    def show_log(self, *_args: Any) -> None:
+        if not self._ui.advancedCollapsibleButton.collapsed:
+            text = "\n".join(self._controller.link.log_lines())
+            if text != self._ui.logText.plainText:
+                self._ui.logText.plainText = text
+
+    def load(self, path: str) -> None:
+        """Load a task file, and use it from now on."""
+        self._ui.learnedTaskLabel.text = _("Reading {path}...").format(path=path)
+        self._controller.load_task(path, lambda learned: self._on_loaded(path), self._say)
+
+    def _on_loaded(self, path: str) -> None:
+        if self._parameters is not None:
+            self._parameters.learnedTaskPath = path
+            self._parameters.useLearnedTask = True
+        self.show_learned()
+        self._changed()
+
+    def _on_load(self, *_args: Any) -> None:
+        path = _path(qt.QFileDialog.getOpenFileName(None, _("Load a learned task"), "", FILES))
+        if path:
+            self.load(path)
+
+    def _on_save(self, *_args: Any) -> None:
+        path = _path(qt.QFileDialog.getSaveFileName(None, _("Save the learned task"), "", FILES))
+        if not path:
+            return
+        try:
+            written = self._controller.save_task(path)
+        except InputError as error:
+            self._say(str(error))
+            return
+        self._parameters.learnedTaskPath = str(written)
+        self._say(_("Saved as {path}.").format(path=written))
+
+    def _on_forget(self, *_args: Any) -> None:
+        self._controller.forget_task()
+        self._parameters.useLearnedTask = False
+        self._parameters.learnedTaskPath = ""
+        self.show_learned()
+        self._changed()
+
+    def _on_command(self, *_args: Any) -> None:
+        qt.QSettings().setValue(COMMAND_SETTING, self.worker_command)
+
+    def _say(self, text: str) -> None:
+        self._ui.learnedTaskLabel.text = text
+
+
+def in_words(learned: Learned | None) -> str:
+    if learned is None:
+        return _("Nothing is learned yet.")
+    names = ", ".join(structure.name for structure in learned.structures)
+    size = len(learned.content) / 1e6
+    return _("Learned: {names} (model {backbone}, {size:.1f} MB).").format(
+        names=names, backbone=learned.backbone, size=size
+    )
+
+
+def _path(answer: Any) -> str:
+    """PythonQt gives the path; other bindings a pair of path and filter."""
+    return str(answer[0] if isinstance(answer, tuple) else answer)

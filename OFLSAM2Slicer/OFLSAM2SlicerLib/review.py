@@ -1,0 +1,107 @@
+"""Which slices to look at first: those the method is least sure of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+import vtk
+
+from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.structures import Structure
+from OFLSAM2SlicerLib import geometry
+
+
+@dataclass(frozen=True)
+class ScoredSlice:
+    """index: along `axis` of the (K, J, I) grid. confidence: the least of its structures', 0 to 1.
+
+    structure: the one with the least confidence. center: (k, j, i) of what was labelled there.
+    """
+
+    index: int
+    axis: int
+    confidence: float
+    structure: str
+    scores: dict[str, float]
+    center: tuple[float, float, float]
+
+
+class SliceScores:
+    """The scores of the slices of a run."""
+
+    def __init__(self, structures: Sequence[Structure]) -> None:
+        self.structures = tuple(structures)
+        self._slices: dict[int, ScoredSlice] = {}
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def add(self, result: SliceResult) -> None:
+        """A later report of the same slice replaces the earlier."""
+        structure = min(result.scores, key=lambda name: result.scores[name], default="")
+        self._slices[result.index] = ScoredSlice(
+            index=result.index,
+            axis=result.axis,
+            confidence=result.confidence_of_slice,
+            structure=structure,
+            scores=dict(result.scores),
+            center=_center(result),
+        )
+
+    def all(self) -> list[ScoredSlice]:
+        return [self._slices[index] for index in sorted(self._slices)]
+
+    def least_confident(self, count: int = 10) -> list[ScoredSlice]:
+        """The most doubtful first; slices in which nothing was found are not listed."""
+        scored = [one for one in self._slices.values() if one.scores]
+        return sorted(scored, key=lambda one: (one.confidence, one.index))[:count]
+
+    def write_table(self, table_node: Any) -> None:
+        """One row a slice: its number and a column of confidence per structure."""
+        table_node.RemoveAllColumns()
+        columns = [("Slice", [float(one.index) for one in self.all()])]
+        for structure in self.structures:
+            values = [one.scores.get(structure.name, float("nan")) for one in self.all()]
+            columns.append((structure.name, values))
+        for name, values in columns:
+            column = vtk.vtkDoubleArray()
+            column.SetName(name)
+            column.SetNumberOfValues(len(values))
+            for row, value in enumerate(values):
+                column.SetValue(row, value)
+            table_node.AddColumn(column)
+
+
+def slice_center_in_world(volume_node: Any, scored: ScoredSlice) -> npt.NDArray[np.float64]:
+    """RAS of the middle of what was labelled in the slice, parent transforms included."""
+    k, j, i = scored.center
+    local = geometry.volume_to_local(volume_node) @ np.array([i, j, k, 1.0])
+    world = [0.0, 0.0, 0.0]
+    volume_node.TransformPointToWorld(local[:3].tolist(), world)
+    return np.array(world)
+
+
+def jump_to(volume_node: Any, scored: ScoredSlice) -> None:
+    """Have all slice views go through the slice."""
+    right, anterior, superior = slice_center_in_world(volume_node, scored)
+    slicer.vtkMRMLSliceNode.JumpAllSlices(
+        volume_node.GetScene(), right, anterior, superior, slicer.vtkMRMLSliceNode.OffsetJumpSlice
+    )
+
+
+def _center(result: SliceResult) -> tuple[float, float, float]:
+    labelled = result.labels.astype(bool)
+    in_plane = [_middle(labelled.any(axis=1)), _middle(labelled.any(axis=0))]
+    in_plane.insert(result.axis, float(result.index))
+    return (in_plane[0], in_plane[1], in_plane[2])
+
+
+def _middle(line: npt.NDArray[np.bool_]) -> float:
+    """Of what is labelled, or of all where nothing is."""
+    places = np.flatnonzero(line)
+    return float(places.mean()) if places.size else (len(line) - 1) / 2

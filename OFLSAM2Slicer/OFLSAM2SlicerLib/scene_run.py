@@ -1,0 +1,130 @@
+"""The scene side of a run on one volume: nodes in, segments and confidence out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import slicer
+
+from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, volume_from_node
+from OFLSAM2SlicerLib.confidence import ConfidenceWriter
+from OFLSAM2SlicerLib.review import SliceScores
+from OFLSAM2SlicerLib.scene_nodes import is_in_scene, place_beside
+from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter
+from OFLSAM2SlicerLib.steps import Steps
+from OFLSAM2SlicerLib.undo import UndoSnapshot
+
+Status = slicer.vtkSlicerSegmentationsModuleLogic
+
+
+class SceneRun:
+    """Reads the support cases, and writes slices into a segmentation and a confidence volume.
+
+    wanted: structures to segment, with the labels to give them; all where None.
+    target: checked here. Raises InputError.
+    """
+
+    frame_count = 1
+
+    def __init__(
+        self,
+        target: Any,
+        segmentation: Any,
+        confidence: Any | None = None,
+        pairs: Sequence[SupportPair] = (),
+        wanted: list[Structure] | None = None,
+    ) -> None:
+        self.target = target
+        self.segmentation = segmentation
+        self.confidence = confidence
+        self.scores = SliceScores(())
+        self.undo: UndoSnapshot | None = None
+        self._pairs = tuple(pairs)
+        self._wanted = wanted
+        self._writer: SegmentationWriter | None = None
+        self._confidence_writer: ConfidenceWriter | None = None
+        self._volume, self.notes = volume_from_node(target)
+        if any(pair.labels_node is segmentation for pair in pairs):
+            raise InputError(
+                f"'{segmentation.GetName()}' is a support case and the output at once.",
+                "Pick another segmentation as output, or create a new one.",
+            )
+
+    @property
+    def is_intact(self) -> bool:
+        return is_in_scene(self.segmentation) and is_in_scene(self.target)
+
+    def support_cases(self) -> Steps[Sequence[SupportCase]]:
+        cases = []
+        for pair in self._pairs:
+            read = yield from read_support_case(pair, self._wanted)
+            self.notes += read.notes
+            cases.append(_with_unlike_name(read.case, cases))
+        return cases
+
+    def volume(self, frame: int) -> Volume:
+        return self._volume
+
+    def begin(self, frame: int, structures: Sequence[Structure]) -> Steps[None]:
+        self.undo = UndoSnapshot(self.segmentation)
+        self.scores = SliceScores(structures)
+        yield from self._prepare(self.target, structures)
+        place_beside(self.segmentation, self.target)
+        if self.segmentation.GetDisplayNode() is None:
+            self.segmentation.CreateDefaultDisplayNodes()
+
+    def add(self, result: SliceResult) -> None:
+        assert self._writer is not None
+        self._writer.write(result)
+        if self._confidence_writer is not None and is_in_scene(self.confidence):
+            self._confidence_writer.write(result)
+        self.scores.add(result)
+
+    def flush(self) -> None:
+        if self._writer is not None and is_in_scene(self.segmentation):
+            self._writer.flush()
+        if self._confidence_writer is not None and is_in_scene(self.confidence):
+            self._confidence_writer.flush()
+
+    def end(self, frame: int) -> Steps[None]:
+        self.flush()
+        yield
+
+    def finish(self, complete: bool) -> Steps[None]:
+        """Statuses, and surfaces where the segmentation shows them: one structure a step."""
+        writer = self._writer
+        if writer is None:
+            return
+        self.notes += writer.notes
+        if complete:
+            writer.set_status(Status.Completed)
+        if writer.shows_surfaces:
+            for label in list(writer.segment_ids):
+                yield
+                if self.is_intact:
+                    writer.rebuild_surface(label)
+
+    def _prepare(self, volume_node: Any, structures: Sequence[Structure]) -> Steps[None]:
+        self._writer = SegmentationWriter(self.segmentation, volume_node, structures)
+        yield from self._writer.prepare()
+        self._writer.set_status(Status.InProgress)
+        if self.confidence is not None:
+            self._confidence_writer = ConfidenceWriter(self.confidence, volume_node)
+            yield from self._confidence_writer.prepare()
+
+
+def _with_unlike_name(case: SupportCase, others: Sequence[SupportCase]) -> SupportCase:
+    """Messages name cases: two volumes of one name get numbers."""
+    names = {other.name for other in others}
+    if case.name not in names:
+        return case
+    number = 2
+    while f"{case.name} ({number})" in names:
+        number += 1
+    return replace(case, volume=replace(case.volume, name=f"{case.name} ({number})"))

@@ -1,0 +1,213 @@
+"""Slices into a segmentation, in place, while it is shown and may be edited.
+
+All structures of a run share one labelmap of the volume's full extent: a layer of their own, so
+that nothing else in the segmentation can be overwritten. A slice is written with numpy (0.03 ms
+against 30 to 50 ms for a full import). Then only the scalars and the segments are marked as
+modified: `image.Modified()` would drop the closed surfaces of all segments.
+
+A voxel that no longer holds what was last written there was edited by the user, and stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.structures import Structure
+from OFLSAM2SlicerLib import geometry
+from OFLSAM2SlicerLib.steps import Steps
+from OFLSAM2SlicerLib.structures import (
+    BINARY_LABELMAP,
+    CLOSED_SURFACE,
+    STRUCTURE_TAG,
+    segment_from,
+)
+
+
+class SegmentationWriter:
+    """Writes the slices of one volume into segments of a segmentation node.
+
+    structures: what the values of `SliceResult.labels` mean.
+    """
+
+    def __init__(
+        self, segmentation_node: Any, volume_node: Any, structures: Sequence[Structure]
+    ) -> None:
+        self.segmentation_node = segmentation_node
+        self.structures = tuple(structures)
+        self.segment_ids: dict[int, str] = {}  # by label
+        self.notes: list[str] = []
+        self._volume_node = volume_node
+        self._extent = geometry.full_extent(volume_node)
+        self._affine = geometry.volume_to_local(volume_node)
+        shape = tuple(place.stop for place in geometry.extent_slices(self._extent))
+        self._written = np.zeros(shape, np.uint8)  # what was last written, by label
+        self._touched: dict[int, set[str]] = {}  # segments to mark, by id() of their image
+        self._images: dict[int, Any] = {}
+        self._left_alone: set[str] = set()
+
+    def prepare(self) -> Steps[None]:
+        """Make the segments, empty, in a layer of their own; in steps.
+
+        Raises InputError where the segmentation is under another transform than the volume.
+        """
+        node, volume = self.segmentation_node, self._volume_node
+        segmentation = node.GetSegmentation()
+        is_new = segmentation.GetNumberOfSegments() == 0
+        if is_new:
+            node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+            node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        elif not geometry.same_place(node, volume):
+            raise InputError(
+                f"Segmentation '{node.GetName()}' is not under the same transform as volume "
+                f"'{volume.GetName()}'.",
+                "Pick a new segmentation as output, or put both under the same transform.",
+            )
+        has_labelmap = is_new or segmentation.ContainsRepresentation(BINARY_LABELMAP)
+        if not has_labelmap and not node.CreateBinaryLabelmapRepresentation():
+            raise InputError(
+                f"Segmentation '{node.GetName()}' cannot be made into labelmaps.",
+                "Pick a new segmentation as output.",
+            )
+        if segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
+            segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
+        image = geometry.grid_image(self._extent, self._affine)
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        yield from geometry.clear(image)
+        for structure in self.structures:
+            self._add(structure, image)
+
+    def write(self, result: SliceResult) -> None:
+        """Put one slice in place. Nothing is redrawn before `flush`."""
+        labels, written = result.labels, self._written[result.place]
+        for image, values in self._layers():
+            if not geometry.contains(image.GetExtent(), self._extent):
+                image = self._grown(image)
+            layer = geometry.image_array(image)[self._inside(image)][result.place]
+            if len(values) == len(self.structures) and all(k == v for k, v in values.items()):
+                known, new = written, labels  # as long as nothing was moved: 0.1 ms against 2
+            else:
+                value_of = np.zeros(256, layer.dtype)
+                value_of[list(values)] = list(values.values())
+                known, new = value_of[written], value_of[labels]
+            if np.array_equal(layer, known):
+                layer[...] = new
+            else:
+                np.copyto(layer, new, where=layer == known)
+            touched = self._touched.setdefault(id(image), set())
+            touched.update(self.segment_ids[label] for label in values)
+            self._images[id(image)] = image
+        written[...] = labels
+
+    def flush(self) -> None:
+        """Have the views redrawn with what was written since the last time."""
+        segmentation = self.segmentation_node.GetSegmentation()
+        for key, segment_ids in self._touched.items():
+            self._images[key].GetPointData().GetScalars().Modified()
+            for segment_id in segment_ids:
+                segment = segmentation.GetSegment(segment_id)
+                if segment is not None:
+                    segment.Modified()
+        self._touched.clear()
+        self._images.clear()
+
+    def set_status(self, status: int) -> None:
+        """Mark the segments, for instance as in progress."""
+        segmentation = self.segmentation_node.GetSegmentation()
+        for segment_id in self.segment_ids.values():
+            segment = segmentation.GetSegment(segment_id)
+            if segment is not None:
+                slicer.vtkSlicerSegmentationsModuleLogic.SetSegmentStatus(segment, status)
+
+    @property
+    def shows_surfaces(self) -> bool:
+        """Whether the segmentation has closed surfaces, which are out of date after a run."""
+        return bool(
+            self.segmentation_node.GetSegmentation().ContainsRepresentation(CLOSED_SURFACE)
+        )
+
+    def rebuild_surface(self, label: int) -> None:
+        """Make the closed surface of one structure anew; those of other segments stay."""
+        segmentation = self.segmentation_node.GetSegmentation()
+        segment = segmentation.GetSegment(self.segment_ids.get(label, ""))
+        if segment is None:
+            return
+        segment.RemoveRepresentation(CLOSED_SURFACE)
+        segmentation.CreateRepresentation(CLOSED_SURFACE)
+
+    def _add(self, structure: Structure, image: Any) -> None:
+        """A segment for the structure; one of an earlier run is taken over.
+
+        Taken over, not removed: removing a segment erases its voxels from the layer it shares,
+        200 ms each for 512x512x200.
+        """
+        segmentation = self.segmentation_node.GetSegmentation()
+        for position in range(segmentation.GetNumberOfSegments()):
+            segment = segmentation.GetNthSegment(position)
+            value = vtk.reference("")
+            if segment.GetTag(STRUCTURE_TAG, value) and str(value) == structure.name:
+                segment.SetLabelValue(structure.label)
+                segment.AddRepresentation(BINARY_LABELMAP, image)
+                self.segment_ids[structure.label] = segmentation.GetNthSegmentID(position)
+                return
+        segment = segment_from(structure)
+        segment.SetTag(STRUCTURE_TAG, structure.name)
+        segment.AddRepresentation(BINARY_LABELMAP, image)
+        segment_id = segmentation.GenerateUniqueSegmentID(structure.name)
+        segmentation.AddSegment(segment, segment_id)
+        self.segment_ids[structure.label] = segment_id
+
+    def _layers(self) -> list[tuple[Any, dict[int, int]]]:
+        """The images that now hold our segments, with the value of each structure by label.
+
+        There is one, until the Segment Editor moves a segment into a layer of its own.
+        """
+        segmentation = self.segmentation_node.GetSegmentation()
+        layers: dict[int, tuple[Any, dict[int, int]]] = {}
+        for label, segment_id in self.segment_ids.items():
+            segment = segmentation.GetSegment(segment_id)
+            image = segment.GetRepresentation(BINARY_LABELMAP) if segment is not None else None
+            if image is None or segment_id in self._left_alone:
+                continue  # removed by the user
+            if id(image) not in layers and not self._fits(image, segment):
+                self._left_alone.add(segment_id)
+                continue
+            layers.setdefault(id(image), (image, {}))[1][label] = segment.GetLabelValue()
+        return list(layers.values())
+
+    def _fits(self, image: Any, segment: Any) -> bool:
+        reference = geometry.grid_image(self._extent, self._affine)
+        if image.IsEmpty() or geometry.same_grid(image, reference):
+            return True
+        self.notes.append(
+            f"Segment '{segment.GetName()}' was given another geometry during the run: its "
+            "remaining slices were not written."
+        )
+        return False
+
+    def _grown(self, image: Any) -> Any:
+        """The image with the full extent again: the Segment Editor shrinks what it edits."""
+        grown = geometry.grid_image(self._extent, self._affine, vtk.VTK_UNSIGNED_CHAR)
+        if not image.IsEmpty():
+            scalar_type = image.GetScalarType()
+            grown = geometry.grid_image(self._extent, self._affine, scalar_type)
+            common = geometry.intersection(self._extent, image.GetExtent())
+            if common is not None:
+                kept = geometry.offset_slices(common, image.GetExtent())
+                target = geometry.offset_slices(common, self._extent)
+                geometry.image_array(grown)[target] = geometry.image_array(image)[kept]
+        image.SetImageToWorldMatrix(geometry.array_to_matrix(self._affine))
+        image.SetExtent(self._extent)
+        image.GetPointData().SetScalars(grown.GetPointData().GetScalars())
+        return image
+
+    def _inside(self, image: Any) -> tuple[slice, slice, slice]:
+        """Where our extent lies in an image that may be larger."""
+        return geometry.offset_slices(self._extent, image.GetExtent())
+

@@ -1,0 +1,172 @@
+"""Runs on sequences: a volume sequence frame by frame, an image sequence as one stack of slices.
+
+The result is a segmentation sequence (and a confidence sequence), synchronised with the browser
+of the target, so that the segmentation follows the frame shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.volume import Volume
+from OFLSAM2SlicerLib.cases import SupportPair, volume_from_node
+from OFLSAM2SlicerLib.scene_nodes import is_in_scene, nodes_of_class, place_beside
+from OFLSAM2SlicerLib.scene_run import SceneRun
+from OFLSAM2SlicerLib.steps import Steps, run_steps
+
+
+def run_for(
+    target: Any,
+    segmentation: Any,
+    pairs: Sequence[SupportPair] = (),
+    wanted: list[Structure] | None = None,
+) -> SceneRun:
+    """The scene side for a volume node or a sequence node. Raises InputError."""
+    if not target.IsA("vtkMRMLSequenceNode"):
+        return SceneRun(target, segmentation, None, pairs, wanted)
+    return SequenceRun(target, segmentation, pairs, wanted)
+
+
+class SequenceRun(SceneRun):
+    """One frame after the other is shown, segmented, and stored in an output sequence.
+
+    A sequence of single images is one volume for the core: its frames are the slices.
+    """
+
+    def __init__(
+        self,
+        sequence: Any,
+        segmentation: Any,
+        pairs: Sequence[SupportPair] = (),
+        wanted: list[Structure] | None = None,
+    ) -> None:
+        count = sequence.GetNumberOfDataNodes()
+        if count == 0 or not sequence.GetNthDataNode(0).IsA("vtkMRMLVolumeNode"):
+            raise InputError(
+                f"Sequence '{sequence.GetName()}' does not hold volumes.",
+                "Pick a sequence of volumes or images.",
+            )
+        self._sequence = sequence
+        self._browser = _browser_of(sequence)
+        proxy = self._browser.GetProxyNode(sequence)
+        super().__init__(proxy, segmentation, None, pairs, wanted)
+        self._shapes = {
+            sequence.GetNthDataNode(frame).GetImageData().GetDimensions() for frame in range(count)
+        }
+        self._is_stack = all(shape[2] == 1 for shape in self._shapes)
+        if self._is_stack and len(self._shapes) > 1:
+            raise InputError(
+                f"The images of sequence '{sequence.GetName()}' are not all of one size.",
+                "Crop or pad them to one size first.",
+            )
+        self.frame_count = 1 if self._is_stack else count
+        self._length = count
+        self._structures: tuple[Structure, ...] = ()
+        self._outputs: list[tuple[Any, Any]] = []  # node and the sequence it is stored in
+        self._stack: dict[int, SliceResult] = {}
+
+    @property
+    def is_intact(self) -> bool:
+        return super().is_intact and is_in_scene(self._sequence)
+
+    def volume(self, frame: int) -> Volume:
+        if self._is_stack:
+            frames = [
+                volume_from_node(self._sequence.GetNthDataNode(i))[0].array[0]
+                for i in range(self._length)
+            ]
+            return Volume(np.stack(frames), np.eye(4), self._sequence.GetName())
+        self._show(frame)
+        volume, notes = volume_from_node(self.target)
+        self.notes += [note for note in notes if note not in self.notes]
+        # The proxy's voxels are replaced when another frame is shown.
+        return Volume(volume.array.copy(), volume.affine, f"{volume.name}, frame {frame + 1}")
+
+    def begin(self, frame: int, structures: Sequence[Structure]) -> Steps[None]:
+        self._structures = tuple(structures)
+        self._show(frame)
+        if frame == 0:
+            yield from super().begin(frame, structures)
+            self._outputs = [(self.segmentation, self._new_sequence(self.segmentation))]
+            if self.confidence is not None:
+                self._outputs.append((self.confidence, self._new_sequence(self.confidence)))
+        else:
+            yield from self._prepare(self.target, structures)
+
+    def add(self, result: SliceResult) -> None:
+        if not self._is_stack:
+            super().add(result)
+            return
+        self._stack[result.index] = result
+        self.scores.add(result)
+        self._show(result.index)
+        self._write_image(result)
+
+    def end(self, frame: int) -> Steps[None]:
+        self.flush()
+        if not self._is_stack:
+            self._store(frame)
+        yield
+
+    def finish(self, complete: bool) -> Steps[None]:
+        if self._is_stack:
+            for index in sorted(self._stack):
+                self._show(index)
+                self._write_image(self._stack[index])
+                self.flush()
+                self._store(index)
+                yield
+        for node, sequence in self._outputs:
+            if is_in_scene(node) and not self._browser.GetProxyNode(sequence):
+                self._browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+                self._browser.AddProxyNode(node, sequence, False)
+        yield from super().finish(complete)
+
+    def _write_image(self, result: SliceResult) -> None:
+        """A frame of an image sequence is the only slice of its own little volume."""
+        run_steps(self._prepare(self.target, self._structures))
+        image = SliceResult(0, 0, result.labels, result.confidence, result.scores)
+        assert self._writer is not None
+        self._writer.write(image)
+        if self._confidence_writer is not None and is_in_scene(self.confidence):
+            self._confidence_writer.write(image)
+
+    def _show(self, frame: int) -> None:
+        self._browser.SetSelectedItemNumber(frame)
+
+    def _store(self, frame: int) -> None:
+        value = self._sequence.GetNthIndexValue(frame)
+        for node, sequence in self._outputs:
+            if is_in_scene(node):
+                sequence.SetDataNodeAtValue(node, value)
+
+    def _new_sequence(self, node: Any) -> Any:
+        scene = self._sequence.GetScene()
+        name = scene.GetUniqueNameByString(f"{node.GetName()} sequence")
+        sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+        sequence.SetIndexName(self._sequence.GetIndexName())
+        sequence.SetIndexUnit(self._sequence.GetIndexUnit())
+        sequence.SetIndexType(self._sequence.GetIndexType())
+        place_beside(sequence, self._sequence)
+        return sequence
+
+
+def _browser_of(sequence: Any) -> Any:
+    """The browser that shows the sequence, made where there is none."""
+    scene = sequence.GetScene()
+    for browser in nodes_of_class(scene, "vtkMRMLSequenceBrowserNode"):
+        if browser.IsSynchronizedSequenceNode(sequence, True) and browser.GetProxyNode(sequence):
+            return browser
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{sequence.GetName()} browser")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    if browser.GetProxyNode(sequence) is None:
+        browser.AddProxyNode(sequence.GetNthDataNode(0), sequence, True)
+    return browser
+
+

@@ -1,0 +1,124 @@
+"""The support cases that the user picked, kept in the parameter node and so in the saved scene."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.structures import Structure
+from OFLSAM2SlicerLib.cases import SupportPair, check_pair, structures_of
+from OFLSAM2SlicerLib.structures import FoundStructure, structures_across
+
+COUNT = "supportCount"
+IGNORED = "ignoredStructures"
+
+
+@dataclass(frozen=True)
+class SupportRow:
+    """A pair, and whether it can be used: a problem, or a remark, or neither."""
+
+    pair: SupportPair
+    structures: tuple[Structure, ...] = ()
+    problem: str = ""
+    remark: str = ""
+
+
+class SupportList:
+    """Support cases and unticked structures in a vtkMRMLScriptedModuleNode."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    def pairs(self) -> list[SupportPair]:
+        """Those of which both nodes are still in the scene."""
+        count = int(self._node.GetParameter(COUNT) or 0)
+        found = []
+        for position in range(count):
+            volume = self._node.GetNodeReference(f"support{position}.volume")
+            labels = self._node.GetNodeReference(f"support{position}.labels")
+            if volume is not None and labels is not None:
+                found.append(SupportPair(volume, labels))
+        return found
+
+    def set_pairs(self, pairs: Iterable[SupportPair]) -> None:
+        pairs = list(pairs)
+        before = int(self._node.GetParameter(COUNT) or 0)
+        modified = self._node.StartModify()
+        for position in range(max(before, len(pairs))):
+            pair = pairs[position] if position < len(pairs) else None
+            for role, node in (
+                ("volume", pair.volume_node if pair else None),
+                ("labels", pair.labels_node if pair else None),
+            ):
+                node_id = node.GetID() if node is not None else None
+                self._node.SetNodeReferenceID(f"support{position}.{role}", node_id)
+        self._node.SetParameter(COUNT, str(len(pairs)))
+        self._node.EndModify(modified)
+
+    def add(self, pairs: Iterable[SupportPair]) -> int:
+        """Add pairs that are not in the list yet; returns how many."""
+        known = self.pairs()
+        new = [pair for pair in pairs if pair not in known]
+        self.set_pairs(known + new)
+        return len(new)
+
+    def remove(self, positions: Iterable[int]) -> None:
+        gone = set(positions)
+        self.set_pairs(pair for at, pair in enumerate(self.pairs()) if at not in gone)
+
+    def ignored(self) -> set[str]:
+        """Names of structures the user unticked."""
+        text = self._node.GetParameter(IGNORED)
+        return set(json.loads(text)) if text else set()
+
+    def set_ignored(self, names: Iterable[str]) -> None:
+        self._node.SetParameter(IGNORED, json.dumps(sorted(names)))
+
+
+def rows_of(pairs: Iterable[SupportPair]) -> list[SupportRow]:
+    """Each pair with what is to be said of it."""
+    rows = []
+    for pair in pairs:
+        try:
+            remark = " ".join(check_pair(pair))
+            structures = tuple(structures_of(pair.labels_node))
+            rows.append(SupportRow(pair, structures, remark=remark))
+        except InputError as error:
+            rows.append(SupportRow(pair, problem=str(error).replace("\n", " ")))
+    return rows
+
+
+def structures_in(rows: Iterable[SupportRow]) -> list[FoundStructure]:
+    return structures_across([row.structures for row in rows if not row.problem])
+
+
+def why_not(
+    target: Any,
+    rows: list[SupportRow],
+    found: list[FoundStructure],
+    ignored: set[str],
+    allow_missing: bool,
+) -> str:
+    """Why a run cannot be started, in one sentence; "" where it can."""
+    if target is None:
+        return "Pick the volume to segment."
+    if not rows:
+        return "Add at least one support case."
+    broken = [row for row in rows if row.problem]
+    if broken:
+        return broken[0].problem
+    if any(row.pair.volume_node is target for row in rows):
+        return f"'{target.GetName()}' is the volume to segment and a support case at once."
+    ticked = [one for one in found if one.structure.name not in ignored]
+    if not ticked:
+        return "Tick at least one structure."
+    missing = [one for one in ticked if len(one.cases) < len(rows)]
+    if missing and not allow_missing:
+        return (
+            f"'{missing[0].structure.name}' is in {len(missing[0].cases)} of {len(rows)} support "
+            "cases: untick it, label it in the others, or allow structures to be missing."
+        )
+    return ""

@@ -1,0 +1,55 @@
+"""How the worker is started: with Slicer's own Python, another Python, or any command."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MODULE = "OFLSAM2Core.worker"
+
+
+@dataclass(frozen=True)
+class WorkerCommand:
+    """Command and environment of the worker's process; the client adds where the core is."""
+
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def uses_slicer_python(self) -> bool:
+        return bool(self.command) and self.command[0] == slicer_python()
+
+
+def worker_command(
+    custom: str, outside_environment: Callable[[], Mapping[str, str]] = lambda: os.environ
+) -> WorkerCommand:
+    """custom: "" for Slicer's Python, the path of another Python, or a command such as
+    `ssh gpu-host oflsam2 worker`.
+
+    outside_environment: the environment for programs that are not Slicer's; Slicer's own
+        PYTHONHOME and library paths break other Pythons (`slicer.util.startupEnvironment`).
+    """
+    custom = custom.strip()
+    if not custom:
+        return WorkerCommand((slicer_python(), "-m", MODULE), dict(os.environ))
+    if is_python(custom):
+        return WorkerCommand((custom, "-m", MODULE), dict(outside_environment()))
+    words = shlex.split(custom, posix=os.name == "posix")
+    return WorkerCommand(tuple(words), dict(outside_environment()))
+
+
+def slicer_python() -> str:
+    """PythonSlicer, the console Python that comes with Slicer; outside Slicer this Python."""
+    return shutil.which("PythonSlicer") or sys.executable
+
+
+def is_python(command: str) -> bool:
+    """Whether this is the path of a Python interpreter, rather than a command with arguments."""
+    path = Path(command)
+    return path.is_file() and path.name.lower().startswith(("python", "pypy"))
+

@@ -1,0 +1,229 @@
+"""The command line as a user meets it: the main job, Ctrl-C, the small commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command_line import NAMES, QUICK, ROOT, image, run, start, succeed, support
+from PIL import Image
+
+from OFLSAM2Core.cli.main import COMMANDS
+from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.image_io import read_segmentation, read_volume
+from OFLSAM2Core.learned_task import LearnedTask
+
+# The main job
+
+
+def test_learn_saves_a_task_that_names_its_structures(task):
+    learned = LearnedTask.load(task)
+    assert [structure.name for structure in learned.structures] == NAMES
+    assert learned.backbone == "litemedsam" and learned.method == "ofl-sam2"
+
+
+def test_segment_writes_every_output_on_the_grid_of_the_volume(cases, task, tmp_path):
+    outputs = {
+        "--out": tmp_path / "out.seg.nrrd",
+        "--labelmap": tmp_path / "out.nii.gz",
+        "--confidence": tmp_path / "confidence.nii.gz",
+        "--report": tmp_path / "report.json",
+        "--picture": tmp_path / "sheet.png",
+    }
+    words = [word for pair in outputs.items() for word in pair]
+    said = succeed("segment", image(cases, "006"), "--task", task, *words, "--device", "cpu")
+    assert set(tmp_path.iterdir()) == set(outputs.values())
+
+    volume = read_volume(image(cases, "006"))
+    found, affine, structures = read_segmentation(outputs["--out"])
+    assert found.shape == volume.array.shape
+    assert np.allclose(affine, volume.affine, atol=1e-5)
+    assert [structure.name for structure in structures] == NAMES
+    assert set(np.unique(found)) <= {0, 1, 2}
+
+    labelmap, confidence = (
+        sitk.ReadImage(str(outputs[name])) for name in ("--labelmap", "--confidence")
+    )
+    assert np.array_equal(sitk.GetArrayFromImage(labelmap), found)
+    reference = sitk.ReadImage(str(image(cases, "006")))
+    for written in (labelmap, confidence):
+        assert written.GetSize() == reference.GetSize()
+        assert np.allclose(written.GetOrigin(), reference.GetOrigin(), atol=1e-5)
+        assert np.allclose(written.GetDirection(), reference.GetDirection(), atol=1e-5)
+    assert sitk.GetArrayFromImage(confidence).max() > 127
+
+    report = json.loads(outputs["--report"].read_text())
+    assert report["complete"] and len(report["slices"]) == 8
+    voxel = abs(np.linalg.det(volume.affine[:3, :3])) / 1000
+    for structure in report["structures"]:
+        assert structure["milliliters"] == pytest.approx(
+            np.count_nonzero(found == structure["label"]) * voxel, abs=1e-3
+        )
+    with Image.open(outputs["--picture"]) as picture:
+        assert picture.size[0] > 500 and picture.size[1] > 300
+    assert "8 slices" in said and "least confident" in said
+
+
+def test_straight_from_support_gives_the_same_labels_as_through_a_saved_task(cases, task, tmp_path):
+    through, straight = tmp_path / "through.seg.nrrd", tmp_path / "straight.seg.nrrd"
+    target = image(cases, "006")
+    succeed("segment", target, "--task", task, "--out", through, "--device", "cpu")
+    succeed("segment", target, *support(cases, "001", "003"), "--out", straight, *QUICK)
+    assert np.array_equal(read_segmentation(through)[0], read_segmentation(straight)[0])
+
+
+def test_evaluate_writes_its_report_and_ends_with_the_mean_dice(cases, tmp_path):
+    out = tmp_path / "report"
+    said = succeed("evaluate", cases, "--out", out, "--supports", 2, "--cases", 1, *QUICK)
+    report = json.loads((out / "report.json").read_text())
+    assert report["support"] == ["hippocampus_001", "hippocampus_003"]
+    assert report["test"] == ["hippocampus_006"] and report["unit"] == "mm"
+    mean = report["summary"]["mean_dice"]["mean"]
+    assert said.splitlines()[-1] == f"mean dice {mean:.4f} over 1 cases"
+    (case,) = report["cases"]
+    assert set(case["structures"]) == set(NAMES)
+    for found in case["structures"].values():
+        assert set(found) == {"dice", "hd95", "average_hausdorff", "assd"}
+    assert case["seconds_per_slice"] > 0 and case["peak_memory_mb"] > 100
+    assert len(case["per_slice"]) == 8
+    assert report["seconds_to_learn"] > 0
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "cases.png"}
+
+
+def test_bench_prints_every_stage_and_the_pace(tmp_path):
+    report = tmp_path / "bench.json"
+    said = succeed(
+        "bench", "--size", "48x64", "--slices", 4, "--structures", 2, "--supports", 1, "--no-sam2",
+        "--report", report, *QUICK,
+    )  # fmt: skip
+    for stage in ("encode", "attend", "update", "fuse", "decode", "write"):
+        assert re.search(rf"^{stage} +\d+\.\d+ +\d+\.\d+$", said, re.M), said
+    assert "slices a second" in said and "peak memory" in said
+    ours = json.loads(report.read_text())["ours"]
+    assert ours["slices"] == 4
+    # Stages are parts of the whole.
+    parts = sum(ours["stages"].values()) - ours["stages"]["write"]
+    assert 0.3 < parts / (ours["slices"] * ours["seconds_per_slice"]) <= 1.05
+
+
+# Ctrl-C
+
+
+def until(process: subprocess.Popen[str], words: str, seconds: float = 120) -> None:
+    """Read stderr until `words` have come."""
+    found = threading.Event()
+
+    def read() -> None:
+        text = ""
+        assert process.stderr is not None
+        while letter := process.stderr.read(1):
+            text += letter
+            if words in text:
+                found.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    assert found.wait(seconds), f"'{words}' did not come"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_ends_soon_and_keeps_the_finished_slices(task, tmp_path):
+    out, report = tmp_path / "out.seg.nrrd", tmp_path / "report.json"
+    target = sample_data().folder / "hippocampus_007_image.nii.gz"
+    process = start("segment", target, "--task", task, "--out", out, "--report", report)
+    until(process, "Segmenting")
+    time.sleep(3)  # Some slices, not all: the backbone takes 0.3 s or more for each.
+    process.send_signal(signal.SIGINT)
+    pressed = time.monotonic()
+    assert process.wait(10) == 130
+    assert time.monotonic() - pressed < 1.5  # One second, and some for a busy machine.
+    said = process.stdout.read() if process.stdout else ""
+    done, total = map(int, re.findall(r"(\d+) of (\d+) slices were finished", said)[0])
+    assert 0 < done < total
+    content = json.loads(report.read_text())
+    assert not content["complete"] and len(content["slices"]) == done
+    assert read_volume(target).array.shape == read_segmentation(out)[0].shape
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_while_learning_leaves_nothing_behind(cases, tmp_path):
+    process = start("learn", *support(cases, "001", "003"), "--out", tmp_path / "x.oflsam2")
+    until(process, "Encoding")
+    process.send_signal(signal.SIGINT)
+    pressed = time.monotonic()
+    assert process.wait(10) == 130
+    assert time.monotonic() - pressed < 1.5
+    assert list(tmp_path.iterdir()) == []
+
+
+# Help, debug, and the small commands
+
+
+def test_debug_shows_the_traceback_and_the_message(tmp_path):
+    done = run("evaluate", tmp_path / "nothing", "--out", tmp_path / "report", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr and "dataset.json" in done.stderr.splitlines()[-2]
+
+
+def test_errors_are_in_the_log_file(tmp_path):
+    run("evaluate", tmp_path / "nothing", "--out", tmp_path / "r", OFLSAM2_LOG_DIR=str(tmp_path))
+    assert "Traceback" in (tmp_path / "oflsam2.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "command, spellings",
+    {
+        "demo": "--out",
+        "learn": "--support --out --labels --backbone --device",
+        "segment": "--task --support --out --labelmap --confidence --report --picture",
+        "evaluate": "--out --supports --support-cases --cases --method --backbone --seed --set",
+        "bench": "--backbone --device --size --structures",
+        "backbones": "list fetch verify remove",
+        "methods": "",
+        "worker": "",
+    }.items(),
+)
+def test_help_shows_the_spellings_that_other_programs_rely_on(command, spellings):
+    assert command in COMMANDS
+    said = succeed(command, "--help")
+    for spelling in spellings.split():
+        assert re.search(rf"(?<![\w-]){spelling}\b", said), spelling
+
+
+def test_methods_lists_the_default_method():
+    assert "ofl-sam2" in succeed("methods")
+
+
+def test_backbones_are_listed_with_size_and_licence_and_removed(tmp_path):
+    said = succeed("backbones")
+    assert "litemedsam" in said and "Apache-2.0" in said and "39 MB" in said
+    cache = tmp_path / "weights"
+    cache.mkdir()
+    (cache / "sam2.1_hiera_tiny.pt").write_bytes(b"x" * 1000)
+    there = {"OFLSAM2_CACHE": str(tmp_path)}
+    done = run("backbones", "verify", "sam2.1-tiny", **there)
+    assert done.returncode == 2 and "SHA-256" in done.stderr
+    succeed("backbones", "remove", "sam2.1-tiny", **there)
+    assert list(cache.iterdir()) == []
+
+
+def test_the_worker_command_speaks_the_protocol():
+    from OFLSAM2Core.worker.client import WorkerClient
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    client = WorkerClient([sys.executable, "-m", "OFLSAM2Core", "worker"], env=environment)
+    client.start()
+    try:
+        ready = client.wait(client.hello(), timeout=60)
+        assert ready.name == "ready" and ready.header["backbones"][0]["name"] == "litemedsam"
+    finally:
+        client.close(timeout_s=2)

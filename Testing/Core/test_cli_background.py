@@ -1,0 +1,94 @@
+"""Work in a thread that the main thread can leave at any moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from command_line import support
+
+from OFLSAM2Core.cli.files import split_pair
+from OFLSAM2Core.cli.interrupt import call_in_background, in_background
+from OFLSAM2Core.errors import Cancelled, InputError
+from OFLSAM2Core.results import Progress
+
+
+def test_items_and_progress_come_in_order_in_the_calling_thread():
+    seen = []
+
+    def work(report):
+        assert threading.current_thread() is not threading.main_thread()
+        for number in range(5):
+            report(Progress("segment", number, 5))
+            yield number
+
+    def show(progress):
+        assert threading.current_thread() is threading.main_thread()
+        seen.append(("progress", progress.done))
+
+    for item in in_background(work, show):
+        seen.append(("item", item))
+    assert seen == [(kind, n) for n in range(5) for kind in ("progress", "item")]
+
+
+def test_what_is_raised_in_the_work_is_raised_here_after_the_items_before_it():
+    def work(report):
+        yield 1
+        raise InputError("broken", "mend it")
+
+    stream = in_background(work, print)
+    assert next(stream) == 1
+    with pytest.raises(InputError, match="broken"):
+        next(stream)
+
+
+def test_leaving_the_loop_stops_the_work_at_its_next_report():
+    ended = threading.Event()
+
+    def work(report):
+        yield 1
+        try:
+            while True:  # Stands for a long stretch that yields nothing, such as learning.
+                report(Progress("learn", 0, 1))
+                time.sleep(0.01)
+        except Cancelled:
+            ended.set()
+            raise
+
+    stream = in_background(work, lambda progress: None)
+    next(stream)
+    stream.close()
+    assert ended.wait(1)
+
+
+def test_work_that_hangs_does_not_hold_up_the_one_who_leaves():
+    release = threading.Event()
+
+    def work(report):
+        yield 1
+        release.wait(30)  # Stands for a long call into PyTorch.
+
+    stream = in_background(work, print)
+    next(stream)
+    started = time.monotonic()
+    stream.close()
+    assert time.monotonic() - started < 1
+    release.set()
+
+
+def test_a_function_gives_its_result():
+    assert call_in_background(lambda report: 6 * 7, print) == 42
+
+
+def test_pairs_are_split_where_both_files_exist(tmp_path):
+    tricky = tmp_path / "a=b"
+    tricky.mkdir()
+    for name in ("image.nii", "labels.nii"):
+        (tricky / name).touch()
+    pair = (tricky / "image.nii", tricky / "labels.nii")
+    assert split_pair(f"{pair[0]}={pair[1]}") == pair
+    assert support(tmp_path, "001")[0] == "--support"
+    for wrong in ("image.nii", "=labels.nii", "image.nii="):
+        with pytest.raises(InputError, match="IMAGE=LABELS"):
+            split_pair(wrong)

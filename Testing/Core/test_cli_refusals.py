@@ -1,0 +1,178 @@
+"""What the command line refuses, and in what words; and that nothing is lost by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command_line import image, labels, refused, run, succeed, support
+
+# Bad input
+
+
+def write(path: Path, array: np.ndarray) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    return path
+
+
+def test_a_volume_that_is_not_there_is_named(task, tmp_path):
+    refused(
+        run("segment", tmp_path / "no.nii.gz", "--task", task, "--out", tmp_path / "o.seg.nrrd"),
+        "no.nii.gz",
+    )
+
+
+def test_a_volume_with_nan_voxels_is_named(task, tmp_path):
+    bad = write(tmp_path / "nan.nii.gz", np.full((4, 8, 8), np.nan, np.float32))
+    refused(
+        run("segment", bad, "--task", task, "--out", tmp_path / "o.seg.nrrd"), "nan.nii.gz", "NaN"
+    )
+
+
+def test_a_volume_of_two_slices_is_named(task, tmp_path):
+    bad = write(tmp_path / "flat.nii.gz", np.zeros((2, 40, 40), np.int16))
+    refused(run("segment", bad, "--task", task, "--out", tmp_path / "o.seg.nrrd"), "flat")
+
+
+def test_a_truncated_task_is_named(cases, task, tmp_path):
+    cut = tmp_path / "cut.oflsam2"
+    cut.write_bytes(task.read_bytes()[:2000])
+    out = tmp_path / "o.seg.nrrd"
+    refused(run("segment", image(cases, "006"), "--task", cut, "--out", out), "cut.oflsam2")
+    assert not out.exists()
+
+
+def test_labels_of_another_grid_are_named(cases, tmp_path):
+    wrong = f"{image(cases, '001')}={labels(cases, '003')}"
+    refused(
+        run("learn", "--support", wrong, "--out", tmp_path / "t.oflsam2"),
+        "hippocampus_001",
+        "hippocampus_003",
+    )
+
+
+def test_empty_labels_are_named(cases, tmp_path):
+    reference = sitk.ReadImage(str(image(cases, "001")))
+    empty = sitk.Cast(reference * 0, sitk.sitkUInt8)
+    sitk.WriteImage(empty, str(tmp_path / "empty.nii.gz"))
+    pair = f"{image(cases, '001')}={tmp_path / 'empty.nii.gz'}"
+    refused(run("learn", "--support", pair, "--out", tmp_path / "t.oflsam2"), "empty.nii.gz")
+
+
+def test_values_that_the_label_table_lacks_are_named(cases, tmp_path):
+    (tmp_path / "labels.json").write_text('{"1": "anterior"}')
+    pair = f"{image(cases, '001')}={labels(cases, '001')}"
+    refused(
+        run(
+            "learn", "--support", pair, "--labels", tmp_path / "labels.json",
+            "--out", tmp_path / "t.oflsam2",
+        ),
+        "labels.json", "2",
+    )  # fmt: skip
+
+
+def test_support_that_is_no_pair_is_named(tmp_path):
+    refused(run("learn", "--support", "a.nii.gz", "--out", tmp_path / "t.oflsam2"), "a.nii.gz")
+
+
+def test_cuda_that_is_not_there_is_said(cases, tmp_path):
+    import torch
+
+    device = f"cuda:{torch.cuda.device_count()}"
+    refused(
+        run("learn", *support(cases, "001"), "--device", device, "--out", tmp_path / "t.oflsam2"),
+        device,
+    )
+
+
+def test_weights_of_another_kind_are_named(cases, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"not weights")
+    refused(
+        run(
+            "learn", *support(cases, "001"), "--weights", tmp_path / "weights.pth",
+            "--out", tmp_path / "t.oflsam2",
+        ),
+        "weights.pth",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["--backbone", "sam9"], "sam9"),
+        (["--method", "magic"], "magic"),
+        (["--preset", "slow"], "slow"),
+        (["--gamma", "7"], "gamma"),
+        (["--set", "colour=red"], "colour"),
+        (["--set", "gamma"], "gamma"),
+        (["--axis", "diagonal"], "diagonal"),
+        (["--device", "abacus"], "abacus"),
+    ],
+)
+def test_options_that_there_are_not_are_named(cases, tmp_path, words, named):
+    out = tmp_path / "t.oflsam2"
+    refused(run("learn", *support(cases, "001"), "--out", out, *words), named)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_command_or_an_unknown_one_is_refused_in_words():
+    refused(run("lern"), "lern", "learn")
+    refused(run(), "COMMAND")
+
+
+# Outputs
+
+
+def test_outputs_are_checked_before_the_work_starts(cases, task, tmp_path):
+    target = image(cases, "006")
+    started = time.monotonic()
+    refused(run("segment", target, "--task", task, "--out", tmp_path / "no" / "o.seg.nrrd"), "no")
+    refused(run("segment", target, "--task", task, "--out", tmp_path / "o.nii.gz"), "o.nii.gz")
+    refused(run("evaluate", cases, "--out", tmp_path / "no" / "report"), "no")
+    refused(run("demo", "--out", tmp_path / "no" / "demo"), "no")
+    assert time.monotonic() - started < 30
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_writable_is_named(cases, task, tmp_path):
+    tmp_path.chmod(0o500)
+    refused(
+        run("segment", image(cases, "006"), "--task", task, "--out", tmp_path / "o.seg.nrrd"),
+        str(tmp_path),
+    )
+
+
+def test_nothing_is_overwritten_without_the_word(cases, task, tmp_path):
+    out, mine = tmp_path / "o.seg.nrrd", tmp_path / "mine.json"
+    mine.write_text("mine")
+    words = ["segment", image(cases, "006"), "--task", task, "--out", out, "--report", mine]
+    refused(run(*words), "mine.json", "--overwrite")
+    assert mine.read_text() == "mine" and not out.exists()
+    for command in (
+        ["learn", *support(cases, "001"), "--out", task],
+        ["evaluate", cases, "--out", cases.parent],
+    ):
+        (cases.parent / "report.md").write_text("mine")
+        refused(run(*command), "--overwrite")
+    succeed(*words, "--overwrite")
+    assert json.loads(mine.read_text())["complete"]
+
+
+def test_an_input_is_never_an_output(cases, task, tmp_path):
+    copy = tmp_path / "image.nii.gz"
+    copy.write_bytes(image(cases, "006").read_bytes())
+    before = copy.read_bytes()
+    refused(
+        run(
+            "segment", copy, "--task", task, "--out", tmp_path / "o.seg.nrrd",
+            "--labelmap", copy, "--overwrite",
+        ),
+        "image.nii.gz",
+    )  # fmt: skip
+    assert copy.read_bytes() == before

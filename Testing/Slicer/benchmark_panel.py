@@ -1,0 +1,170 @@
+"""Measures the panel during a run on 512x512x200 voxels with three structures.
+
+    python Testing/Slicer/benchmark_panel.py [--size 512 512 200] [--delay 0.01] [--surfaces]
+
+The real panel, presenter and scene side (MRML classes of slicer-core), and a worker process that
+streams slices by the real protocol but thresholds instead of segmenting (synthetic_worker.py), so
+that it is the panel that is measured. Not measured: redrawing of views, which is Slicer's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "OFLSAM2Slicer"), str(Path(__file__).parent)]
+
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+from scenes import OBLIQUE, add_segmentation, add_volume, ball, new_scene  # noqa: E402
+
+from panels import Panel, application, synthetic_command  # noqa: E402
+
+
+class Watch:
+    """How long the application's event loop stood still, longest first."""
+
+    def __init__(self) -> None:
+        self.turns: list[float] = []
+
+    def turn(self) -> None:
+        began = time.perf_counter()
+        application.processEvents()
+        self.turns.append(1000 * (time.perf_counter() - began))
+
+    def until(self, condition: Callable[[], bool], timeout: float = 600) -> float:
+        """Seconds until the condition holds."""
+        began = time.perf_counter()
+        while not condition():
+            self.turn()
+            time.sleep(0.0005)
+            if time.perf_counter() - began > timeout:
+                raise TimeoutError
+        return time.perf_counter() - began
+
+    def __str__(self) -> str:
+        longest = sorted(self.turns, reverse=True)[:5]
+        return "longest turns " + ", ".join(f"{turn:.0f}" for turn in longest) + " ms"
+
+
+def timed(thing: Any, name: str, into: list[float]) -> None:
+    """Replace a method by one that also notes how long it took, in milliseconds."""
+    method = getattr(thing, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            into.append(1000 * (time.perf_counter() - began))
+
+    setattr(thing, name, call)
+
+
+def make_case(scene: Any, shape: tuple[int, int, int], name: str, labelled: bool) -> Any:
+    depth, height, width = shape
+    image = np.zeros(shape, np.int16)
+    masks = {}
+    radius = min(height // 6, 3 * depth // 8)
+    for number in range(3):
+        box_center = (depth // 2, height // 2, (number + 1) * width // 4)
+        low = [max(0, c - radius - 1) for c in box_center]
+        high = [min(n, c + radius + 2) for c, n in zip(box_center, shape, strict=True)]
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        inside = ball(
+            [b - a for a, b in zip(low, high, strict=True)],
+            [c - a for c, a in zip(box_center, low, strict=True)],
+            radius,
+        )
+        mask = np.zeros(shape, bool)
+        mask[box] = inside
+        image[mask] = 100 * (number + 1)
+        masks[f"structure {number + 1}"] = mask
+    volume = add_volume(scene, image, name, OBLIQUE)
+    return volume, add_segmentation(scene, volume, masks, f"{name} seg") if labelled else None
+
+
+def percentiles(values: list[float]) -> str:
+    return (
+        f"median {np.percentile(values, 50):.2f} ms, 95th percentile "
+        f"{np.percentile(values, 95):.2f} ms, longest {max(values):.1f} ms (n={len(values)})"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 200))
+    parser.add_argument("--delay", type=float, default=0.01, help="seconds of work a slice")
+    parser.add_argument("--surfaces", action="store_true", help="with 3D surfaces shown")
+    arguments = parser.parse_args()
+    shape = (arguments.size[2], arguments.size[1], arguments.size[0])
+    scene = new_scene()
+    target, _ = make_case(scene, shape, "target", labelled=False)
+    small = (40, 96, 96)
+    pairs = [make_case(scene, small, f"case {number}", labelled=True) for number in (1, 2)]
+    large = make_case(scene, shape, "large case", labelled=True)
+
+    panel = Panel(synthetic_command("--delay", str(arguments.delay)))
+    panel.choose(target, pairs)
+    process = psutil.Process()
+    before = process.memory_info().rss
+
+    print("Cold start, learning from two small cases, then segmenting:")
+    watch = Watch()
+    adds: list[float] = []
+    flushes: list[float] = []
+    clicked = time.perf_counter()
+    panel.ui.segmentButton.click()
+    watch.turns.append(1000 * (time.perf_counter() - clicked))
+    run = panel.controller.run
+    timed(run, "add", adds)
+    timed(run, "flush", flushes)
+    watch.until(lambda: panel.controller.is_idle)
+    print("  ", panel.status.message, watch)
+    print("   write of a slice:", percentiles(adds))
+    print("   flush to the views:", percentiles(flushes))
+    after = process.memory_info().rss
+    print(f"   memory of this process: {(after - before) / 2**20:.0f} MiB more after the run")
+
+    print("Warm worker and learned task:")
+    panel.ui.learnedTaskCheckBox.checked = True
+    if arguments.surfaces:
+        panel.parameters.segmentation.CreateClosedSurfaceRepresentation()
+    watch = Watch()
+    clicked = time.perf_counter()
+    panel.ui.segmentButton.click()
+    watch.turns.append(1000 * (time.perf_counter() - clicked))
+    watch.until(lambda: panel.status.slices_done > 0)
+    print(f"   from click to first slice: {1000 * (time.perf_counter() - clicked):.0f} ms")
+    watch.until(lambda: panel.status.slices_done > shape[0] // 2)
+    cancelled = time.perf_counter()
+    panel.ui.segmentButton.click()
+    watch.until(lambda: not panel.status.is_running)
+    print(f"   from cancel to stopped: {1000 * (time.perf_counter() - cancelled):.0f} ms", watch)
+    watch.until(lambda: panel.controller.is_idle)
+
+    print("A support case as large as the target:")
+    panel.ui.learnedTaskCheckBox.checked = False
+    panel.ui.supportTable.selectAll()
+    panel.ui.removeSupportButton.click()
+    began = time.perf_counter()
+    panel.choose(target, [large])
+    print(f"   adding it: {1000 * (time.perf_counter() - began):.0f} ms")
+    watch = Watch()
+    clicked = time.perf_counter()
+    panel.ui.segmentButton.click()
+    watch.turns.append(1000 * (time.perf_counter() - clicked))
+    watch.until(lambda: panel.controller.is_idle)
+    print("  ", panel.status.message, watch)
+    panel.close()
+
+
+if __name__ == "__main__":
+    main()

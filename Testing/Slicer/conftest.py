@@ -1,0 +1,60 @@
+"""The module runs here on real MRML classes (slicer-core), without the Slicer application.
+
+`slicer_double/` stands in for what only the application has: Qt as PythonQt shows it, CTK and MRML
+widgets, the parameter node wrapper. It is test code, and says where it is less than the original.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+ROOT = Path(__file__).resolve().parents[2]
+for folder in (ROOT, ROOT / "OFLSAM2Slicer", Path(__file__).parent):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import slicer  # noqa: E402
+from scenes import new_scene  # noqa: E402
+
+
+@pytest.fixture
+def scene() -> Iterator[slicer.vtkMRMLScene]:
+    """An empty scene with three slice views, the one that `slicer.mrmlScene` names."""
+    scene = new_scene()
+    yield scene
+    scene.Clear(True)
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path) -> Path:
+    """The panel's settings go to a file of their own."""
+    from PySide6 import QtCore
+
+    QtCore.QCoreApplication.setOrganizationName("OFLSAM2 tests")
+    QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
+    QtCore.QSettings.setPath(
+        QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, str(tmp_path)
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def open_panel(scene: slicer.vtkMRMLScene, settings_file: Path) -> Iterator:
+    """Opens panels, and closes them after the test."""
+    from panels import Panel
+
+    opened = []
+
+    def open_one(worker: str = "") -> Panel:
+        opened.append(Panel(worker))
+        return opened[-1]
+
+    yield open_one
+    for panel in opened:
+        panel.close()

@@ -1,0 +1,5 @@
+"""The module `ctk`."""
+
+from slicer_double.widgets import ctkCollapsibleButton, ctkSliderWidget
+
+__all__ = ["ctkCollapsibleButton", "ctkSliderWidget"]

@@ -1,0 +1,167 @@
+"""`slicer.parameterNodeWrapper`: typed attributes on a real node, and widgets that follow them.
+
+Values are parameters of the node, nodes are node references, so both are saved with the scene.
+Types are those this extension uses: str, bool, int, float, and node classes.
+"""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import slicer
+import vtk
+from PySide6 import QtCore
+
+SlicerParameterNamePropertyName = "SlicerParameterName"
+
+
+def parameterNodeWrapper(cls: type) -> type:  # noqa: N802
+    types = typing.get_type_hints(cls)
+    for name, kind in types.items():
+        if issubclass(kind, slicer.vtkMRMLNode):
+            setattr(cls, name, _node_property(name))
+        elif kind in (str, bool, int, float):
+            setattr(cls, name, _value_property(name, kind, getattr(cls, name, kind())))
+        else:
+            raise TypeError(f"{cls.__name__}.{name}: the double does not know {kind}.")
+
+    def init(self: Any, node: Any) -> None:
+        self.parameterNode = node
+        self._connected: dict[int, list[tuple[str, Any]]] = {}
+        self._observers: dict[int, int] = {}
+        self._updating = False
+
+    cls.__init__ = init
+    for function in (connectGui, disconnectGui, AddObserver, RemoveObserver, Modified, StartModify,
+                     EndModify):
+        setattr(cls, function.__name__, function)
+    return cls
+
+
+def _value_property(name: str, kind: type, default: Any) -> property:
+    def read(self: Any) -> Any:
+        text = self.parameterNode.GetParameter(name)
+        if not self.parameterNode.HasParameter(name) if _can_ask(self) else not text:
+            return default
+        return text == "True" if kind is bool else kind(text)
+
+    def write(self: Any, value: Any) -> None:
+        self.parameterNode.SetParameter(name, str(kind(value)))
+
+    return property(read, write)
+
+
+def _can_ask(self: Any) -> bool:
+    return hasattr(self.parameterNode, "HasParameter")
+
+
+def _node_property(name: str) -> property:
+    return property(
+        lambda self: self.parameterNode.GetNodeReference(name),
+        lambda self, node: self.parameterNode.SetNodeReferenceID(
+            name, node.GetID() if node is not None else None
+        ),
+    )
+
+
+def connectGui(self: Any, ui: Any) -> int:  # noqa: N802
+    tag = len(self._connected) + 1
+    pairs = []
+    for widget in vars(ui).values():
+        name = QtCore.QObject.property(widget, SlicerParameterNamePropertyName)
+        if name:
+            if not hasattr(type(self), name):
+                raise ValueError(f"Cannot find a param with the given name: {name}")
+            pairs.append((name, widget))
+    self._connected[tag] = pairs
+    _to_gui(self, pairs)
+    for name, widget in pairs:
+        signal, read, _ = _access(widget)
+        slot = _slot(self, name, read)
+        widget.__dict__.setdefault("_parameter_slots", {})[(id(self), tag)] = slot
+        signal.connect(slot)
+    self._observers[tag] = self.parameterNode.AddObserver(
+        vtk.vtkCommand.ModifiedEvent, lambda *_: _to_gui(self, pairs)
+    )
+    return tag
+
+
+def disconnectGui(self: Any, tag: int) -> None:  # noqa: N802
+    for _, widget in self._connected.pop(tag, []):
+        slot = widget.__dict__["_parameter_slots"].pop((id(self), tag))
+        _access(widget)[0].disconnect(slot)
+    if tag in self._observers:
+        self.parameterNode.RemoveObserver(self._observers.pop(tag))
+
+
+def AddObserver(self: Any, event: Any, callback: Any, priority: float = 0.0) -> int:  # noqa: N802
+    return self.parameterNode.AddObserver(event, callback, priority)
+
+
+def RemoveObserver(self: Any, tag: int) -> None:  # noqa: N802
+    self.parameterNode.RemoveObserver(tag)
+
+
+def Modified(self: Any) -> None:  # noqa: N802
+    self.parameterNode.Modified()
+
+
+def StartModify(self: Any) -> int:  # noqa: N802
+    return self.parameterNode.StartModify()
+
+
+def EndModify(self: Any, was_modified: int) -> int:  # noqa: N802
+    return self.parameterNode.EndModify(was_modified)
+
+
+def _slot(self: Any, name: str, read: Any) -> Any:
+    def slot(*_: Any) -> None:
+        if not self._updating:
+            setattr(self, name, read())
+
+    return slot
+
+
+def _to_gui(self: Any, pairs: list[tuple[str, Any]]) -> None:
+    if self._updating:
+        return
+    self._updating = True
+    try:
+        for name, widget in pairs:
+            _access(widget)[2](getattr(self, name))
+    finally:
+        self._updating = False
+
+
+def _access(widget: Any) -> tuple[Any, Any, Any]:
+    """Signal, read and write of a widget's value, as Slicer's connectors have them."""
+
+    def signal(name: str) -> Any:
+        return object.__getattribute__(widget, name)
+
+    kind = type(widget).__name__
+    if kind == "qMRMLNodeComboBox":
+        return signal("currentNodeChanged"), widget.currentNode, widget.setCurrentNode
+    if kind == "QCheckBox":
+        return signal("stateChanged"), lambda: widget.checked, widget.setChecked
+    if kind in ("QSpinBox", "QDoubleSpinBox"):
+        return signal("valueChanged"), lambda: widget.value, widget.setValue
+    if kind == "ctkSliderWidget":
+        return (
+            signal("valueChanged"),
+            lambda: widget.value,
+            lambda value: setattr(widget, "value", value),
+        )
+    if kind == "QComboBox":
+
+        def write(text: str) -> None:
+            # Slicer raises, too, where the value is not among the items.
+            if widget.findText(text) < 0:
+                raise ValueError(f"'{text}' is not an item of {widget.name}")
+            widget.setCurrentIndex(widget.findText(text))
+
+        return signal("currentIndexChanged"), lambda: widget.currentText, write
+    if kind == "QLineEdit":
+        return signal("textChanged"), lambda: widget.text, widget.setText
+    raise TypeError(f"The double cannot connect a {kind} to a parameter.")

@@ -1,0 +1,130 @@
+"""A worker that speaks the real protocol but segments by intensity: structure n is brightness n.
+
+For tests of what the panel does with a worker (streams, hangs, dies), and for measuring the panel
+without the method. Options: --delay seconds a slice, --mode hang | die | deaf, --structures n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from OFLSAM2Core.worker.protocol import PROTOCOL_VERSION, Frame, read_frame, write_frame  # noqa: E402
+
+STEP = 100  # brightness of structure n is n * STEP
+
+
+class Worker:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._out = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+        self._cancelled: set[int] = set()
+
+    def run(self) -> None:
+        stream = os.fdopen(os.dup(0), "rb", buffering=0)
+        while (frame := read_frame(stream)) is not None:
+            name = frame.header["request"]
+            if name == "shutdown":
+                return
+            if name == "cancel":
+                if self._options.mode != "deaf":
+                    self._cancelled.add(frame.header["target"])
+                continue
+            threading.Thread(target=self._answer, args=(name, frame), daemon=True).start()
+
+    def _answer(self, name: str, frame: Frame) -> None:
+        number = frame.header["id"]
+        fields, arrays = getattr(self, f"_{name}")(frame)
+        self._send(number, "ready" if name == "hello" else fields.pop("event", "done"), fields, arrays)
+
+    def _hello(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+        device = {"name": "cpu", "description": "CPU", "free_bytes": 8 << 30, "total_bytes": 9 << 30}
+        state = [{"name": "litemedsam", "state": "ready"}]
+        return {
+            "version": "synthetic",
+            "protocol": PROTOCOL_VERSION,
+            "python": "3.12.0",
+            "torch": "2.13.0",
+            "missing": [],
+            "devices": [device],
+            "backbones": state,
+        }, {}
+
+    def _learn(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+        structures = {}
+        for case in frame.header["support"]:
+            for structure in case["structures"]:
+                structures.setdefault(structure["label"], structure)
+        found = [structures[label] for label in sorted(structures)]
+        for done in range(3):
+            self._progress(frame, "learn", done + 1, 3)
+            time.sleep(self._options.delay)
+        content = np.frombuffer(json.dumps(found).encode(), np.uint8)
+        about = {"structures": found, "backbone": frame.header["backbone"], "summary": "synthetic"}
+        return about, {"task": content}
+
+    def _load_task(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            found = json.loads(frame.arrays["task"].tobytes())
+        except ValueError:
+            message = {"kind": "task", "message": "This is no learned task.", "hint": "Pick another."}
+            return {"event": "failed", **message}, {}
+        return {"structures": found, "backbone": "litemedsam", "summary": "synthetic"}, {}
+
+    def _segment(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+        image, number = frame.arrays["image"], frame.header["id"]
+        structures = json.loads(frame.arrays["task"].tobytes())
+        count = image.shape[0]
+        for index in range(count):
+            if number in self._cancelled:
+                return {"event": "failed", "kind": "cancelled", "message": "Cancelled."}, {}
+            if index == count // 2:
+                self._misbehave()
+            plane = image[index].max(axis=-1) if image.ndim == 4 else image[index]
+            labels = np.zeros(plane.shape, np.uint8)
+            for place, structure in enumerate(structures):
+                labels[np.abs(plane - (place + 1) * STEP) < STEP // 2] = structure["label"]
+            confidence = np.where(labels > 0, 255 - 3 * (index % 60), 250).astype(np.uint8)
+            present = [one for one in structures if (labels == one["label"]).any()]
+            scores = {one["name"]: 1 - 0.01 * (index % 60) for one in present}
+            fields = {"index": index, "axis": 0, "scores": scores, "revision": 0}
+            self._send(number, "slice", fields, {"labels": labels, "confidence": confidence})
+            self._progress(frame, "segment", index + 1, count)
+            time.sleep(self._options.delay)
+        return {"seconds": 1.0, "slices": count, "summary": ""}, {}
+
+    def _misbehave(self) -> None:
+        if self._options.mode == "die":
+            print("out of memory: killed", file=sys.stderr, flush=True)
+            os._exit(137)
+        while self._options.mode == "hang":
+            time.sleep(0.1)
+
+    def _progress(self, frame: Frame, stage: str, done: int, total: int) -> None:
+        fields = {"stage": stage, "done": done, "total": total, "message": ""}
+        self._send(frame.header["id"], "progress", fields, {})
+
+    def _send(
+        self, number: int, event: str, fields: dict[str, Any], arrays: dict[str, Any]
+    ) -> None:
+        with self._lock:
+            write_frame(self._out, {"event": event, "id": number, **fields}, arrays)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--mode", default="")
+    Worker(parser.parse_args()).run()

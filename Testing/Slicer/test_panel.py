@@ -1,0 +1,406 @@
+"""A user in front of the panel: clicks, what appears in the scene, and what goes wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import slicer
+from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
+from OFLSAM2SlicerLib.states import State
+from PySide6 import QtCore, QtWidgets
+from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
+
+from panels import synthetic_command
+from slicer_double import application as double
+
+SHAPE = (20, 24, 16)
+
+
+def case_arrays(shift=0):
+    """An image in which brightness tells the structures apart, and their masks."""
+    image = np.zeros(SHAPE, np.int16)
+    liver, lesion = ball(SHAPE, (10, 10 + shift, 8), 6), ball(SHAPE, (10, 10 + shift, 8), 2)
+    image[liver], image[lesion] = 100, 200
+    return image, liver & ~lesion, lesion
+
+
+@pytest.fixture
+def pairs(scene):
+    made = []
+    for number in (1, 2):
+        image, liver, lesion = case_arrays(number)
+        volume = add_volume(scene, image, f"case {number}", OBLIQUE)
+        masks = {"liver": liver, "lesion": lesion}
+        made.append((volume, add_segmentation(scene, volume, masks, f"case {number} seg")))
+    return made
+
+
+@pytest.fixture
+def target(scene):
+    return add_volume(scene, case_arrays(4)[0], "patient", OBLIQUE)
+
+
+@pytest.fixture
+def quick(open_panel, target, pairs):
+    """A panel with everything chosen, on a worker that answers at once."""
+    panel = open_panel(synthetic_command())
+    panel.choose(target, pairs)
+    return panel
+
+
+@pytest.fixture
+def slow(open_panel, target, pairs):
+    panel = open_panel(synthetic_command("--delay", "0.05"))
+    panel.choose(target, pairs)
+    return panel
+
+
+def start(panel, slices=3):
+    """Press Segment, and wait until some slices have arrived."""
+    panel.ui.segmentButton.click()
+    panel.wait(lambda: panel.status.slices_done >= slices or not panel.status.is_running)
+
+
+def test_opening_the_panel_starts_and_imports_nothing(open_panel):
+    before = len(psutil.Process().children(recursive=True))
+    panel = open_panel()
+    assert not panel.controller.link.is_alive
+    assert len(psutil.Process().children(recursive=True)) == before
+    assert double.installed == []
+
+
+def test_from_clicks_to_segments_voxel_for_voxel(quick, target):
+    _, liver, lesion = case_arrays(4)
+    assert quick.ui.segmentButton.enabled
+    assert quick.run().state is State.DONE
+    output = quick.parameters.segmentation
+    assert np.array_equal(segment_mask(output, "liver", target), liver)
+    assert np.array_equal(segment_mask(output, "lesion", target), lesion)
+    assert output.GetSegmentation().GetNthSegment(0).GetColor() == pytest.approx((0.9, 0.2, 0.1))
+    confidence = slicer.util.arrayFromVolume(quick.parameters.confidence)
+    assert confidence.min() > 0
+    assert quick.ui.progressBar.value == 100
+    assert quick.ui.messageLabel.text.startswith("20 slices segmented.")
+
+
+def test_torch_is_never_imported_by_the_module(tmp_path):
+    # In a process of its own: other tests of the project import torch.
+    code = (
+        "import sys, pathlib; sys.path[:0] = [str(pathlib.Path('Testing/Slicer').resolve())];"
+        "import conftest, panels; panels.Panel; from scenes import new_scene; new_scene();"
+        "panel = panels.Panel(); heavy = {'torch', 'sam2', 'openvino', 'monai', 'SimpleITK'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    root = __file__.rsplit("/Testing/", 1)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_worker_stays_warm_for_the_next_run(quick):
+    quick.run()
+    pid = quick.controller.link.pid
+    quick.run()
+    assert quick.controller.link.pid == pid
+
+
+def test_slices_are_in_the_scene_before_the_run_is_over(slow, target):
+    start(slow, 5)
+    output = slow.parameters.segmentation
+    slow.wait(lambda: segment_mask(output, "liver", target)[:5].any())
+    assert slow.status.state is State.SEGMENTING
+    assert slow.ui.segmentButton.text == "Cancel"
+    assert not segment_mask(output, "liver", target)[18:].any()
+
+
+def test_cancel_keeps_the_slices_that_arrived(slow, target):
+    start(slow, 8)
+    began = time.monotonic()
+    slow.ui.segmentButton.click()
+    slow.wait(lambda: not slow.status.is_running)
+    assert time.monotonic() - began < 2
+    assert slow.status.state is State.CANCELLED
+    slow.wait(lambda: slow.controller.is_idle)
+    kept = segment_mask(slow.parameters.segmentation, "liver", target)
+    assert np.array_equal(kept[:8], case_arrays(4)[1][:8])
+    assert "slices are kept" in slow.ui.messageLabel.text
+    assert slow.ui.segmentButton.text == "Segment"
+
+
+@pytest.mark.parametrize(("mode", "delay", "slices"), [("deaf", "0.3", 2), ("hang", "0.01", 10)])
+def test_a_worker_that_does_not_listen_is_killed_within_two_seconds(
+    open_panel, target, pairs, mode, delay, slices
+):
+    panel = open_panel(synthetic_command("--mode", mode, "--delay", delay))
+    panel.choose(target, pairs)
+    start(panel, slices)
+    processes = panel.children_of_worker()
+    began = time.monotonic()
+    panel.ui.segmentButton.click()
+    panel.wait(lambda: not panel.status.is_running)
+    assert time.monotonic() - began < 2.5  # 1.5 s of grace, and a loaded machine
+    assert panel.status.state is State.CANCELLED
+    assert panel.status.slices_done >= slices
+    assert psutil.wait_procs(processes, timeout=2)[1] == []
+
+
+def test_a_worker_that_dies_is_told_with_its_last_words_and_the_next_run_is_fresh(
+    open_panel, target, pairs
+):
+    panel = open_panel(synthetic_command("--mode", "die"))
+    panel.choose(target, pairs)
+    assert panel.run().state is State.FAILED
+    assert "out of memory: killed" in panel.ui.messageLabel.text
+    assert panel.status.slices_done == 10
+    panel.ui.workerCommandLineEdit.text = synthetic_command()
+    assert panel.run().state is State.DONE
+
+
+def test_a_command_that_cannot_be_started_is_told(open_panel, target, pairs):
+    panel = open_panel("/no/such/python -m OFLSAM2Core.worker")
+    panel.choose(target, pairs)
+    assert panel.run().state is State.FAILED
+    assert "/no/such/python" in panel.ui.messageLabel.text
+
+
+def test_closing_the_scene_in_mid_run_ends_it_without_a_word(slow, scene, caplog):
+    start(slow)
+    scene.Clear(False)
+    slow.wait(lambda: slow.controller.is_idle)
+    assert slow.status.state is State.IDLE
+    assert slow.parameters is not None
+    assert slow.ui.supportTable.rowCount == 0
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("victim", ["segmentation", "target"])
+def test_deleting_a_node_of_the_run_stops_it(slow, scene, victim, caplog):
+    start(slow)
+    scene.RemoveNode(getattr(slow.parameters, victim))
+    slow.wait(lambda: not slow.status.is_running)
+    assert slow.status.state is State.CANCELLED
+    assert "was removed" in slow.ui.messageLabel.text
+    assert caplog.records == []
+
+
+def test_deleting_the_confidence_volume_does_not_disturb_the_run(slow, scene, target):
+    start(slow)
+    scene.RemoveNode(slow.parameters.confidence)
+    slow.wait(lambda: slow.controller.is_idle)
+    assert slow.status.state is State.DONE
+    mask = segment_mask(slow.parameters.segmentation, "liver", target)
+    assert np.array_equal(mask, case_arrays(4)[1])
+
+
+def test_closing_the_panel_or_slicer_in_mid_run_leaves_no_process(slow):
+    start(slow)
+    processes = slow.children_of_worker()
+    assert processes
+    slicer.app.quit()
+    gone, alive = psutil.wait_procs(processes, timeout=5)
+    assert not alive
+
+
+def test_switching_modules_in_mid_run_lets_it_go_on(slow, target):
+    start(slow)
+    slow.widget.exit()
+    slow.wait(lambda: slow.controller.is_idle)
+    slow.widget.enter()
+    assert slow.status.state is State.DONE
+    slow.ui.confidenceThresholdSlider.value = 0.5
+    assert slow.parameters.confidenceThreshold == 0.5
+
+
+def test_undo_run_removes_what_the_run_made(quick, target):
+    quick.run()
+    output = quick.parameters.segmentation
+    first = segment_mask(output, "liver", target)
+    slicer.util.arrayFromVolume(target)[...] = 0
+    quick.run()
+    assert not segment_mask(output, "liver", target).any()
+    quick.ui.undoButton.click()
+    assert np.array_equal(segment_mask(output, "liver", target), first)
+    assert not quick.ui.undoButton.enabled
+
+
+def test_why_segment_is_disabled_is_always_told(open_panel, target, pairs):
+    panel = open_panel(synthetic_command())
+    ui = panel.ui
+
+    def told():
+        assert not ui.segmentButton.enabled
+        assert ui.messageLabel.text == ui.segmentButton.toolTip
+        return ui.messageLabel.text
+
+    assert told() == "Pick the volume to segment."
+    ui.targetSelector.setCurrentNode(target)
+    assert told() == "Add at least one support case."
+    panel.choose(target, pairs)
+    assert ui.segmentButton.enabled
+    ui.targetSelector.setCurrentNode(pairs[0][0])
+    assert "'case 1' is the volume to segment and a support case at once" in told()
+    ui.targetSelector.setCurrentNode(target)
+    pairs[1][1].GetSegmentation().RemoveSegment("lesion")
+    panel.widget.supportPart.refresh()
+    assert "'lesion' is in 1 of 2 support cases" in told()
+    ui.allowMissingCheckBox.checked = True
+    assert ui.segmentButton.enabled
+    for row in range(2):
+        ui.structuresTable.item(row, 0).setCheckState(QtCore.Qt.Unchecked)
+    assert told() == "Tick at least one structure."
+
+
+def test_only_ticked_structures_are_segmented(quick):
+    quick.ui.structuresTable.item(1, 0).setCheckState(QtCore.Qt.Unchecked)
+    quick.run()
+    segmentation = quick.parameters.segmentation.GetSegmentation()
+    assert [segmentation.GetNthSegment(0).GetName()] == ["liver"]
+    assert segmentation.GetNumberOfSegments() == 1
+
+
+def test_all_matching_pairs_are_added_but_not_the_volume_to_segment(
+    open_panel, scene, target, pairs
+):
+    own = add_segmentation(scene, target, {"liver": case_arrays(4)[1]}, "of the patient")
+    panel = open_panel()
+    panel.ui.targetSelector.setCurrentNode(target)
+    panel.ui.addAllButton.click()
+    assert panel.ui.supportTable.rowCount == 2
+    assert own not in [pair.labels_node for pair in panel.widget.supportPart.pairs]
+    panel.ui.supportTable.selectRow(0)
+    panel.ui.removeSupportButton.click()
+    assert [pair.volume_node for pair in panel.widget.supportPart.pairs] == [pairs[1][0]]
+
+
+def test_a_deleted_support_case_leaves_the_table(quick, scene, pairs):
+    scene.RemoveNode(pairs[0][1])
+    assert quick.ui.supportTable.rowCount == 1
+
+
+def test_confidence_is_shown_in_the_views_and_goes_when_switched_off(quick, scene):
+    quick.run()
+    views = nodes_of_class(scene, "vtkMRMLSliceCompositeNode")
+    node_id = quick.parameters.confidence.GetID()
+    assert {view.GetForegroundVolumeID() for view in views} == {node_id}
+    quick.ui.confidenceOpacitySlider.value = 0.25
+    assert {view.GetForegroundOpacity() for view in views} == {0.25}
+    quick.ui.confidenceCheckBox.checked = False
+    assert {view.GetForegroundVolumeID() for view in views} == {None}
+
+
+def test_a_click_on_a_doubtful_slice_takes_the_views_there(quick, scene):
+    quick.run()
+    table = quick.ui.leastConfidentTable
+    assert table.rowCount == 12
+    assert table.item(0, 0).text() == "17"  # the last with a structure: confidence falls with it
+    table.cellClicked.emit(0, 0)
+    red = nodes_of_class(scene, "vtkMRMLSliceNode")[0]
+    to_volume = np.linalg.inv(OBLIQUE)
+    center = [red.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
+    normal = [red.GetSliceToRAS().GetElement(row, 2) for row in range(3)]
+    expected = OBLIQUE @ [8, 14, 16, 1]
+    assert abs(np.dot(normal, expected[:3] - center)) < 0.5
+    assert to_volume.shape == (4, 4)
+
+
+def test_scores_can_be_copied_to_a_table(quick, scene):
+    quick.run()
+    quick.ui.scoresTableButton.click()
+    table = nodes_of_class(scene, "vtkMRMLTableNode")[0]
+    assert table.GetNumberOfRows() == 20
+
+
+def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, scene, pairs):
+    quick.ui.gammaSlider.value = 0.65
+    quick.ui.slicingAxisComboBox.setCurrentText("coronal")
+    quick.ui.structuresTable.item(1, 0).setCheckState(QtCore.Qt.Unchecked)
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    xml = scene.GetSceneXMLString()
+    assert "synthetic_worker" not in xml
+    scene.Clear(False)
+    assert quick.parameters.gamma == 0.8
+    scene.SetLoadFromXMLString(1)
+    scene.SetSceneXMLString(xml)
+    scene.Connect()
+    quick.widget.enter()
+    assert quick.parameters.gamma == 0.65
+    assert quick.ui.slicingAxisComboBox.currentText == "coronal"
+    assert quick.parameters.target.GetName() == "patient"
+    assert [p.volume_node.GetName() for p in quick.widget.supportPart.pairs] == ["case 1", "case 2"]
+    assert quick.widget.taskPart.options()["slicing_axis"] == "coronal"
+
+
+def test_a_learned_task_is_saved_loaded_and_used_without_support_cases(
+    quick, target, tmp_path, monkeypatch
+):
+    quick.run()
+    path = tmp_path / "liver"
+    monkeypatch.setattr(QtWidgets.QFileDialog, "getSaveFileName", lambda *args: (str(path), ""))
+    quick.ui.saveTaskButton.click()
+    saved = path.with_suffix(".oflsam2")
+    assert saved.is_file()
+    quick.ui.forgetTaskButton.click()
+    assert not quick.ui.saveTaskButton.enabled
+    quick.ui.supportTable.selectAll()
+    quick.ui.removeSupportButton.click()
+    assert not quick.ui.segmentButton.enabled
+    monkeypatch.setattr(QtWidgets.QFileDialog, "getOpenFileName", lambda *args: (str(saved), ""))
+    quick.ui.loadTaskButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    assert "liver, lesion" in quick.ui.learnedTaskLabel.text
+    assert quick.run().state is State.DONE
+    mask = segment_mask(quick.parameters.segmentation, "liver", target)
+    assert np.array_equal(mask, case_arrays(4)[1])
+
+
+def test_a_file_that_is_no_learned_task_is_refused_in_words(quick, tmp_path):
+    wrong = tmp_path / "wrong.oflsam2"
+    wrong.write_bytes(b"not a task")
+    quick.widget.taskPart.load(str(wrong))
+    quick.wait(lambda: quick.controller.is_idle)
+    assert "This is no learned task." in quick.ui.learnedTaskLabel.text
+    assert quick.controller.learned is None
+
+
+def test_the_computer_is_looked_at_only_when_asked(quick):
+    assert quick.ui.deviceComboBox.count == 2
+    quick.ui.checkButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    assert "PyTorch 2.13.0" in quick.ui.modelLabel.text
+    assert "8.0 GB free" in quick.ui.deviceComboBox.itemText(1)
+
+
+def test_packages_are_installed_only_after_asking_and_torch_not_by_pip(quick, tmp_path):
+    from OFLSAM2SlicerLib.installer import Installer
+
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("numpy\nno-such-package-of-ours>=1\n")
+    installer = Installer(requirements, slicer.util.confirmOkCancelDisplay)
+    assert installer.missing()[-1] == "no-such-package-of-ours"
+    double.answers[:] = [False]
+    double.messages.clear()
+    assert installer.install() == "Nothing was installed."
+    assert "no-such-package-of-ours" in double.messages[0]
+    assert double.installed == []
+
+
+def test_terms_of_use_have_to_be_agreed_to_before_a_download(quick):
+    from OFLSAM2Core.backbones.manifest import list_backbones
+
+    restricted = [info.name for info in list_backbones() if info.terms]
+    if not restricted:
+        return
+    box = quick.ui.backboneComboBox
+    box.setCurrentIndex(box.findData(restricted[0]))
+    double.messages.clear()
+    double.answers[:] = [False]
+    quick.ui.downloadButton.click()
+    assert "Do you agree?" in double.messages[0]
+    assert not quick.controller.link.is_busy

@@ -1,0 +1,178 @@
+"""Confidence in the slice views, the slices to look at first, and the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import slicer
+from OFLSAM2SlicerLib import geometry
+from OFLSAM2SlicerLib.confidence import (
+    ConfidenceOverlay,
+    ConfidenceWriter,
+    new_confidence_node,
+    show_only_below,
+)
+from OFLSAM2SlicerLib.review import SliceScores, jump_to, slice_center_in_world
+from OFLSAM2SlicerLib.scene_nodes import nodes_of_class, place_beside
+from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter
+from OFLSAM2SlicerLib.steps import run_steps
+from OFLSAM2SlicerLib.undo import UndoSnapshot
+from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
+
+from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.structures import Structure
+
+SHAPE = (12, 20, 16)
+MASK = ball(SHAPE, (6, 10, 8), 5)
+
+
+def result(index, scores, axis=0, confidence=200):
+    plane = np.take(MASK, index, axis).astype(np.uint8)
+    values = np.full(plane.shape, confidence, np.uint8)
+    return SliceResult(index, axis, plane, values, scores)
+
+
+def shown_image(display_node):
+    connection = display_node.GetImageDataConnection()
+    connection.GetProducer().Update()
+    return connection.GetProducer().GetOutputDataObject(connection.GetIndex())
+
+
+@pytest.fixture
+def volume(scene):
+    return add_volume(scene, np.zeros(SHAPE, np.int16), "target", OBLIQUE)
+
+
+def test_confidence_fills_slice_by_slice_and_zero_means_not_yet(volume):
+    node = new_confidence_node(volume)
+    writer = ConfidenceWriter(node, volume)
+    run_steps(writer.prepare())
+    assert not slicer.util.arrayFromVolume(node).any()
+    writer.write(result(3, {}, confidence=0))
+    writer.write(result(4, {}, confidence=180))
+    writer.flush()
+    array = slicer.util.arrayFromVolume(node)
+    assert (array[3] == 1).all() and (array[4] == 180).all()
+    assert not array[5:].any()
+    assert np.allclose(geometry.volume_to_local(node), OBLIQUE)
+
+
+def test_colours_and_window_are_fixed_whatever_the_values(volume):
+    node = new_confidence_node(volume)
+    writer = ConfidenceWriter(node, volume)
+    run_steps(writer.prepare())
+    for index in range(SHAPE[0]):
+        writer.write(result(index, {}, confidence=120 + index))
+    writer.flush()
+    display = node.GetDisplayNode()
+    assert (display.GetWindow(), display.GetLevel()) == (255, 127.5)
+    shown = shown_image(display)
+    red, _, blue, _ = (shown.GetScalarComponentAsDouble(8, 10, 6, part) for part in range(4))
+    assert red > blue  # 0.5 is red, although it is about the largest value that occurs
+
+
+def test_the_threshold_leaves_only_doubtful_voxels(volume):
+    node = new_confidence_node(volume)
+    run_steps(ConfidenceWriter(node, volume).prepare())
+    slicer.util.arrayFromVolume(node)[6, 10] = np.arange(16) * 17
+    slicer.util.arrayFromVolumeModified(node)
+    show_only_below(node, 0.6)
+    display = node.GetDisplayNode()
+    image = shown_image(display)
+    alpha = [image.GetScalarComponentAsDouble(i, 10, 6, 3) for i in range(16)]
+    assert [value > 0 for value in alpha] == [0 < 17 * i <= 153 for i in range(16)]
+
+
+def test_the_overlay_puts_back_what_each_view_showed_before(scene, volume):
+    other = add_volume(scene, np.zeros(SHAPE, np.int16), "PET")
+    views = nodes_of_class(scene, "vtkMRMLSliceCompositeNode")
+    views[0].SetForegroundVolumeID(other.GetID())
+    views[0].SetForegroundOpacity(0.3)
+    node = new_confidence_node(volume)
+    run_steps(ConfidenceWriter(node, volume).prepare())
+    overlay = ConfidenceOverlay()
+    overlay.show(node, 0.6)
+    overlay.show(node, 0.8)
+    assert {view.GetForegroundVolumeID() for view in views} == {node.GetID()}
+    assert {view.GetForegroundOpacity() for view in views} == {0.8}
+    views[2].SetForegroundVolumeID(other.GetID())  # the user picks something else meanwhile
+    overlay.hide(scene)
+    assert [view.GetForegroundVolumeID() for view in views] == [other.GetID(), None, other.GetID()]
+    assert views[0].GetForegroundOpacity() == 0.3
+
+
+def test_least_confident_slices_come_first_and_empty_ones_not_at_all():
+    scores = SliceScores([Structure("liver", 1), Structure("lesion", 2)])
+    for index, liver, lesion in ((4, 0.9, 0.95), (5, 0.8, 0.4), (6, 0.6, 0.7)):
+        scores.add(result(index, {"liver": liver, "lesion": lesion}))
+    scores.add(result(7, {}))
+    scores.add(result(5, {"liver": 0.8, "lesion": 0.65}))  # a later, better report
+    listed = [(one.index, one.structure) for one in scores.least_confident(2)]
+    assert listed == [(6, "liver"), (5, "lesion")]
+    assert len(scores.least_confident()) == 3
+
+
+def test_jumping_brings_all_views_to_the_slice_also_under_a_transform(scene, volume):
+    node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "moved")
+    moved = np.eye(4)
+    moved[:3, 3] = (5, -7, 11)
+    node.SetMatrixTransformToParent(geometry.array_to_matrix(moved))
+    volume.SetAndObserveTransformNodeID(node.GetID())
+    scores = SliceScores([Structure("liver", 1)])
+    scores.add(result(7, {"liver": 0.5}, axis=2))
+    scored = scores.least_confident()[0]
+    world = slice_center_in_world(volume, scored)
+    assert np.allclose(world, (moved @ OBLIQUE @ [7, 10, 6, 1])[:3], atol=0.5)
+    jump_to(volume, scored)
+    for view in nodes_of_class(scene, "vtkMRMLSliceNode"):
+        matrix = geometry.matrix_to_array(view.GetSliceToRAS())
+        distance = matrix[:3, 2] @ (world - matrix[:3, 3])
+        assert abs(distance) < 1e-3
+
+
+def test_the_table_of_scores_has_a_row_a_slice_and_a_column_a_structure(scene):
+    scores = SliceScores([Structure("liver", 1), Structure("lesion", 2)])
+    scores.add(result(5, {"liver": 0.75}))
+    scores.add(result(4, {"liver": 0.5, "lesion": 0.25}))
+    table = scene.AddNewNodeByClass("vtkMRMLTableNode", "scores")
+    scores.write_table(table)
+    assert table.GetNumberOfRows() == 2
+    assert [table.GetColumnName(column) for column in range(3)] == ["Slice", "liver", "lesion"]
+    assert float(table.GetCellText(0, 2)) == 0.25
+
+
+def test_undo_puts_the_segmentation_back_as_before_the_run(scene, volume):
+    output = add_segmentation(scene, volume, {"by hand": MASK}, "output")
+    undo = UndoSnapshot(output)
+    writer = SegmentationWriter(output, volume, [Structure("liver", 1)])
+    run_steps(writer.prepare())
+    for index in range(SHAPE[0]):
+        writer.write(result(index, {"liver": 0.9}))
+    writer.flush()
+    assert output.GetSegmentation().GetNumberOfSegments() == 2
+    undo.restore()
+    assert output.GetSegmentation().GetNumberOfSegments() == 1
+    assert np.array_equal(segment_mask(output, "by hand", volume), MASK)
+    assert not undo.is_available
+
+
+def test_undo_of_a_second_run_gives_back_the_first(scene, volume):
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "output")
+    for shift in (0, 3):
+        undo = UndoSnapshot(output)
+        writer = SegmentationWriter(output, volume, [Structure("liver", 1)])
+        run_steps(writer.prepare())
+        for index in range(SHAPE[0] - shift):
+            writer.write(result(index, {"liver": 0.9}))
+        writer.flush()
+    undo.restore()
+    assert np.array_equal(segment_mask(output, "liver", volume), MASK)
+
+
+def test_outputs_are_put_into_the_subject_hierarchy_folder_of_the_target(scene, volume):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
+    hierarchy.CreateItem(study, volume)
+    node = new_confidence_node(volume)
+    place_beside(node, volume)
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study

@@ -1,0 +1,96 @@
+"""The real worker with further requests, which misbehave in ways a test can choose."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+
+from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.results import Progress, SliceResult
+from OFLSAM2Core.worker import payloads, server
+from OFLSAM2Core.worker.job import Answer, Job
+
+
+def echo(job: Job) -> Answer:
+    return Answer({"got": job.frame.header}, job.frame.arrays)
+
+
+def print_noise(job: Job) -> Answer:
+    """Everything that may write to stdout: Python, C, a subprocess, the descriptor itself."""
+    print("from print")
+    print("from the first stdout", file=sys.__stdout__, flush=True)
+    os.write(1, b"from the descriptor\n")
+    subprocess.run([sys.executable, "-c", "print('from a subprocess')"], check=True)
+    libc = ctypes.CDLL(None)
+    libc.puts(b"from C")
+    libc.fflush(None)
+    warnings.warn("from a warning", stacklevel=1)
+    return Answer({"stdin_is_empty": sys.stdin.read() == ""})
+
+
+def slices(job: Job) -> Answer:
+    """`count` slices of `size` x `size`, `wait_s` seconds apart."""
+    count, size = job.take("count", int), job.take("size", int, 8)
+    for index in range(count):
+        job.on_progress(Progress("segment", index, count))
+        labels = np.full((size, size), index % 256, np.uint8)
+        result = SliceResult(index, 0, labels, 255 - labels, {"all": index / count})
+        job.send("slice", *payloads.slice_to(result))
+        time.sleep(job.take("wait_s", float, 0.0))
+    return Answer({"slices": count})
+
+
+def hang(job: Job) -> Answer:
+    """Ignores Cancel, and has a child with a child of its own."""
+    grandchild = "import time; time.sleep(1000)"
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys, time;"
+            f"p = subprocess.Popen([sys.executable, '-c', {grandchild!r}]);"
+            "print(p.pid, flush=True); time.sleep(1000)",
+        ],
+        stdout=subprocess.PIPE,
+        start_new_session=job.take("new_session", bool, False),
+    )
+    assert child.stdout is not None
+    job.send("log", {"pids": [child.pid, int(child.stdout.readline())]})
+    while True:
+        time.sleep(1)
+
+
+def fail(job: Job) -> Answer:
+    how = job.take("how", str)
+    if how == "input":
+        raise InputError("'scan.nii' is broken.", "Choose another.")
+    if how == "memory":
+        raise MemoryError
+    if how == "torch memory":
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+    if how == "bug":
+        return Answer({"value": 1 / 0})
+    if how == "unsendable answer":
+        return Answer({"value": object()})
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "crash":
+        ctypes.string_at(0)
+    if how == "exit":
+        print("the last words", flush=True)
+        os._exit(7)
+    raise AssertionError(how)
+
+
+server.handlers.update(
+    {"echo": echo, "print_noise": print_noise, "slices": slices, "hang": hang, "fail": fail}
+)
+if __name__ == "__main__":
+    server.main()

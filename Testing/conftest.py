@@ -1,0 +1,20 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs that tests start log into a folder of the tests, not among the user's logs."""
+    before = os.environ.get("OFLSAM2_LOG_DIR")
+    os.environ["OFLSAM2_LOG_DIR"] = str(tmp_path_factory.mktemp("logs"))
+    yield
+    if before is None:
+        del os.environ["OFLSAM2_LOG_DIR"]
+    else:
+        os.environ["OFLSAM2_LOG_DIR"] = before
