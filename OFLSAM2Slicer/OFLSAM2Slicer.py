@@ -11,14 +11,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import slicer
 import vtk
-from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import (
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkMRMLSequenceNode,
+    vtkMRMLVectorVolumeNode,
+)
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -79,24 +84,24 @@ class OFLSAM2SlicerParameterNode:
     The worker's command and paths of weights are this computer's, and so in its settings.
     """
 
-    target: vtkMRMLNode
+    target: vtkMRMLScalarVolumeNode | vtkMRMLVectorVolumeNode | vtkMRMLSequenceNode | None
     segmentation: vtkMRMLSegmentationNode
     confidence: vtkMRMLScalarVolumeNode
-    useLearnedTask: bool = False  # noqa: N815
-    learnedTaskPath: str = ""  # noqa: N815
-    allowMissing: bool = False  # noqa: N815
+    useLearnedTask: bool = False
+    learnedTaskPath: str = ""
+    allowMissing: bool = False
     backbone: str = "litemedsam"
     device: str = "auto"
-    showConfidence: bool = True  # noqa: N815
-    confidenceOpacity: float = 0.5  # noqa: N815
-    confidenceThreshold: float = 1.0  # noqa: N815
-    preset: str = "balanced"
-    slicingAxis: str = "auto"  # noqa: N815
-    gamma: float = 0.8
-    memories: int = 2
-    epochs: int = 0
-    iterationsLearning: int = 10  # noqa: N815
-    iterationsUpdate: int = 5  # noqa: N815
+    showConfidence: bool = True
+    confidenceOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
+    confidenceThreshold: Annotated[float, WithinRange(0, 1)] = 1.0
+    preset: Annotated[str, Choice(["fast", "balanced", "accurate"])] = "balanced"
+    slicingAxis: Annotated[str, Choice(["auto", "axial", "coronal", "sagittal"])] = "auto"
+    gamma: Annotated[float, WithinRange(0, 1)] = 0.8
+    memories: Annotated[int, WithinRange(1, 16)] = 2
+    epochs: Annotated[int, WithinRange(0, 40)] = 0
+    iterationsLearning: Annotated[int, WithinRange(1, 1000)] = 10
+    iterationsUpdate: Annotated[int, WithinRange(0, 100)] = 5
 
 
 class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

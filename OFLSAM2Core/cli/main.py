@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from OFLSAM2Core import __version__
 from OFLSAM2Core.cli.interrupt import answer_ctrl_c
+from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.log import start_log
 from OFLSAM2Core.worker.failures import failure_of
 
@@ -52,9 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
+        ProgressBars.close_shown()
         print("Stopped.", file=sys.stderr)
         _leave(130)
     except Exception as error:
+        ProgressBars.close_shown()
         logging.getLogger(__name__).info("%s failed", args.command, exc_info=True)
         if args.debug:
             traceback.print_exc()

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from OFLSAM2Core.cli.interrupt import call_in_background
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.methods.options import PRESETS, MethodOptions
@@ -88,11 +89,11 @@ def make_session(
     """
     name = args.backbone or backbone or DEFAULT_BACKBONE
     ready_weights(name, args.weights, bars)
-    # Here, since PyTorch takes two seconds to import.
-    from OFLSAM2Core.cli.interrupt import call_in_background
-    from OFLSAM2Core.session import FewShotSession
 
     def make(_: object) -> FewShotSession:
+        # Here: PyTorch takes two seconds to import, in which Ctrl-C is to be answered.
+        from OFLSAM2Core.session import FewShotSession
+
         return FewShotSession(
             name,
             args.device,
@@ -111,7 +112,6 @@ def ready_weights(name: str, given: Path | None, bars: ProgressBars) -> None:
     Raises WeightsError, InputError or ResourceError.
     """
     from OFLSAM2Core.backbones import weights
-    from OFLSAM2Core.cli.interrupt import call_in_background
 
     if given is not None:
         return

@@ -21,6 +21,8 @@ _BYTES = 100_000  # Totals above this are bytes of a download; no job has so man
 class ProgressBars:
     """One bar at a time, on stderr; a new one for every stage. Is a ProgressCallback."""
 
+    _shown: tqdm | None = None
+
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
         self._stage = ("", 0)
@@ -33,7 +35,7 @@ class ProgressBars:
         if stage != self._stage or self._bar is None:
             self.close()
             self._stage = stage
-            self._bar = self._new_bar(progress)
+            self._bar = ProgressBars._shown = self._new_bar(progress)
         self._bar.set_postfix_str(progress.message, refresh=False)
         self._bar.update(progress.done - self._bar.n)
 
@@ -46,6 +48,12 @@ class ProgressBars:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    @classmethod
+    def close_shown(cls) -> None:
+        """Clear the line of whichever bar is shown, before an error is printed."""
+        if cls._shown is not None:
+            cls._shown.close()
 
     def _new_bar(self, progress: Progress) -> tqdm:
         is_bytes = progress.total > _BYTES

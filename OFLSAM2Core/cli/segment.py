@@ -115,7 +115,7 @@ def _session_and_task(
     args: argparse.Namespace, pairs: list[tuple[Path, Path]], bars: ProgressBars
 ) -> tuple[FewShotSession, LearnedTask]:
     if args.task is not None:
-        task = LearnedTask.load(args.task)
+        task = call_in_background(lambda report: LearnedTask.load(args.task), bars)
         options = options_from(args, task.options)
         return make_session(args, options, bars, backbone=task.backbone, method=task.method), task
     options = options_from(args)

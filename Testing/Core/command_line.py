@@ -25,8 +25,11 @@ def start(*words: object, **more: object) -> subprocess.Popen[str]:
 
 
 def run(*words: object, **more: object) -> subprocess.CompletedProcess[str]:
-    process = start(*words, **more)
-    out, err = process.communicate(timeout=300)
+    with start(*words, **more) as process:
+        try:
+            out, err = process.communicate(timeout=600)
+        finally:
+            process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -55,7 +58,8 @@ def refused(done: subprocess.CompletedProcess[str], *named: str) -> None:
     """Exit code 2, at most two lines that name what is wrong, no traceback."""
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().splitlines()
+    # What a progress bar wrote and took back is not a line.
+    lines = [line.rsplit("\r", 1)[-1] for line in done.stderr.strip().split("\n")]
     assert len(lines) <= 2 and lines[0].startswith("oflsam2: "), done.stderr
     for words in named:
         assert words in done.stderr

@@ -23,7 +23,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         middle = int(np.median(np.nonzero(case.labels)[0]))
         for kind in ("image", "label"):
             image = sitk.ReadImage(str(dataset.folder / f"{name}_{kind}.nii.gz"))
-            sitk.WriteImage(image[:, :, middle - 4 : middle + 4], folder / f"{name}_{kind}.nii.gz")
+            sitk.WriteImage(image[:, :, middle - 3 : middle + 3], folder / f"{name}_{kind}.nii.gz")
     content = json.loads((dataset.folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder

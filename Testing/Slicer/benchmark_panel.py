@@ -23,9 +23,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "OFLSAM2Slicer"), str(Path(__file__).paren
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
-from scenes import OBLIQUE, add_segmentation, add_volume, ball, new_scene  # noqa: E402
-
 from panels import Panel, application, synthetic_command  # noqa: E402
+from scenes import OBLIQUE, add_segmentation, add_volume, ball, new_scene  # noqa: E402
 
 
 class Watch:

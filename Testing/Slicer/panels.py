@@ -16,8 +16,9 @@ application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slic
 application.setStyle("Fusion")
 slicer_double.install()
 
-import OFLSAM2Slicer as module  # noqa: E402
 import slicer  # noqa: E402
+
+import OFLSAM2Slicer as module  # noqa: E402
 
 SYNTHETIC = Path(__file__).with_name("synthetic_worker.py")
 

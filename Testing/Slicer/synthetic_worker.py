@@ -47,10 +47,12 @@ class Worker:
     def _answer(self, name: str, frame: Frame) -> None:
         number = frame.header["id"]
         fields, arrays = getattr(self, f"_{name}")(frame)
-        self._send(number, "ready" if name == "hello" else fields.pop("event", "done"), fields, arrays)
+        event = "ready" if name == "hello" else fields.pop("event", "done")
+        self._send(number, event, fields, arrays)
 
     def _hello(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
-        device = {"name": "cpu", "description": "CPU", "free_bytes": 8 << 30, "total_bytes": 9 << 30}
+        memory = {"free_bytes": 8 << 30, "total_bytes": 9 << 30}
+        device = {"name": "cpu", "description": "CPU", **memory}
         state = [{"name": "litemedsam", "state": "ready"}]
         return {
             "version": "synthetic",
@@ -79,8 +81,8 @@ class Worker:
         try:
             found = json.loads(frame.arrays["task"].tobytes())
         except ValueError:
-            message = {"kind": "task", "message": "This is no learned task.", "hint": "Pick another."}
-            return {"event": "failed", **message}, {}
+            failure = {"kind": "task", "message": "This is no learned task.", "hint": ""}
+            return {"event": "failed", **failure}, {}
         return {"structures": found, "backbone": "litemedsam", "summary": "synthetic"}, {}
 
     def _segment(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+import tomllib
 from OFLSAM2SlicerLib import sample_data
 
 ROOT = Path(__file__).resolve().parents[2]

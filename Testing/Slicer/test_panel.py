@@ -12,10 +12,9 @@ import pytest
 import slicer
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
 from OFLSAM2SlicerLib.states import State
+from panels import synthetic_command
 from PySide6 import QtCore, QtWidgets
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
-
-from panels import synthetic_command
 from slicer_double import application as double
 
 SHAPE = (20, 24, 16)

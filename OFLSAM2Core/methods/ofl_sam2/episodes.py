@@ -54,7 +54,6 @@ class Episodes:
         self.fusion = AdaptiveFusion.for_backbone(backbone).to(backbone.device)
         attention = backbone.new_attention()
         self.attention = None if attention is None else attention.to(backbone.device)
-        self._memories = [s.memory(backbone) if s.copy == 0 else None for s in slices]
         self._place = {(s.copy, s.case, s.index): number for number, s in enumerate(slices)}
         self._predicted: dict[int, Tensor] = {}
         self._candidates = self._retrieve_from_other_cases()
@@ -90,17 +89,21 @@ class Episodes:
             decoded = self._decode(number, structures)
             logits.append(decoded[:, 0])
             truth.append(query.masks[structures].to(decoded.device).float() / 255)
-            self._predicted.setdefault(number, torch.zeros(query.masks.shape, dtype=torch.float16))
+            self._predicted.setdefault(number, torch.zeros(query.masks.shape, dtype=torch.uint8))
             small = decoded.detach()[:, 0].sigmoid()
-            self._predicted[number][structures] = _resize(small, query.masks.shape[-1]).half().cpu()
+            large = _resize(small, query.masks.shape[-1])
+            self._predicted[number][structures] = (large * 255).to(torch.uint8).cpu()
         return segmentation_loss(torch.stack(logits), torch.stack(truth))
 
     def _decode(self, number: int, structures: list[int]) -> Tensor:
         query = self.slices[number]
-        features = query.features.to(self.backbone.device)
+        features = query.features(self.backbone)
         attended = mapped = None
         if self.options.use_memory:
-            support = [self._memory(n).of(structures) for n in self._some_memories(number)]
+            support = [
+                self.slices[n].memory(self.backbone).of(structures)
+                for n in self._some_memories(number)
+            ]
             recent = self._neighbour(number, structures)
             attended = self.backbone.attend(features, support, recent, self.attention)
         if self.options.use_mapping:
@@ -111,11 +114,6 @@ class Episodes:
             )
         target = self.fusion(features, attended, mapped, self.options.use_fusion)
         return self.backbone.decode(features, target).logits
-
-    def _memory(self, number: int) -> Memory:
-        memory = self._memories[number]
-        assert memory is not None
-        return memory
 
     def _some_structures(self, queries: list[int]) -> list[int]:
         """Those in the slices first, then others: a structure must also learn where it is not."""
@@ -147,8 +145,8 @@ class Episodes:
         beside = self._place.get((query.copy, query.case, query.index + offset))
         if beside is None or beside not in self._predicted:
             return []
-        features = self.slices[beside].features.to(self.backbone.device)
-        masks = self._predicted[beside][structures].float()[:, None].to(self.backbone.device)
+        features = self.slices[beside].features(self.backbone)
+        masks = self._predicted[beside][structures][:, None].to(self.backbone.device).float() / 255
         return [(1, self.backbone.remember(features, masks))]
 
 

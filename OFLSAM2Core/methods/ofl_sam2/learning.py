@@ -86,7 +86,7 @@ def learn(
 
 
 def _comparable(support_slice: SupportSlice, backbone: Backbone) -> Tensor:
-    return support_slice.features.comparable.to(backbone.device, torch.float32)
+    return support_slice.features(backbone).comparable
 
 
 def _equations_by_case(

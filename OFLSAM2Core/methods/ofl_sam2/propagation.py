@@ -57,7 +57,9 @@ class Propagation:
         for done, (index, direction) in enumerate(propagation_order(start, self.count)):
             on_progress(Progress("segment", done, self.count))
             recents = {1: [upwards], -1: [downwards], 0: [upwards, downwards]}[direction]
-            yield self._segment_slice(index, recents)
+            result = self._segment_slice(index, recents)
+            self._forget(index)
+            yield result
         on_progress(Progress("segment", self.count, self.count))
 
     def _most_similar_slice(self, on_progress: ProgressCallback) -> int:
@@ -175,6 +177,10 @@ class Propagation:
     def _standardised(self, index: int) -> ImageFeatures:
         assert self._statistics is not None
         return self._statistics.standardise(self._encode(index))
+
+    def _forget(self, index: int) -> None:
+        """A slice's features take up to 17 MB (SAM2 at 1024 pixels) and are needed once."""
+        self._encoded.pop(index, None)
 
 
 def propagation_order(start: int, count: int) -> Iterator[tuple[int, int]]:

@@ -53,6 +53,9 @@ class FeatureStatistics:
         mean, deviation = values.mean(dim=1), values.std(dim=1).clamp(min=1e-4)
         return cls(mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1))
 
+    def to(self, device: torch.device | str) -> FeatureStatistics:
+        return FeatureStatistics(self.mean.to(device), self.deviation.to(device))
+
     def standardise(self, features: ImageFeatures) -> ImageFeatures:
         embedding = (features.embedding - self.mean) / self.deviation
         return replace(features, standardised=embedding)

@@ -33,13 +33,15 @@ class SupportSlice:
     """One encoded support slice, or an augmented copy of it.
 
     case: which fold it belongs to: a fold never learns from itself.
-    features: in half precision. masks: (N, S, S) uint8, 255 where a structure covers the pixel.
+    stored: its features, in half precision (2 MB for LiteMedSAM).
+    masks: (N, S, S) uint8, 255 where a structure covers the pixel.
     """
 
     case: int
     copy: int
     index: int
-    features: ImageFeatures
+    stored: ImageFeatures
+    statistics: FeatureStatistics
     masks: Tensor
     descriptor: Tensor
 
@@ -48,9 +50,13 @@ class SupportSlice:
         """Which of the N structures are in the slice."""
         return self.masks.flatten(1).amax(dim=1) > 127
 
+    def features(self, backbone: Backbone) -> ImageFeatures:
+        """Its features, standardised, on the backbone's device."""
+        return self.statistics.standardise(self.stored.to(backbone.device))
+
     def memory(self, backbone: Backbone) -> Memory:
         """Memory features of the slice and its labels."""
-        features = self.features.to(backbone.device)
+        features = self.features(backbone)
         masks = self.masks[:, None].to(backbone.device).float() / 255
         return backbone.remember(features, masks)
 
@@ -88,16 +94,17 @@ def encode_support(
             box = case.prepared.content_box
             statistics = FeatureStatistics.of_volume(
                 case.slicing.count, found.__getitem__, box, backbone.image_size
-            )
+            ).to(backbone.device)
             for index in indices:
-                features = statistics.standardise(found[index].to("cpu"))
+                features = statistics.standardise(found[index].to(backbone.device))
                 fold = index // BLOCK_OF_ONE_CASE % 2 if len(support) == 1 else number
                 encoded.append(
                     SupportSlice(
                         case=fold,
                         copy=copy,
-                        index=index + 100_000 * number,
-                        features=features.to("cpu", torch.float16),
+                        index=index,
+                        stored=found[index],
+                        statistics=statistics,
                         masks=masks[index],
                         descriptor=descriptor(features.comparable)[0],
                     )

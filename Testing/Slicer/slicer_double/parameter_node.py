@@ -1,12 +1,17 @@
 """`slicer.parameterNodeWrapper`: typed attributes on a real node, and widgets that follow them.
 
 Values are parameters of the node, nodes are node references, so both are saved with the scene.
-Types are those this extension uses: str, bool, int, float, and node classes.
+Types are those this extension uses: str, bool, int, float, node classes and unions of them. As in
+Slicer, a selector gets its node types from the annotation, a combo box its items from `Choice`,
+a slider needs `WithinRange`, and a value outside of either is refused.
 """
 
 from __future__ import annotations
 
+import types
 import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import slicer
@@ -16,15 +21,57 @@ from PySide6 import QtCore
 SlicerParameterNamePropertyName = "SlicerParameterName"
 
 
+@dataclass(frozen=True)
+class WithinRange:
+    minimum: float
+    maximum: float
+
+    def check(self, value: Any) -> None:
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"{value} is not within {self.minimum} to {self.maximum}")
+
+
+class Choice:
+    def __init__(self, choices: Sequence[Any]) -> None:
+        self.choices = list(choices)
+
+    def check(self, value: Any) -> None:
+        if value not in self.choices:
+            raise ValueError(f"{value} is not one of {self.choices}")
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    kind: type
+    node_types: tuple[str, ...]
+    rule: WithinRange | Choice | None
+
+
+def _parameter(hint: Any) -> _Parameter:
+    rule = None
+    if typing.get_origin(hint) is typing.Annotated:
+        hint, rule = typing.get_args(hint)
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [
+        kind for kind in (typing.get_args(hint) if is_union else [hint]) if kind is not type(None)
+    ]
+    if all(issubclass(kind, slicer.vtkMRMLNode) for kind in kinds):
+        names = tuple(kind.__name__.split(".")[-1] for kind in kinds)
+        return _Parameter(kinds[0], names, None)
+    if len(kinds) == 1 and kinds[0] in (str, bool, int, float):
+        return _Parameter(kinds[0], (), rule)
+    raise TypeError(f"The double does not know {hint}.")
+
+
 def parameterNodeWrapper(cls: type) -> type:  # noqa: N802
-    types = typing.get_type_hints(cls)
-    for name, kind in types.items():
-        if issubclass(kind, slicer.vtkMRMLNode):
+    hints = typing.get_type_hints(cls, include_extras=True)
+    cls._parameters = {name: _parameter(hint) for name, hint in hints.items()}
+    for name, parameter in cls._parameters.items():
+        if parameter.node_types:
             setattr(cls, name, _node_property(name))
-        elif kind in (str, bool, int, float):
-            setattr(cls, name, _value_property(name, kind, getattr(cls, name, kind())))
         else:
-            raise TypeError(f"{cls.__name__}.{name}: the double does not know {kind}.")
+            default = getattr(cls, name, parameter.kind())
+            setattr(cls, name, _value_property(name, parameter, default))
 
     def init(self: Any, node: Any) -> None:
         self.parameterNode = node
@@ -39,21 +86,23 @@ def parameterNodeWrapper(cls: type) -> type:  # noqa: N802
     return cls
 
 
-def _value_property(name: str, kind: type, default: Any) -> property:
+def _value_property(name: str, parameter: _Parameter, default: Any) -> property:
+    kind = parameter.kind
+
     def read(self: Any) -> Any:
         text = self.parameterNode.GetParameter(name)
-        if not self.parameterNode.HasParameter(name) if _can_ask(self) else not text:
+        if not text and kind is not str:
+            return default
+        if name not in self.parameterNode.GetParameterNames():
             return default
         return text == "True" if kind is bool else kind(text)
 
     def write(self: Any, value: Any) -> None:
+        if parameter.rule is not None:
+            parameter.rule.check(value)
         self.parameterNode.SetParameter(name, str(kind(value)))
 
     return property(read, write)
-
-
-def _can_ask(self: Any) -> bool:
-    return hasattr(self.parameterNode, "HasParameter")
 
 
 def _node_property(name: str) -> property:
@@ -73,6 +122,7 @@ def connectGui(self: Any, ui: Any) -> int:  # noqa: N802
         if name:
             if not hasattr(type(self), name):
                 raise ValueError(f"Cannot find a param with the given name: {name}")
+            _prepare(widget, self._parameters[name])
             pairs.append((name, widget))
     self._connected[tag] = pairs
     _to_gui(self, pairs)
@@ -113,6 +163,23 @@ def StartModify(self: Any) -> int:  # noqa: N802
 
 def EndModify(self: Any, was_modified: int) -> int:  # noqa: N802
     return self.parameterNode.EndModify(was_modified)
+
+
+def _prepare(widget: Any, parameter: _Parameter) -> None:
+    kind = type(widget).__name__
+    if kind == "qMRMLNodeComboBox":
+        widget.nodeTypes = list(parameter.node_types)
+    elif kind == "QComboBox":
+        if not isinstance(parameter.rule, Choice):
+            raise RuntimeError("A combo box needs the Choice annotation.")
+        widget.clear()
+        for choice in parameter.rule.choices:
+            widget.addItem(str(choice))
+    elif kind in ("ctkSliderWidget", "QSpinBox", "QDoubleSpinBox"):
+        if isinstance(parameter.rule, WithinRange):
+            widget.minimum, widget.maximum = parameter.rule.minimum, parameter.rule.maximum
+        elif kind == "ctkSliderWidget":
+            raise RuntimeError("A ctkSliderWidget needs a bounded parameter.")
 
 
 def _slot(self: Any, name: str, read: Any) -> Any:

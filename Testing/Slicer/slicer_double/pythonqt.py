@@ -7,7 +7,6 @@ from typing import Any
 
 from PySide6 import QtCore, QtWidgets
 
-
 # Properties whose reading calls a virtual function of the same name, which would be looked up here.
 _VIRTUAL = {"sizeHint", "minimumSizeHint"}
 
@@ -26,6 +25,7 @@ class PythonQt:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if _is_property(self, name):
+            value = list(value) if isinstance(value, tuple) else value  # PythonQt takes both
             if not QtCore.QObject.setProperty(self, name, value):
                 raise ValueError(f"Property {name} of {type(self).__name__} cannot be {value!r}.")
         else:

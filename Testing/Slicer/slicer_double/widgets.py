@@ -17,6 +17,8 @@ def _declared(name: str, kind: Any) -> Any:
 
     def write(self: Any, value: Any) -> None:
         self._options[name] = value
+        if name == "nodeTypes" and self._scene is not None:
+            self._refill()
 
     return QtCore.Property(kind, read, write)
 

@@ -1,0 +1,98 @@
+"""Sequences: volume after volume, or an image sequence as one stack of slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from OFLSAM2SlicerLib.sequences import run_for
+from OFLSAM2SlicerLib.states import State
+from panels import Panel, synthetic_command
+from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
+
+from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.structures import Structure
+
+SHAPE = (6, 20, 16)
+
+
+def add_sequence(scene, arrays, name="beating heart", class_name="vtkMRMLScalarVolumeNode"):
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+    sequence.SetIndexName("time")
+    sequence.SetIndexUnit("s")
+    for number, array in enumerate(arrays):
+        volume = add_volume(scene, array, "frame", OBLIQUE, class_name)
+        sequence.SetDataNodeAtValue(volume, str(number))
+        scene.RemoveNode(volume)
+    return sequence
+
+
+def frame(radius):
+    image = np.zeros(SHAPE, np.int16)
+    mask = ball(SHAPE, (3, 10, 8), radius)
+    image[mask] = 100
+    return image, mask
+
+
+def stored_masks(sequence, volume_node):
+    found = []
+    for number in range(sequence.GetNumberOfDataNodes()):
+        node = sequence.GetNthDataNode(number)
+        found.append(segment_mask(node, "heart", volume_node))
+    return found
+
+
+def test_each_frame_of_a_volume_sequence_is_segmented_and_follows_the_browser(scene, open_panel):
+    radii = (2, 3, 4)
+    sequence = add_sequence(scene, [frame(radius)[0] for radius in radii])
+    image, mask = frame(3)
+    support = add_volume(scene, image, "support", OBLIQUE)
+    labels = add_segmentation(scene, support, {"heart": mask})
+    panel: Panel = open_panel(synthetic_command())
+    panel.choose(sequence, [(support, labels)])
+    status = panel.run()
+    assert status.state is State.DONE
+    assert status.slices_done == 3 * SHAPE[0]
+    run = panel.controller.run
+    stored = scene.GetFirstNodeByName("beating heart segmentation sequence")
+    assert stored.GetIndexName() == "time"
+    for found, radius in zip(stored_masks(stored, run.target), radii, strict=True):
+        assert np.array_equal(found, frame(radius)[1])
+    browser = scene.GetFirstNodeByClass("vtkMRMLSequenceBrowserNode")
+    assert browser.GetProxyNode(stored) is panel.parameters.segmentation
+    browser.SetSelectedItemNumber(0)
+    shown = segment_mask(panel.parameters.segmentation, "heart", run.target)
+    assert np.array_equal(shown, frame(2)[1])
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_an_image_sequence_is_one_stack_of_slices(scene, colour):
+    rng = np.random.default_rng(0)
+    size = (1, 12, 10, 3) if colour else (1, 12, 10)
+    kind = "vtkMRMLVectorVolumeNode" if colour else "vtkMRMLScalarVolumeNode"
+    frames = [rng.integers(0, 255, size, np.uint8) for _ in range(5)]
+    sequence = add_sequence(scene, frames, "video", kind)
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "output")
+    run = run_for(sequence, output)
+    assert run.frame_count == 1
+    list(run.begin(0, [Structure("heart", 1)]))
+    volume = run.volume(0)
+    assert volume.array.shape == (5, *size[1:])
+    assert all(np.array_equal(volume.array[i], frames[i][0]) for i in range(5))
+    labels = rng.integers(0, 2, (5, 12, 10)).astype(np.uint8)
+    for index in (3, 1, 0, 2, 4):
+        run.add(SliceResult(index, 0, labels[index], np.full((12, 10), 200, np.uint8), {}))
+    list(run.end(0))
+    list(run.finish(complete=True))
+    stored = scene.GetFirstNodeByName("output sequence")
+    for found, expected in zip(stored_masks(stored, run.target), labels, strict=True):
+        assert np.array_equal(found[0], expected)
+
+
+def test_a_sequence_without_volumes_is_refused_by_name(scene):
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "transforms")
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "output")
+    with pytest.raises(InputError, match="'transforms' does not hold volumes"):
+        run_for(sequence, output)
+
+
