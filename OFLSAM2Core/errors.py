@@ -49,7 +49,7 @@ class ResourceError(OFLSAM2Error):
     kind = "resource"
 
 
-class Cancelled(OFLSAM2Error):
+class Cancelled(OFLSAM2Error):  # noqa: N818  It is no fault: the caller asked for it.
     """The caller asked to stop. Raised by a progress callback, passed through unchanged."""
 
     kind = "cancelled"

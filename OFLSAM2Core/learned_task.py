@@ -164,7 +164,6 @@ def _check_version(path: Path, contents: Mapping[str, Any]) -> None:
     version = contents["format"]
     if version != FORMAT_VERSION:
         raise TaskError(
-            f"{path} has format version {version}; this version of oflsam2 reads "
-            f"{FORMAT_VERSION}.",
+            f"{path} has format version {version}; this version of oflsam2 reads {FORMAT_VERSION}.",
             "Update oflsam2, or learn the task again from the support cases.",
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.input_checks import check_labels, check_volume
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods import get_method
 from OFLSAM2Core.methods.options import MethodOptions
@@ -91,6 +92,9 @@ class FewShotSession:
                 support_cases[0].name,
             )
         report(Progress("read", 0, 1, "checking the support cases"))
+        for case in support_cases:
+            check_volume(case.volume)
+            check_labels(case.labels, case.structures, case.name)
         structures, labels = _common_structures(support_cases, allow_missing)
         axis = self.options.slicing_axis
         first = Slicing.for_volume(support_cases[0].volume, axis)
@@ -121,13 +125,19 @@ class FewShotSession:
         or whatever `on_progress` raises to stop.
         """
         task.check_fits(self.backbone.name, self.backbone.identity, self.method.name)
+        check_volume(volume)
         slicing = Slicing.for_volume(volume, task.world_axis)
         check_sliceable(volume, slicing)
         prepared = task.preparation.prepare(volume, slicing)
         if prepared.note:
             logger.warning(prepared.note)
         results = self.method.segment(
-            self.backbone, prepared, slicing, task, self.options, on_progress or _no_progress,
+            self.backbone,
+            prepared,
+            slicing,
+            task,
+            self.options,
+            on_progress or _no_progress,
             self.timings,
         )
         for result in results:
@@ -168,8 +178,7 @@ def _common_structures(
                 own[case.labels == here.label] = wanted.label
             elif not allow_missing:
                 raise InputError(
-                    f"The structure '{wanted.name}' is missing in the support case "
-                    f"'{case.name}'.",
+                    f"The structure '{wanted.name}' is missing in the support case '{case.name}'.",
                     "Label it there, leave it out everywhere, or allow missing structures.",
                 )
         if not own.any():

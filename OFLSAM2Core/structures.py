@@ -55,10 +55,7 @@ class Structure:
 def same_structure(one: Structure, other: Structure) -> bool:
     """Structures match across cases by terminology code, then by name (case is ignored)."""
     if not one.is_generic and not other.is_generic:
-        if one.code != other.code:
-            return False
-        # One code for two segments of a case ("Vertebra") is told apart by name.
-        return True
+        return one.code == other.code
     return one.name.strip().casefold() == other.name.strip().casefold()
 
 

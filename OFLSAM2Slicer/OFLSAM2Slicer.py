@@ -240,7 +240,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return ""
 
     def onStatus(self, status: Status) -> None:
-        if self._parameterNode is None:
+        if self._parameterNode is None or self.logic is None:
             return
         controller = self.logic.controller
         self.runPart.show(status, self.whyNot(), controller.can_undo)
@@ -280,7 +280,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 wanted=None if use_task else self.supportPart.wanted(),
             )
             run = self.logic.controller.run
-            chosen.confidence = run.confidence
+            chosen.confidence = run.confidence if run is not None else None
         except OFLSAM2Error as error:
             self.ui.messageLabel.text = str(error)
             return
@@ -315,8 +315,9 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         self.onSettled: list[Callable[[Status], None]] = []  # once, when the run is over
         self._timer: Any = None
 
-    def getParameterNode(self) -> OFLSAM2SlicerParameterNode:
-        return OFLSAM2SlicerParameterNode(super().getParameterNode())
+    def getParameterNode(self) -> Any:
+        wrap: Any = OFLSAM2SlicerParameterNode  # the decorator gives it its constructor
+        return wrap(super().getParameterNode())
 
     def segment(
         self,

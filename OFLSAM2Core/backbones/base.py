@@ -24,12 +24,15 @@ class ImageFeatures:
     standardised: (B, 256, h, w), the embedding with zero mean and unit deviation of every channel
         over its volume, once the volume's statistics are known. What is learned from few cases
         sees these: on the next scanner all channels shift.
+    level: where the slice lies along the body: 0 in the middle of the structures, -1 and 1 where
+        they end, as far as that is known; 0 for frames of a video.
     """
 
     embedding: Tensor
     high_res: tuple[Tensor, ...] = ()
     position: Tensor | None = None
     standardised: Tensor | None = None
+    level: float = 0.0
 
     @property
     def comparable(self) -> Tensor:
@@ -55,11 +58,13 @@ class Memory:
     position: (1, C, h, w), positional encoding (SAM2), or what attention compares places by
         (LiteMedSAM): the slice's embedding, or its projection once that is learned.
     pointer: (N, 256), SAM2's object pointers.
+    level: where its slice lies along the body (see ImageFeatures).
     """
 
     features: Tensor
     position: Tensor | None = None
     pointer: Tensor | None = None
+    level: float = 0.0
 
     def of(self, structures: Sequence[int]) -> Memory:
         """The same memory for a selection of its structures."""
@@ -72,6 +77,7 @@ class Memory:
             self.features.to(device, dtype),
             None if self.position is None else self.position.to(device, dtype),
             None if self.pointer is None else self.pointer.to(device, dtype),
+            self.level,
         )
 
 
@@ -89,6 +95,14 @@ class Decoded:
     iou: Tensor
     object_score: Tensor | None = None
     pointer: Tensor | None = None
+
+
+class LearnedAttention(nn.Module, ABC):
+    """The part of memory attention that is learned from the support."""
+
+    @abstractmethod
+    def compress(self, memory: Memory) -> Memory:
+        """The memory in the form that is kept once attention is learned."""
 
 
 class Backbone(ABC):
@@ -113,7 +127,7 @@ class Backbone(ABC):
     @abstractmethod
     def device(self) -> torch.device: ...
 
-    def new_attention(self) -> nn.Module | None:
+    def new_attention(self) -> LearnedAttention | None:
         """The part of memory attention that is learned from the support, freshly initialised;
         None where attention is frozen as a whole (SAM2)."""
         return None
@@ -137,7 +151,7 @@ class Backbone(ABC):
         features: ImageFeatures,
         support: Sequence[Memory],
         recent: Sequence[tuple[int, Memory]],
-        attention: nn.Module | None = None,
+        attention: LearnedAttention | None = None,
     ) -> Tensor:
         """Read memories out into one slice: (N, attended_channels, h, w).
 

@@ -13,17 +13,28 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures, Memory
+from OFLSAM2Core.backbones.base import (
+    Backbone,
+    Decoded,
+    ImageFeatures,
+    LearnedAttention,
+    Memory,
+)
 from OFLSAM2Core.backbones.tiny_vit import TinyViT
 from OFLSAM2Core.backbones.weights import identity, load_state_dict, weights_path
 from OFLSAM2Core.errors import WeightsError
 from OFLSAM2Core.results import ProgressCallback
+
+if TYPE_CHECKING:
+    from sam2.modeling.sam.mask_decoder import MaskDecoder
+    from sam2.modeling.sam.prompt_encoder import PromptEncoder
 
 IMAGE_SIZE = 256
 FEATURE_SIZE = 64
@@ -89,7 +100,7 @@ class LiteMedSamBackbone(Backbone):
     def device(self) -> torch.device:
         return self._device
 
-    def new_attention(self) -> nn.Module:
+    def new_attention(self) -> MaskAttention:
         return MaskAttention(self.feature_channels)
 
     @torch.no_grad()
@@ -100,19 +111,21 @@ class LiteMedSamBackbone(Backbone):
     def remember(
         self, features: ImageFeatures, masks: Tensor, decoded: Decoded | None = None
     ) -> Memory:
-        return Memory(F.pixel_unshuffle(masks, BLOCK) * 2 - 1, features.comparable)
+        return Memory(
+            F.pixel_unshuffle(masks, BLOCK) * 2 - 1, features.comparable, level=features.level
+        )
 
     def attend(
         self,
         features: ImageFeatures,
         support: Sequence[Memory],
         recent: Sequence[tuple[int, Memory]],
-        attention: nn.Module | None = None,
+        attention: LearnedAttention | None = None,
     ) -> Tensor:
         memories = [*support, *(memory for _, memory in recent)]
         if attention is None:
             attention = self.new_attention().to(self._device)
-        return attention(features.comparable, memories)
+        return attention(features.comparable, memories, features.level)
 
     def decode(self, features: ImageFeatures, target: Tensor) -> Decoded:
         count = len(target)
@@ -133,22 +146,31 @@ class LiteMedSamBackbone(Backbone):
         return compiled
 
 
-class MaskAttention(nn.Module):
-    """Reads masks out of memory: softmax over the cosine similarity of projected embeddings.
+class MaskAttention(LearnedAttention):
+    """Reads masks out of memory: softmax over how alike two places are.
 
-    The projection starts orthogonal, so that before learning this is plain cosine attention.
+    Alike are places whose projected embeddings are similar (cosine), and that lie near each other
+    in the slice and along the body: the ends of an atrium and the vessel that goes on from it
+    look the same, but not at the same level. How near, is learned (two lengths).
+    The projection starts orthogonal, so that before learning this is plain cosine attention
+    within a wide neighbourhood.
     """
 
-    def __init__(self, channels: int, projected: int = 64) -> None:
+    def __init__(self, channels: int, projected: int = 60) -> None:
         super().__init__()
         self.projection = nn.Conv2d(channels, projected, 1, bias=False)
         nn.init.orthogonal_(self.projection.weight)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(20.0)))
+        # Half the slice's half width; half of half the structures' height.
+        self.log_reach = nn.Parameter(torch.tensor([math.log(0.5), math.log(0.5)]))
 
-    def forward(self, embedding: Tensor, memories: Sequence[Memory]) -> Tensor:
-        """embedding (1, C, h, w), memories of N structures to (N, memory_channels, h, w)."""
+    def forward(self, embedding: Tensor, memories: Sequence[Memory], level: float = 0.0) -> Tensor:
+        """embedding (1, C, h, w) of a slice at `level`, memories of N structures, to
+        (N, memory_channels, h, w)."""
         height, width = embedding.shape[-2:]
+        near, _ = self._nearness(height, width, level, embedding)
         query = _rows(self.project(embedding)) * self.log_temperature.exp()
+        query = torch.cat([query, near, torch.ones_like(near[:, :1])], dim=1)
         most = TOKENS_IN_TRAINING // len(memories) if self.training else None
         tokens = [self._tokens(memory, most) for memory in memories]
         key = torch.cat([keys for keys, _ in tokens])
@@ -156,15 +178,34 @@ class MaskAttention(nn.Module):
         read = _attention(query, key, value)
         return read.T.reshape(len(memories[0].features), -1, height, width)
 
+    def _nearness(
+        self, height: int, width: int, level: float, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Coordinates in units of the reach (hw, 3) and half their squares (hw, 1).
+
+        exp(q.k - |a - b|^2 / 2) is, up to a factor that softmax cancels, exp(q.k + a.b - b.b / 2):
+        nearness is four more components of query and key.
+        """
+        reach = self.log_reach.exp()
+        rows = torch.linspace(-1, 1, height, device=like.device)
+        columns = torch.linspace(-1, 1, width, device=like.device)
+        plane = torch.cartesian_prod(rows, columns) / reach[0]
+        along = (torch.full_like(plane[:, :1], level)) / reach[1]
+        places = torch.cat([plane, along], dim=1)
+        return places, places.square().sum(dim=1, keepdim=True) / 2
+
     def _tokens(self, memory: Memory, most: int | None) -> tuple[Tensor, Tensor]:
         """Keys (tokens, projected) and values (tokens, N * M) of a memory, `most` at random."""
         assert memory.position is not None
+        height, width = memory.position.shape[-2:]
+        near, square = self._nearness(height, width, memory.level, memory.position)
         position, features = memory.position.flatten(2), memory.features.flatten(2)
         if most is not None and most < position.shape[2]:
             some = torch.randperm(position.shape[2], device=position.device)[:most]
             position, features = position[..., some], features[..., some]
-        key = _rows(self._key(position[..., None].float()))
-        return key, features.flatten(0, 1).T.float()
+            near, square = near[some], square[some]
+        key = torch.cat([_rows(self._key(position[..., None].float())), near, -square], dim=1)
+        return key, features.flatten(0, 1).T.float().contiguous()
 
     def project(self, embedding: Tensor) -> Tensor:
         """(B, C, h, w) to unit vectors (B, projected, h, w)."""
@@ -181,7 +222,8 @@ class MaskAttention(nn.Module):
 
 
 def _rows(maps: Tensor) -> Tensor:
-    return maps.flatten(2)[0].T
+    """(1, C, h, w) to (h * w, C), contiguous: fused attention is 15 times slower otherwise."""
+    return maps.flatten(2)[0].T.contiguous()
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -193,7 +235,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     width, wanted = key.shape[1], value.shape[1]
     groups = -(-wanted // width)
     value = F.pad(value, (0, groups * width - wanted))
-    value = value.view(len(key), groups, width).transpose(0, 1)
+    value = value.view(len(key), groups, width).transpose(0, 1).contiguous()
     read = F.scaled_dot_product_attention(
         query.expand(1, groups, -1, -1), key.expand(1, groups, -1, -1), value[None], scale=1.0
     )
@@ -204,7 +246,7 @@ def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
 
 
-def _sam_decoder(weights: dict[str, Tensor]) -> tuple[nn.Module, nn.Module]:
+def _sam_decoder(weights: dict[str, Tensor]) -> tuple[MaskDecoder, PromptEncoder]:
     """SAM's mask decoder and prompt encoder, built from the `sam2` package's classes, which
     contain them; only the two layers of each MLP have other names there."""
     from sam2.modeling.sam.mask_decoder import MaskDecoder

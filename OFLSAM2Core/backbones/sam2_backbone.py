@@ -17,10 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
-from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures, Memory
+from OFLSAM2Core.backbones.base import (
+    Backbone,
+    Decoded,
+    ImageFeatures,
+    LearnedAttention,
+    Memory,
+)
 from OFLSAM2Core.backbones.sam2_config import (
     CONFIGS,
     HIDDEN,
@@ -156,7 +162,7 @@ class Sam2Backbone(Backbone):
         features: ImageFeatures,
         support: Sequence[Memory],
         recent: Sequence[tuple[int, Memory]],
-        attention: nn.Module | None = None,
+        attention: LearnedAttention | None = None,
         *,
         support_offset: int = SUPPORT_OFFSET,
     ) -> Tensor:

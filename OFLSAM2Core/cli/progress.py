@@ -64,6 +64,7 @@ class ProgressBars:
             unit_scale=is_bytes,
             leave=False,
             dynamic_ncols=True,
+            delay=0.5,  # What is over at once needs no bar.
             # In a log file, a line now and then.
             mininterval=0.1 if sys.stderr.isatty() else 10,
         )

@@ -9,9 +9,9 @@ from typing import Any
 from OFLSAM2Core.errors import InputError
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"epochs": 3, "augmented_copies": 0},
+    "fast": {"epochs": 2, "augmented_copies": 0},
     "balanced": {},
-    "accurate": {"epochs": 12, "augmented_copies": 3},
+    "accurate": {"epochs": 4, "augmented_copies": 3},
 }
 
 
@@ -25,7 +25,7 @@ class MethodOptions:
     recent: confident slices of the volume itself that are remembered besides.
     iterations_learning, iterations_update: steepest-descent steps of the mapping network.
     closed_form: fit the mapping network exactly when learning, instead of by steps.
-    epochs: passes over the support slices when fusion is trained; at most 40.
+    epochs: passes over the support slices and their copies when fusion is trained; at most 40.
     augmented_copies: how many augmented copies of each support slice are learned from.
     learning_rate: of AdamW.
     use_memory, use_mapping, use_fusion: switch a branch off, for ablations; without fusion the
@@ -41,7 +41,7 @@ class MethodOptions:
     iterations_learning: int = 10
     iterations_update: int = 5
     closed_form: bool = True
-    epochs: int = 6
+    epochs: int = 2
     augmented_copies: int = 1
     learning_rate: float = 1e-3
     use_memory: bool = True
@@ -106,11 +106,9 @@ class MethodOptions:
 
 
 def _typed(name: str, value: Any) -> Any:
-    defaults = {field.name: field.default for field in fields(MethodOptions)}
+    defaults = {field.name: getattr(MethodOptions, field.name) for field in fields(MethodOptions)}
     if name not in defaults:
-        raise InputError(
-            f"There is no option '{name}'.", f"Known options: {', '.join(defaults)}."
-        )
+        raise InputError(f"There is no option '{name}'.", f"Known options: {', '.join(defaults)}.")
     wanted = type(defaults[name])
     try:
         if wanted is bool and isinstance(value, str):

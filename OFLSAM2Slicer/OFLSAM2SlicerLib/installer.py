@@ -76,7 +76,7 @@ class Installer:
     def _install_torch(self) -> str:
         """Returns "" or why Slicer has to be started again first."""
         try:
-            import PyTorchUtils  # type: ignore[import-not-found]  # of the PyTorch extension
+            import PyTorchUtils  # of the PyTorch extension
         except ModuleNotFoundError:
             return self._install_torch_extension()
         logic = PyTorchUtils.PyTorchUtilsLogic()

@@ -58,7 +58,20 @@ class Presenter:
         self._clock = clock
         self._status = Status()
         self._closing: Steps[None] | None = None  # of a run that is over: surfaces, say
-        self._clear()
+        self._scene: Scene | None = None
+        self._settings: RunSettings | None = None
+        self._learned: Learned | None = None
+        self._support: Any = []
+        self._steps: Steps[None] | None = None
+        self._then: Callable[[], None] | None = None
+        self._request_id: int | None = None
+        self._only_learn = False
+        self._is_ready = False
+        self._frame = 0
+        self._slices: set[tuple[int, int, int]] = set()
+        self._stage = ""
+        self._stage_began = 0.0
+        self._last_redraw = float("-inf")
 
     @property
     def status(self) -> Status:
@@ -100,6 +113,8 @@ class Presenter:
         if not self._status.is_running or self._status.stopping:
             return
         if self._request_id is None or self._status.state is State.CHECKING:
+            if self._request_id is not None:
+                self.link.drop(self._request_id)
             self._end(State.CANCELLED)  # nothing is under way that could not simply be left
             return
         self.link.cancel(self._request_id)
@@ -364,17 +379,17 @@ class Presenter:
             self._closing = None
 
     def _clear(self) -> None:
-        self._scene: Scene | None = None
-        self._settings: RunSettings | None = None
-        self._learned: Learned | None = None
-        self._support: Any = []
-        self._steps: Steps[None] | None = None
-        self._then: Callable[[], None] | None = None
-        self._request_id: int | None = None
+        self._scene = None
+        self._settings = None
+        self._learned = None
+        self._support = []
+        self._steps = None
+        self._then = None
+        self._request_id = None
         self._only_learn = False
         self._is_ready = False
         self._frame = 0
-        self._slices: set[tuple[int, int, int]] = set()
+        self._slices = set()
         self._stage = ""
         self._stage_began = 0.0
         self._last_redraw = float("-inf")

@@ -32,10 +32,14 @@ class ScoredSlice:
 
 
 class SliceScores:
-    """The scores of the slices of a run."""
+    """The scores of the slices of a run.
+
+    changes: counts the reports, so that a table is filled again only where there was one.
+    """
 
     def __init__(self, structures: Sequence[Structure]) -> None:
         self.structures = tuple(structures)
+        self.changes = 0
         self._slices: dict[int, ScoredSlice] = {}
 
     def __len__(self) -> int:
@@ -43,6 +47,7 @@ class SliceScores:
 
     def add(self, result: SliceResult) -> None:
         """A later report of the same slice replaces the earlier."""
+        self.changes += 1
         structure = min(result.scores, key=lambda name: result.scores[name], default="")
         self._slices[result.index] = ScoredSlice(
             index=result.index,
@@ -96,7 +101,7 @@ def jump_to(volume_node: Any, scored: ScoredSlice) -> None:
 
 def _center(result: SliceResult) -> tuple[float, float, float]:
     labelled = result.labels.astype(bool)
-    in_plane = [_middle(labelled.any(axis=1)), _middle(labelled.any(axis=0))]
+    in_plane = [_middle(np.any(labelled, axis=1)), _middle(np.any(labelled, axis=0))]
     in_plane.insert(result.axis, float(result.index))
     return (in_plane[0], in_plane[1], in_plane[2])
 

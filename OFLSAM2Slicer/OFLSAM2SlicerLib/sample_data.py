@@ -53,7 +53,7 @@ def sample_folder() -> Path:
 
 
 def register_sample_data() -> None:
-    import SampleData  # type: ignore[import-not-found]  # a module of the application
+    import SampleData  # a module of the application
 
     logic = SampleData.SampleDataLogic
     logic.registerCustomSampleDataCategory(CATEGORY, title="OFL-SAM2")

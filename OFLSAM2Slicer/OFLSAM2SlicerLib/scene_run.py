@@ -61,7 +61,7 @@ class SceneRun:
         return is_in_scene(self.segmentation) and is_in_scene(self.target)
 
     def support_cases(self) -> Steps[Sequence[SupportCase]]:
-        cases = []
+        cases: list[SupportCase] = []
         for pair in self._pairs:
             read = yield from read_support_case(pair, self._wanted)
             self.notes += read.notes

@@ -23,7 +23,6 @@ SHAPE = (12, 40, 48)
 
 
 def a_panel_opens_and_says_what_is_missing(test: Any) -> None:
-    slicer.util.selectModule("OFLSAM2Slicer")
     widget = slicer.modules.oflsam2slicer.widgetRepresentation().self()
     test.assertFalse(widget.ui.segmentButton.enabled)
     test.assertEqual(widget.ui.messageLabel.text, "Pick the volume to segment.")

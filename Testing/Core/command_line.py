@@ -12,29 +12,31 @@ QUICK = ["--device", "cpu", "--preset", "fast", "--epochs", "1"]
 NAMES = ["anterior hippocampus", "posterior hippocampus"]
 
 
-def start(*words: object, **more: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+def start(
+    *words: object, stderr: int = subprocess.PIPE, **environment: str
+) -> subprocess.Popen[bytes]:
+    """Start `oflsam2 WORDS...`; `environment` is set besides what is set here."""
     return subprocess.Popen(
         [sys.executable, "-m", "OFLSAM2Core", *map(str, words)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**environment, **more},  # type: ignore[dict-item]
+        stderr=stderr,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment},
     )
 
 
-def run(*words: object, **more: object) -> subprocess.CompletedProcess[str]:
-    with start(*words, **more) as process:
+def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    with start(*words, **environment) as process:
         try:
             out, err = process.communicate(timeout=600)
         finally:
             process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    said, complained = (text.decode().replace(os.linesep, "\n") for text in (out, err))
+    return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
 
 
-def succeed(*words: object, **more: object) -> str:
-    done = run(*words, **more)
+def succeed(*words: object, **environment: str) -> str:
+    done = run(*words, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -58,7 +60,7 @@ def refused(done: subprocess.CompletedProcess[str], *named: str) -> None:
     """Exit code 2, at most two lines that name what is wrong, no traceback."""
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
-    # What a progress bar wrote and took back is not a line.
+    # What a progress bar wrote and took back, with carriage returns, is not seen.
     lines = [line.rsplit("\r", 1)[-1] for line in done.stderr.strip().split("\n")]
     assert len(lines) <= 2 and lines[0].startswith("oflsam2: "), done.stderr
     for words in named:

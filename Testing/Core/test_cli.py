@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -130,34 +129,47 @@ def test_bench_prints_every_stage_and_the_pace(tmp_path):
 # Ctrl-C
 
 
-def until(process: subprocess.Popen[str], words: str, seconds: float = 120) -> None:
-    """Read stderr until `words` have come."""
-    found = threading.Event()
+class Terminal:
+    """A program with a terminal of its own for stderr, as a user has it."""
 
-    def read() -> None:
-        text = ""
-        assert process.stderr is not None
-        while letter := process.stderr.read(1):
-            text += letter
-            if words in text:
-                found.set()
+    def __init__(self, *words: object) -> None:
+        import pty
 
-    threading.Thread(target=read, daemon=True).start()
-    assert found.wait(seconds), f"'{words}' did not come"
+        self._ours, theirs = pty.openpty()
+        self.process = start(*words, stderr=theirs)
+        os.close(theirs)
+        self._text = ""
+
+    def wait_for(self, pattern: str, seconds: float = 300) -> re.Match[str]:
+        """Read what is shown until `pattern` has come."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if select.select([self._ours], [], [], 0.1)[0]:
+                self._text += os.read(self._ours, 4096).decode(errors="replace")
+            if found := re.search(pattern, self._text):
+                return found
+        raise AssertionError(f"'{pattern}' did not come; what came: {self._text}")
+
+    def press_ctrl_c(self) -> float:
+        """Seconds until the program has ended, which must be with exit code 130."""
+        self.process.send_signal(signal.SIGINT)
+        pressed = time.monotonic()
+        assert self.process.wait(30) == 130
+        return time.monotonic() - pressed
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a terminal and SIGINT for one process")
+
+
+@posix
 def test_ctrl_c_ends_soon_and_keeps_the_finished_slices(task, tmp_path):
     out, report = tmp_path / "out.seg.nrrd", tmp_path / "report.json"
     target = sample_data().folder / "hippocampus_007_image.nii.gz"
-    process = start("segment", target, "--task", task, "--out", out, "--report", report)
-    until(process, "Segmenting")
-    time.sleep(3)  # Some slices, not all: the backbone takes 0.3 s or more for each.
-    process.send_signal(signal.SIGINT)
-    pressed = time.monotonic()
-    assert process.wait(10) == 130
-    assert time.monotonic() - pressed < 1.5  # One second, and some for a busy machine.
-    said = process.stdout.read() if process.stdout else ""
+    terminal = Terminal("segment", target, "--task", task, "--out", out, "--report", report)
+    terminal.wait_for(r"Segmenting: .* [3-9]/40 \[.*<")  # With the time left.
+    assert terminal.press_ctrl_c() < 1.5  # One second, and some for a busy machine.
+    assert terminal.process.stdout is not None
+    said = terminal.process.stdout.read().decode()
     done, total = map(int, re.findall(r"(\d+) of (\d+) slices were finished", said)[0])
     assert 0 < done < total
     content = json.loads(report.read_text())
@@ -166,14 +178,11 @@ def test_ctrl_c_ends_soon_and_keeps_the_finished_slices(task, tmp_path):
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@posix
 def test_ctrl_c_while_learning_leaves_nothing_behind(cases, tmp_path):
-    process = start("learn", *support(cases, "001", "003"), "--out", tmp_path / "x.oflsam2")
-    until(process, "Encoding")
-    process.send_signal(signal.SIGINT)
-    pressed = time.monotonic()
-    assert process.wait(10) == 130
-    assert time.monotonic() - pressed < 1.5
+    terminal = Terminal("learn", *support(cases, "001", "003"), "--out", tmp_path / "x.oflsam2")
+    terminal.wait_for("Encoding")
+    assert terminal.press_ctrl_c() < 1.5
     assert list(tmp_path.iterdir()) == []
 
 

@@ -97,7 +97,6 @@ def main() -> None:
     for view in views:
         view.set_background_volume_id(target.GetID())
         view.fit_view_to_content()
-        view.zoom(0.1)
     for _, segmentation in pairs:
         segmentation.GetDisplayNode().SetVisibility(False)
 
@@ -109,8 +108,11 @@ def main() -> None:
         panel.wait(lambda: panel.controller.is_idle)
     began = time.monotonic()
     panel.ui.segmentButton.click()
-    panel.wait(lambda: panel.status.slices_done >= 14 or not panel.status.is_running, 3600)
+    panel.wait(lambda: panel.status.slices_done >= 16 or not panel.status.is_running, 3600)
     panel.widget.reviewPart.leave_views()
+    if not panel.status.slices_done:
+        raise SystemExit(f"{panel.status}\n" + "\n".join(panel.controller.link.log_lines()))
+    panel.parameters.segmentation.GetDisplayNode().SetOpacity2DFill(0.35)
     middle = panel.controller.run.scores.all()[len(panel.controller.run.scores) // 2]
     jump_to(target, middle)
     panel.picture(arguments.output / "panel-running.png")

@@ -53,7 +53,7 @@ class Worker:
     def _hello(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         memory = {"free_bytes": 8 << 30, "total_bytes": 9 << 30}
         device = {"name": "cpu", "description": "CPU", **memory}
-        state = [{"name": "litemedsam", "state": "ready"}]
+        states = {"litemedsam": "ready", "sam2.1-tiny": "absent"}
         return {
             "version": "synthetic",
             "protocol": PROTOCOL_VERSION,
@@ -61,7 +61,7 @@ class Worker:
             "torch": "2.13.0",
             "missing": [],
             "devices": [device],
-            "backbones": state,
+            "backbones": [{"name": name, "state": state} for name, state in states.items()],
         }, {}
 
     def _learn(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:

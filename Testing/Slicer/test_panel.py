@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -87,7 +88,7 @@ def test_from_clicks_to_segments_voxel_for_voxel(quick, target):
     assert quick.ui.messageLabel.text.startswith("20 slices segmented.")
 
 
-def test_torch_is_never_imported_by_the_module(tmp_path):
+def test_torch_is_never_imported_by_the_module():
     # In a process of its own: other tests of the project import torch.
     code = (
         "import sys, pathlib; sys.path[:0] = [str(pathlib.Path('Testing/Slicer').resolve())];"
@@ -95,7 +96,7 @@ def test_torch_is_never_imported_by_the_module(tmp_path):
         "panel = panels.Panel(); heavy = {'torch', 'sam2', 'openvino', 'monai', 'SimpleITK'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
-    root = __file__.rsplit("/Testing/", 1)[0]
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120
     )
@@ -130,6 +131,23 @@ def test_cancel_keeps_the_slices_that_arrived(slow, target):
     assert np.array_equal(kept[:8], case_arrays(4)[1][:8])
     assert "slices are kept" in slow.ui.messageLabel.text
     assert slow.ui.segmentButton.text == "Segment"
+
+
+def test_cancel_before_anything_has_begun_is_a_cancel_and_the_worker_stays_usable(quick):
+    quick.ui.segmentButton.click()
+    assert quick.status.state is State.CHECKING
+    quick.ui.segmentButton.click()
+    assert quick.status.state is State.CANCELLED
+    quick.wait(lambda: quick.controller.is_idle)
+    assert quick.status.state is State.CANCELLED
+    assert quick.run().state is State.DONE
+
+
+def test_weights_are_not_downloaded_before_the_user_asks(quick):
+    quick.ui.backboneComboBox.setCurrentIndex(1)
+    assert quick.parameters.backbone == "sam2.1-tiny"
+    assert quick.run().state is State.FAILED
+    assert "Press Download model" in quick.ui.messageLabel.text
 
 
 @pytest.mark.parametrize(("mode", "delay", "slices"), [("deaf", "0.3", 2), ("hang", "0.01", 10)])

@@ -11,17 +11,20 @@ from scenes import add_segmentation, add_volume, segment_mask
 
 from OFLSAM2Core.image_io import read_volume
 
-SLICES = slice(14, 20)  # along k, through both structures: a run of some seconds a slice
+COUNT = 6  # slices of each volume: a run takes some seconds a slice
 
 
 def load(scene, case):
-    """Some slices of a sample volume, with its labels."""
+    """The axial slices of a sample volume that show most of both structures, and their labels."""
     image = read_volume(sample_data.sample_folder() / f"{case}_image.nii.gz")
-    labels = read_volume(sample_data.sample_folder() / f"{case}_label.nii.gz").array
+    labels = np.asarray(read_volume(sample_data.sample_folder() / f"{case}_label.nii.gz").array)
+    least = np.minimum((labels == 1).sum((1, 2)), (labels == 2).sum((1, 2)))
+    first = int(np.clip(least.argmax() - COUNT // 2, 0, len(labels) - COUNT))
+    chosen = slice(first, first + COUNT)
     affine = image.affine.copy()
-    affine[:3, 3] += SLICES.start * affine[:3, 2]
-    array = np.asarray(image.array[SLICES], np.float32)
-    return add_volume(scene, array, case, affine), np.asarray(labels[SLICES])
+    affine[:3, 3] += first * affine[:3, 2]
+    array = np.asarray(image.array[chosen], np.float32)
+    return add_volume(scene, array, case, affine), labels[chosen]
 
 
 def dice(found, truth):
@@ -46,9 +49,10 @@ def test_from_clicks_to_segments_with_the_real_worker(scene, open_panel):
 
     assert status.state is State.DONE, status.text
     output = panel.parameters.segmentation
-    for label, name in names.items():
-        # Little was learned, from six slices a case: much better than chance is enough here.
-        assert dice(segment_mask(output, name, target), truth == label) > 0.3
+    found = [segment_mask(output, name, target) for name in names.values()]
+    # Little was learned, from six slices a case in one pass: far better than chance is enough. A
+    # random mask of the same size would have a Dice of 0.2.
+    assert dice(found[0] | found[1], truth > 0) > 0.4
     confidence = slicer.util.arrayFromVolume(panel.parameters.confidence)
     assert confidence.min() > 0
     assert panel.ui.leastConfidentTable.rowCount > 0

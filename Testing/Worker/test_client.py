@@ -159,7 +159,7 @@ def test_a_job_that_hangs_is_ended_with_all_its_descendants_after_the_grace_time
     assert not any(is_gone(pid) for pid in pids if pid)
     start = time.monotonic()
     client.cancel(job, grace_s=2.0)
-    assert time.monotonic() - start < 0.05, "cancel blocked"
+    assert time.monotonic() - start < 0.2, "cancel blocked"
     failed = client.wait(job, timeout=5)
     assert failed.header["kind"] == "cancelled"
     assert all_gone(pids)
@@ -192,7 +192,7 @@ def test_a_worker_that_dies_is_noticed_at_once_said_in_words_and_can_be_started_
     start = time.monotonic()
     job = client.request("fail", {"how": how})
     failed = client.wait(job, timeout=5)
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 1.5
     assert (failed.name, failed.header["kind"]) == ("failed", "died")
     assert words in failed.header["message"]
     assert failed.header["log"] == client.last_log_lines()

@@ -65,7 +65,7 @@ def learned(
     """The "done" event of learning from the supports."""
     path = tmp_path_factory.mktemp("task") / "hippocampus.oflsam2"
     job = worker.learn(supports, task_path=path, return_task=True, device="cpu", options=QUICK)
-    done = worker.wait(job, timeout=300)
+    done = worker.wait(job, timeout=600)
     assert done.name == "done", done.header
     return done
 
@@ -75,7 +75,7 @@ def segmented(worker: WorkerClient, learned: Event, target: Volume) -> list[Even
     """All events of segmenting the target."""
     events: list[Event] = []
     job = worker.segment(target, task_path=learned.header["task_path"], device="cpu")
-    done = worker.wait(job, events.append, timeout=300)
+    done = worker.wait(job, events.append, timeout=600)
     assert done.name == "done", done.header
     return events
 
@@ -128,7 +128,7 @@ def test_a_task_sent_as_bytes_gives_what_the_file_on_the_workers_side_gives(
 ) -> None:
     events: list[Event] = []
     job = worker.segment(target, task=learned.arrays["task"].tobytes(), device="cpu")
-    assert worker.wait(job, events.append, timeout=300).name == "done"
+    assert worker.wait(job, events.append, timeout=600).name == "done"
     np.testing.assert_array_equal(put_together(events, target), put_together(segmented, target))
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from OFLSAM2Core.backbones.base import Backbone, ImageFeatures
 
+LEVELS = 11
+
 
 class AdaptiveFusion(nn.Module):
     """Target features from the two branches.
@@ -25,11 +27,12 @@ class AdaptiveFusion(nn.Module):
         self.lift = nn.Conv2d(memory_channels, channels, 3, padding=1)
         self.offset = nn.Conv2d(channels, channels, 3, padding=1)
         self.gate = nn.Conv2d(2 * channels, channels, 1)
+        self.at_level = nn.Linear(LEVELS, channels)
         self.lift_offline = lift_offline
         nn.init.normal_(self.lift.weight, std=1e-2)
-        for layer in (self.offset, self.gate):
+        for layer in (self.offset, self.gate, self.at_level):
             nn.init.zeros_(layer.weight)
-        for layer in (self.lift, self.offset, self.gate):
+        for layer in (self.lift, self.offset, self.gate, self.at_level):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
@@ -65,9 +68,21 @@ class AdaptiveFusion(nn.Module):
     def offline(self, features: ImageFeatures, attended: Tensor) -> Tensor:
         """E1: attention's output, lifted where it consists of memory features."""
         if self.lift_offline:
-            return features.embedding + self.lift(attended)
+            return self._base(features) + self.lift(attended)
         return attended
 
     def online(self, features: ImageFeatures, mapped: Tensor) -> Tensor:
         """E2: the mapping network's output, lifted."""
-        return features.embedding + self.offset(features.comparable) + self.lift(mapped)
+        return self._base(features) + self.offset(features.comparable) + self.lift(mapped)
+
+    def _base(self, features: ImageFeatures) -> Tensor:
+        """Image features, and what the level along the body alone says about the structures."""
+        bumps = level_bumps(features.level).to(features.embedding)
+        return features.embedding + self.at_level(bumps).view(1, -1, 1, 1)
+
+
+def level_bumps(level: float) -> Tensor:
+    """A level as LEVELS overlapping bumps from -2 to 2, so that a linear layer can give each
+    its own meaning; what lies beyond counts as 2."""
+    centres = torch.linspace(-2, 2, LEVELS)
+    return torch.exp(-((min(max(level, -2.0), 2.0) - centres) ** 2) / (2 * 0.4**2))

@@ -32,6 +32,10 @@ FROM_NEIGHBOUR = 0.75
 refused by the quality gate."""
 
 
+LEVEL_SHIFT, LEVEL_SCALING = 0.12, 0.08
+"""Deviations of the error with which levels are found in a new volume."""
+
+
 class Episodes:
     """The training of fusion and attention over encoded support slices."""
 
@@ -97,7 +101,8 @@ class Episodes:
 
     def _decode(self, number: int, structures: list[int]) -> Tensor:
         query = self.slices[number]
-        features = query.features(self.backbone)
+        level = query.level * self.rng.normal(1, LEVEL_SCALING) + self.rng.normal(0, LEVEL_SHIFT)
+        features = query.features(self.backbone, level)
         attended = mapped = None
         if self.options.use_memory:
             support = [
@@ -109,8 +114,10 @@ class Episodes:
         if self.options.use_mapping:
             rows = self.head.rows(features.comparable)
             tau = self.tau_without[query.case][structures]
-            mapped = (rows @ tau).transpose(1, 2).reshape(
-                len(structures), -1, *features.embedding.shape[-2:]
+            mapped = (
+                (rows @ tau)
+                .transpose(1, 2)
+                .reshape(len(structures), -1, *features.embedding.shape[-2:])
             )
         target = self.fusion(features, attended, mapped, self.options.use_fusion)
         return self.backbone.decode(features, target).logits
@@ -128,7 +135,10 @@ class Episodes:
         for query in self.slices:
             others = [n for n in originals if self.slices[n].case != query.case]
             bank = torch.stack([self.slices[n].descriptor for n in others])
-            best = most_similar(query.descriptor, bank, 2 * self.options.memories)
+            levels = torch.tensor([self.slices[n].level for n in others], device=bank.device)
+            best = most_similar(
+                query.descriptor, query.level, bank, levels, 2 * self.options.memories
+            )
             found.append([others[i] for i in best])
         return found
 

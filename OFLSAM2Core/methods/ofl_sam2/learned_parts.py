@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from OFLSAM2Core.backbones.base import Backbone, Memory
+from OFLSAM2Core.backbones.base import Backbone, LearnedAttention, Memory
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelFinder
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     FeatureHead,
     MappingNetwork,
@@ -23,9 +24,10 @@ class LearnedParts:
     """Everything that a learned task of this method holds."""
 
     fusion: AdaptiveFusion
-    attention: nn.Module | None
+    attention: LearnedAttention | None
     mapping: MappingNetwork
     memory: SupportMemory
+    levels: LevelFinder
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name; memory in half precision, which is what makes up the size."""
@@ -40,6 +42,10 @@ class LearnedParts:
             "mapping.kernel": torch.tensor(self.mapping.head.kernel),
             "mapping.regulariser": torch.tensor(self.mapping.regulariser),
             "memory.descriptors": self.memory.descriptors,
+            "memory.levels": torch.tensor([m.level for m in self.memory.memories]),
+            "levels.descriptors": self.levels.descriptors.half(),
+            "levels.levels": self.levels.levels,
+            "levels.half": torch.tensor(self.levels.half),
             "memory.features": torch.stack([m.features.half() for m in self.memory.memories]),
         }
         positions = [m.position for m in self.memory.memories if m.position is not None]
@@ -61,14 +67,14 @@ class LearnedParts:
             if attention is not None:
                 attention.load_state_dict(_part(tensors, "attention."))
                 attention.eval().requires_grad_(False).to(device)
-            head = FeatureHead(
-                tensors["mapping.basis"].to(device), int(tensors["mapping.kernel"])
-            )
+            head = FeatureHead(tensors["mapping.basis"].to(device), int(tensors["mapping.kernel"]))
             support = NormalEquations(
                 tensors["mapping.gram"].to(device), tensors["mapping.moment"].to(device)
             )
             mapping = MappingNetwork.start(
-                head, tensors["mapping.tau"].to(device), support,
+                head,
+                tensors["mapping.tau"].to(device),
+                support,
                 float(tensors["mapping.regulariser"]),
             )
             features = tensors["memory.features"].to(device).float()
@@ -79,17 +85,23 @@ class LearnedParts:
                     features[i],
                     None if positions is None else positions[i].to(device).float(),
                     None if pointers is None else pointers[i].to(device).float(),
+                    float(tensors["memory.levels"][i]),
                 )
                 for i in range(len(features))
             ]
             memory = SupportMemory(memories, tensors["memory.descriptors"].to(device))
+            levels = LevelFinder(
+                tensors["levels.descriptors"].to(device),
+                tensors["levels.levels"].to(device),
+                float(tensors["levels.half"]),
+            )
         except (KeyError, RuntimeError) as error:
             raise TaskError(
                 "The learned task lacks a part, or a part has another shape.",
                 "Learn it again from the support cases.",
             ) from error
         fusion.eval().requires_grad_(False).to(device)
-        return cls(fusion, attention, mapping, memory)
+        return cls(fusion, attention, mapping, memory, levels)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,8 +12,10 @@ from torch import Tensor
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2.consistency import in_one_piece
 from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelFinder, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     REGULARISER,
     FeatureHead,
@@ -62,15 +64,19 @@ def learn(
     equations = _mean(list(by_case.values()))
     tau = _fit(equations, options)
     kept = _kept_in_memory(originals)
-    memories = []
-    for each in kept:
-        memory = each.memory(backbone)
-        memories.append(memory if episodes.attention is None else episodes.attention.compress(memory))
+    memories = [each.memory(backbone) for each in kept]
+    if episodes.attention is not None:
+        memories = [episodes.attention.compress(memory) for memory in memories]
     parts = LearnedParts(
         fusion=episodes.fusion,
         attention=episodes.attention,
         mapping=MappingNetwork.start(head, tau, equations, REGULARISER),
         memory=SupportMemory(memories, torch.stack([s.descriptor for s in kept])),
+        levels=LevelFinder(
+            torch.stack([s.descriptor for s in originals]),
+            torch.tensor([s.level for s in originals], device=backbone.device),
+            _half_height(support),
+        ),
     )
     return LearnedTask(
         structures=structures,
@@ -81,8 +87,19 @@ def learn(
         preparation=preparation,
         options=options,
         tensors=parts.to_tensors(),
+        facts={
+            "in_one_piece": [
+                in_one_piece([case.labels for case in support], structure.label)
+                for structure in structures
+            ]
+        },
         support_names=tuple(case.name for case in support),
     )
+
+
+def _half_height(support: Sequence[SupportSlices]) -> float:
+    scales = [LevelScale.of_labels(c.labels, c.slicing.slice_spacing) for c in support]
+    return float(np.mean([scale.half for scale in scales]))
 
 
 def _comparable(support_slice: SupportSlice, backbone: Backbone) -> Tensor:

@@ -93,10 +93,8 @@ class NormalEquations:
         moment = (weighted.T @ target).T.reshape(count, channels, -1).transpose(1, 2)
         return cls((weighted.T @ rows)[None], moment)
 
-    def plus(self, other: NormalEquations, own: float = 1.0, others: float = 1.0) -> NormalEquations:
-        return NormalEquations(
-            own * self.gram + others * other.gram, own * self.moment + others * other.moment
-        )
+    def plus(self, other: NormalEquations) -> NormalEquations:
+        return NormalEquations(self.gram + other.gram, self.moment + other.moment)
 
     def of_structures(self, index: list[int]) -> NormalEquations:
         return NormalEquations(
@@ -173,16 +171,15 @@ class MappingNetwork:
         sample = NormalEquations.of(rows, remembered[trusted])
         online = NormalEquations(self.online.gram.clone(), self.online.moment.clone())
         online.gram[trusted] = (1 - NEW_SAMPLE) * online.gram[trusted] + NEW_SAMPLE * sample.gram
-        online.moment[trusted] = (
-            (1 - NEW_SAMPLE) * online.moment[trusted] + NEW_SAMPLE * sample.moment
-        )
+        online.moment[trusted] = (1 - NEW_SAMPLE) * online.moment[
+            trusted
+        ] + NEW_SAMPLE * sample.moment
         weight = self.support_weight.clone()
         weight[trusted] = weight[trusted] * (1 - NEW_SAMPLE)
         updated = replace(self, online=online, support_weight=weight)
         tau = self.tau.clone()
-        tau[trusted] = (
-            updated._equations(trusted)
-            .steepest_descent(tau[trusted], iterations, self.regulariser)
+        tau[trusted] = updated._equations(trusted).steepest_descent(
+            tau[trusted], iterations, self.regulariser
         )
         return replace(updated, tau=tau)
 

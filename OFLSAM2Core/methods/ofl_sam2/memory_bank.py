@@ -22,9 +22,11 @@ class SupportMemory:
     memories: Sequence[Memory]
     descriptors: Tensor
 
-    def retrieve(self, query: Tensor, count: int) -> list[Memory]:
-        """The `count` (K) most similar slices to a descriptor (D,)."""
-        return [self.memories[index] for index in most_similar(query, self.descriptors, count)]
+    def retrieve(self, query: Tensor, level: float, count: int) -> list[Memory]:
+        """The `count` (K) slices most similar to a descriptor (D,) at a level."""
+        levels = torch.tensor([memory.level for memory in self.memories], device=query.device)
+        best = most_similar(query, level, self.descriptors, levels, count)
+        return [self.memories[index] for index in best]
 
 
 @dataclass
@@ -63,4 +65,5 @@ class RecentMemory:
             torch.cat([memory.features for memory in each]),
             each[0].position,
             torch.cat(pointers) if pointers else None,
+            each[0].level,
         )

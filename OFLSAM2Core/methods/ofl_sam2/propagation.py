@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,9 @@ from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import CanonicalResult
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory
 from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
 from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor
@@ -21,7 +25,7 @@ from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
-from OFLSAM2Core.slicing import Slicing
+from OFLSAM2Core.slicing import FRAME_AXIS, Slicing
 from OFLSAM2Core.timings import Timings
 
 
@@ -42,11 +46,17 @@ class Propagation:
         self.task = task
         self.options = options
         self.timings = timings
+        self.slicing = slicing
         self.count = slicing.count
         self.parts = LearnedParts.from_tensors(task.tensors, backbone)
         self.mapping = self.parts.mapping
         self._encoded: dict[int, ImageFeatures] = {}
         self._statistics: FeatureStatistics | None = None
+        self._scale: LevelScale | None = None
+        self._probabilities = ProbabilityVolume(
+            self.count, len(task.structures), 4 * backbone.feature_size
+        )
+        self._labels: dict[int, npt.NDArray[np.uint8]] = {}
 
     @torch.no_grad()
     def run(self, on_progress: ProgressCallback) -> Iterator[CanonicalResult]:
@@ -61,6 +71,23 @@ class Propagation:
             self._forget(index)
             yield result
         on_progress(Progress("segment", self.count, self.count))
+        if self.slicing.world_axis != FRAME_AXIS:
+            yield from self._made_consistent(on_progress)
+
+    def _made_consistent(self, on_progress: ProgressCallback) -> Iterator[CanonicalResult]:
+        """The slices whose labels change once their neighbours are known."""
+        with self.timings.stage("finish"):
+            probabilities = self._probabilities.smoothed(self.slicing.slice_spacing)
+            single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
+            probabilities = probabilities.without_strays(single)
+        for index in range(self.count):
+            on_progress(Progress("finish", index, self.count))
+            own = probabilities.slice(index, self.backbone.device)
+            with self.timings.stage("finish"):
+                result, _ = self._on_grid(index, own)
+            if not np.array_equal(result.labels, self._labels[index]):
+                yield replace(result, revision=1)
+        on_progress(Progress("finish", self.count, self.count))
 
     def _most_similar_slice(self, on_progress: ProgressCallback) -> int:
         """Look at slices spread over the volume, for its statistics and for where to start."""
@@ -71,14 +98,17 @@ class Propagation:
         self._statistics = FeatureStatistics.of_volume(
             self.count, self._encode, self.prepared.content_box, self.backbone.image_size
         )
+        found = {i: descriptor(self._standardised(i).comparable)[0] for i in indices}
+        if self.slicing.world_axis != FRAME_AXIS:
+            step = self.slicing.slice_spacing
+            self._scale = self.parts.levels.find(
+                torch.stack(list(found.values())), [i * step for i in found], self.count * step
+            )
         memory = self.parts.memory
         shows = [bool((m.features.amax(dim=(-2, -1)) > 0).any()) for m in memory.memories]
         bank = memory.descriptors[torch.tensor(shows, device=memory.descriptors.device)]
         bank = bank if len(bank) else memory.descriptors
-        similarity = [
-            float((bank @ descriptor(self._standardised(index).comparable)[0]).max())
-            for index in indices
-        ]
+        similarity = [float((bank @ found[index]).max()) for index in indices]
         return indices[int(np.argmax(similarity))]
 
     def _segment_slice(self, index: int, recents: list[RecentMemory]) -> CanonicalResult:
@@ -100,6 +130,8 @@ class Propagation:
                 probabilities = probabilities * there[:, None, None]
         with self.timings.stage("write"):
             result, scores = self._on_grid(index, probabilities)
+            self._probabilities.put(index, probabilities)
+            self._labels[index] = result.labels
         trusted = trusted_structures(scores, self.options)
         with self.timings.stage("update"):
             self._learn_from(index, features, rows, decoded, probabilities, trusted, recents)
@@ -107,7 +139,7 @@ class Propagation:
 
     def _attend(self, features: ImageFeatures, index: int, recent: RecentMemory) -> Tensor:
         support = self.parts.memory.retrieve(
-            descriptor(features.comparable)[0], self.options.memories
+            descriptor(features.comparable)[0], features.level, self.options.memories
         )
         count = len(self.task.structures)
         read: list[Tensor | None] = [None] * count
@@ -176,7 +208,10 @@ class Propagation:
 
     def _standardised(self, index: int) -> ImageFeatures:
         assert self._statistics is not None
-        return self._statistics.standardise(self._encode(index))
+        features = self._statistics.standardise(self._encode(index))
+        if self._scale is None:
+            return features
+        return replace(features, level=self._scale.level(index * self.slicing.slice_spacing))
 
     def _forget(self, index: int) -> None:
         """A slice's features take up to 17 MB (SAM2 at 1024 pixels) and are needed once."""

@@ -8,6 +8,9 @@ from torch import Tensor
 
 GRID = 8
 
+AWAY = 0.1
+"""Cosine that a distance of half the structures' height along the body is worth."""
+
 
 def descriptor(embedding: Tensor) -> Tensor:
     """A slice in short: its standardised embedding (B, C, h, w) on an 8 x 8 grid, unit length.
@@ -17,9 +20,15 @@ def descriptor(embedding: Tensor) -> Tensor:
     return F.normalize(F.adaptive_avg_pool2d(embedding.float(), GRID).flatten(1), dim=1)
 
 
-def most_similar(query: Tensor, support: Tensor, count: int) -> list[int]:
-    """Indices of the `count` rows of `support` (T, D) most similar to `query` (D,) by cosine,
-    best first."""
-    similarity = support @ query
-    best = torch.topk(similarity, min(count, len(similarity))).indices
+def most_similar(
+    query: Tensor, level: float, support: Tensor, levels: Tensor, count: int
+) -> list[int]:
+    """Indices of the `count` support slices most similar to a query, best first.
+
+    Cosine of descriptors, query (D,) and support (T, D), less a penalty for the distance along
+    the body (levels (T,)).
+    """
+    away = (levels - level).square().clamp(max=4)
+    likeness = support.float() @ query - AWAY * away
+    best = torch.topk(likeness, min(count, len(likeness))).indices
     return [int(index) for index in best]

@@ -34,7 +34,10 @@ class FeatureStatistics:
 
     @classmethod
     def of_volume(
-        cls, count: int, encoded: Callable[[int], ImageFeatures], box: tuple[int, int, int, int],
+        cls,
+        count: int,
+        encoded: Callable[[int], ImageFeatures],
+        box: tuple[int, int, int, int],
         image_size: int,
     ) -> FeatureStatistics:
         """From the previewed slices; `encoded` gives a slice's features by index.

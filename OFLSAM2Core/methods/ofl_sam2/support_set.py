@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 from OFLSAM2Core.backbones.base import Backbone, ImageFeatures, Memory
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.augmentation import augment
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
 from OFLSAM2Core.results import Progress, ProgressCallback
+from OFLSAM2Core.slicing import FRAME_AXIS
 from OFLSAM2Core.structures import Structure
 
 MOST_SLICES = 240
@@ -35,6 +37,7 @@ class SupportSlice:
     case: which fold it belongs to: a fold never learns from itself.
     stored: its features, in half precision (2 MB for LiteMedSAM).
     masks: (N, S, S) uint8, 255 where a structure covers the pixel.
+    level: where the slice lies along the body.
     """
 
     case: int
@@ -44,15 +47,17 @@ class SupportSlice:
     statistics: FeatureStatistics
     masks: Tensor
     descriptor: Tensor
+    level: float
 
     @property
     def present(self) -> Tensor:
         """Which of the N structures are in the slice."""
         return self.masks.flatten(1).amax(dim=1) > 127
 
-    def features(self, backbone: Backbone) -> ImageFeatures:
-        """Its features, standardised, on the backbone's device."""
-        return self.statistics.standardise(self.stored.to(backbone.device))
+    def features(self, backbone: Backbone, level: float | None = None) -> ImageFeatures:
+        """Its features, standardised, on the backbone's device, at its own level or another."""
+        features = self.statistics.standardise(self.stored.to(backbone.device))
+        return replace(features, level=self.level if level is None else level)
 
     def memory(self, backbone: Backbone) -> Memory:
         """Memory features of the slice and its labels."""
@@ -95,6 +100,7 @@ def encode_support(
             statistics = FeatureStatistics.of_volume(
                 case.slicing.count, found.__getitem__, box, backbone.image_size
             ).to(backbone.device)
+            scale = LevelScale.of_labels(case.labels, case.slicing.slice_spacing)
             for index in indices:
                 features = statistics.standardise(found[index].to(backbone.device))
                 fold = index // BLOCK_OF_ONE_CASE % 2 if len(support) == 1 else number
@@ -107,10 +113,17 @@ def encode_support(
                         statistics=statistics,
                         masks=masks[index],
                         descriptor=descriptor(features.comparable)[0],
+                        level=_level(case, scale, index),
                     )
                 )
     on_progress(Progress("encode", total, total))
     return encoded
+
+
+def _level(case: SupportSlices, scale: LevelScale, index: int) -> float:
+    if case.slicing.world_axis == FRAME_AXIS:  # Time is no place.
+        return 0.0
+    return scale.level(index * case.slicing.slice_spacing)
 
 
 def _worth_learning(case: SupportSlices, most: int) -> list[int]:

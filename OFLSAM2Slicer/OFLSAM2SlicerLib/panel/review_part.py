@@ -24,7 +24,7 @@ class ReviewPart:
         self._overlay = ConfidenceOverlay()
         self._parameters: Any = None
         self._listed: list[ScoredSlice] = []
-        self._counted = -1
+        self._shown: tuple[Any, int] = (None, 0)
         tables.stretch(ui.leastConfidentTable, 2)
         ui.leastConfidentTable.connect("cellClicked(int,int)", self._on_clicked)
         ui.scoresTableButton.connect("clicked(bool)", self._on_table)
@@ -56,13 +56,13 @@ class ReviewPart:
             self._overlay.hide(slicer.mrmlScene)
 
     def update_scores(self) -> None:
-        """Show the scores of the run so far; cheap where there are no new ones."""
+        """Show the scores of the run so far, where there are new ones."""
         run = self._controller.run
         scores = run.scores if run is not None else None
-        count = len(scores) if scores is not None else 0
-        if count == self._counted and count == 0:
+        now = (scores, scores.changes if scores is not None else 0)
+        if now == self._shown:
             return
-        self._counted = count
+        self._shown = now
         self._listed = scores.least_confident(ROWS) if scores is not None else []
         texts = [
             (str(one.index + 1), f"{one.confidence:.2f}", one.structure) for one in self._listed

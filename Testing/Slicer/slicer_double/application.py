@@ -34,7 +34,7 @@ class Application:
             self.quitting.remove(slot)
         return True
 
-    def processEvents(self) -> None:  # noqa: N802
+    def processEvents(self) -> None:
         QtWidgets.QApplication.processEvents()
 
     def quit(self) -> None:
@@ -49,7 +49,7 @@ class _Loader(QtUiTools.QUiLoader):
         super().__init__()
         self.made: list[Any] = []  # Qt keeps the widget, not its Python side
 
-    def createWidget(self, class_name: str, parent: Any = None, name: str = "") -> Any:  # noqa: N802
+    def createWidget(self, class_name: str, parent: Any = None, name: str = "") -> Any:
         made = getattr(widgets, class_name, None) or getattr(qt, class_name, None)
         if made is None:
             raise ValueError(f"The .ui file names the class {class_name}, which has no double.")
@@ -59,7 +59,7 @@ class _Loader(QtUiTools.QUiLoader):
         return widget
 
 
-def loadUI(path: str) -> Any:  # noqa: N802
+def loadUI(path: str) -> Any:
     file = QtCore.QFile(str(path))
     if not file.open(QtCore.QFile.ReadOnly):
         raise RuntimeError(f"Could not open {path}")
@@ -72,33 +72,33 @@ def loadUI(path: str) -> Any:  # noqa: N802
     return widget
 
 
-def childWidgetVariables(widget: Any) -> Any:  # noqa: N802
+def childWidgetVariables(widget: Any) -> Any:
     ui = types.SimpleNamespace()
     for child in widget._made:
         setattr(ui, child.name, child)
     return ui
 
 
-def confirmOkCancelDisplay(text: str, windowTitle: str = "", **kwargs: Any) -> bool:  # noqa: N802, N803
+def confirmOkCancelDisplay(text: str, windowTitle: str = "", **kwargs: Any) -> bool:
     messages.append(text)
     return answers.pop(0) if answers else True
 
 
-def errorDisplay(text: str, **kwargs: Any) -> None:  # noqa: N802
+def errorDisplay(text: str, **kwargs: Any) -> None:
     messages.append(text)
 
 
-messageBox = errorDisplay  # noqa: N816
+messageBox = errorDisplay
 
 
 def pip_install(requirements: Any) -> None:
     installed.append(requirements)
 
 
-def startupEnvironment() -> dict[str, str]:  # noqa: N802
+def startupEnvironment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def settingsValue(key: str, default: Any, converter: Callable[[Any], Any] = str) -> Any:  # noqa: N802
+def settingsValue(key: str, default: Any, converter: Callable[[Any], Any] = str) -> Any:
     value = QtCore.QSettings().value(key)
     return default if value is None else converter(value)

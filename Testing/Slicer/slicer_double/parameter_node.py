@@ -63,7 +63,7 @@ def _parameter(hint: Any) -> _Parameter:
     raise TypeError(f"The double does not know {hint}.")
 
 
-def parameterNodeWrapper(cls: type) -> type:  # noqa: N802
+def parameterNodeWrapper(cls: type) -> type:
     hints = typing.get_type_hints(cls, include_extras=True)
     cls._parameters = {name: _parameter(hint) for name, hint in hints.items()}
     for name, parameter in cls._parameters.items():
@@ -114,7 +114,7 @@ def _node_property(name: str) -> property:
     )
 
 
-def connectGui(self: Any, ui: Any) -> int:  # noqa: N802
+def connectGui(self: Any, ui: Any) -> int:
     tag = len(self._connected) + 1
     pairs = []
     for widget in vars(ui).values():
@@ -137,7 +137,7 @@ def connectGui(self: Any, ui: Any) -> int:  # noqa: N802
     return tag
 
 
-def disconnectGui(self: Any, tag: int) -> None:  # noqa: N802
+def disconnectGui(self: Any, tag: int) -> None:
     for _, widget in self._connected.pop(tag, []):
         slot = widget.__dict__["_parameter_slots"].pop((id(self), tag))
         _access(widget)[0].disconnect(slot)
@@ -145,23 +145,23 @@ def disconnectGui(self: Any, tag: int) -> None:  # noqa: N802
         self.parameterNode.RemoveObserver(self._observers.pop(tag))
 
 
-def AddObserver(self: Any, event: Any, callback: Any, priority: float = 0.0) -> int:  # noqa: N802
+def AddObserver(self: Any, event: Any, callback: Any, priority: float = 0.0) -> int:
     return self.parameterNode.AddObserver(event, callback, priority)
 
 
-def RemoveObserver(self: Any, tag: int) -> None:  # noqa: N802
+def RemoveObserver(self: Any, tag: int) -> None:
     self.parameterNode.RemoveObserver(tag)
 
 
-def Modified(self: Any) -> None:  # noqa: N802
+def Modified(self: Any) -> None:
     self.parameterNode.Modified()
 
 
-def StartModify(self: Any) -> int:  # noqa: N802
+def StartModify(self: Any) -> int:
     return self.parameterNode.StartModify()
 
 
-def EndModify(self: Any, was_modified: int) -> int:  # noqa: N802
+def EndModify(self: Any, was_modified: int) -> int:
     return self.parameterNode.EndModify(was_modified)
 
 

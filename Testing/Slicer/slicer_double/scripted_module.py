@@ -24,7 +24,7 @@ class ScriptedLoadableModule:
         self.parent = parent
         self.moduleName = type(self).__name__
 
-    def resourcePath(self, filename: str) -> str:  # noqa: N802
+    def resourcePath(self, filename: str) -> str:
         folder = os.path.dirname(inspect.getfile(type(self)))
         return os.path.join(folder, "Resources", filename)
 
@@ -39,11 +39,11 @@ class ScriptedLoadableModuleWidget:
     def setup(self) -> None:
         pass
 
-    def resourcePath(self, filename: str) -> str:  # noqa: N802
+    def resourcePath(self, filename: str) -> str:
         folder = os.path.dirname(inspect.getfile(type(self)))
         return os.path.join(folder, "Resources", filename)
 
-    def onReload(self) -> None:  # noqa: N802
+    def onReload(self) -> None:
         pass
 
 
@@ -51,7 +51,7 @@ class ScriptedLoadableModuleLogic:
     def __init__(self, parent: Any = None) -> None:
         self.moduleName = type(self).__name__.removesuffix("Logic")
 
-    def getParameterNode(self) -> Any:  # noqa: N802
+    def getParameterNode(self) -> Any:
         scene = slicer.mrmlScene
         node = scene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
         if node is None:
@@ -64,10 +64,10 @@ class ScriptedLoadableModuleLogic:
 
 
 class ScriptedLoadableModuleTest(unittest.TestCase):
-    def runTest(self) -> None:  # noqa: N802
+    def runTest(self) -> None:
         pass
 
-    def delayDisplay(self, message: str, msec: int | None = None) -> None:  # noqa: N802
+    def delayDisplay(self, message: str, msec: int | None = None) -> None:
         del message, msec
 
 

@@ -32,10 +32,10 @@ def _of_box(name: str, kind: type) -> Any:
     )
 
 
-class qMRMLWidget(PythonQt, QtWidgets.QWidget):  # noqa: N801
-    mrmlSceneChanged = QtCore.Signal(object)  # noqa: N815
+class qMRMLWidget(PythonQt, QtWidgets.QWidget):
+    mrmlSceneChanged = QtCore.Signal(object)
 
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         # The .ui file connects mrmlSceneChanged(vtkMRMLScene*) to the selectors. Qt does not know
         # vtk types here and says so; the selectors are told directly.
         for selector in self._made:
@@ -43,17 +43,17 @@ class qMRMLWidget(PythonQt, QtWidgets.QWidget):  # noqa: N801
                 selector.setMRMLScene(scene)
 
 
-class qMRMLNodeComboBox(PythonQt, QtWidgets.QComboBox):  # noqa: N801
+class qMRMLNodeComboBox(PythonQt, QtWidgets.QComboBox):
     """Lists the nodes of a scene, and follows it."""
 
-    currentNodeChanged = QtCore.Signal(object)  # noqa: N815
-    nodeTypes = _declared("nodeTypes", "QStringList")  # noqa: N815
-    noneDisplay = _declared("noneDisplay", str)  # noqa: N815
-    noneEnabled = _declared("noneEnabled", bool)  # noqa: N815
-    addEnabled = _declared("addEnabled", bool)  # noqa: N815
-    removeEnabled = _declared("removeEnabled", bool)  # noqa: N815
-    renameEnabled = _declared("renameEnabled", bool)  # noqa: N815
-    showChildNodeTypes = _declared("showChildNodeTypes", bool)  # noqa: N815
+    currentNodeChanged = QtCore.Signal(object)
+    nodeTypes = _declared("nodeTypes", "QStringList")
+    noneDisplay = _declared("noneDisplay", str)
+    noneEnabled = _declared("noneEnabled", bool)
+    addEnabled = _declared("addEnabled", bool)
+    removeEnabled = _declared("removeEnabled", bool)
+    renameEnabled = _declared("renameEnabled", bool)
+    showChildNodeTypes = _declared("showChildNodeTypes", bool)
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -64,7 +64,7 @@ class qMRMLNodeComboBox(PythonQt, QtWidgets.QComboBox):  # noqa: N801
         self._shown: Any = None
         object.__getattribute__(self, "activated").connect(self._picked)
 
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         for tag in self._observers:
             self._scene.RemoveObserver(tag)
         self._scene = scene
@@ -74,13 +74,13 @@ class qMRMLNodeComboBox(PythonQt, QtWidgets.QComboBox):  # noqa: N801
                 self._observers.append(scene.AddObserver(event, lambda *_: self._refill()))
         self._refill()
 
-    def mrmlScene(self) -> Any:  # noqa: N802
+    def mrmlScene(self) -> Any:
         return self._scene
 
-    def currentNode(self) -> Any:  # noqa: N802
+    def currentNode(self) -> Any:
         return self._shown
 
-    def setCurrentNode(self, node: Any) -> None:  # noqa: N802
+    def setCurrentNode(self, node: Any) -> None:
         if node is not None and node not in self._nodes:
             self._refill()
             node = node if node in self._nodes else None
@@ -126,10 +126,10 @@ class qMRMLNodeComboBox(PythonQt, QtWidgets.QComboBox):  # noqa: N801
             self._show(self._shown)
 
 
-class ctkCollapsibleButton(PythonQt, QtWidgets.QWidget):  # noqa: N801
+class ctkCollapsibleButton(PythonQt, QtWidgets.QWidget):
     """A header, and content that it shows or hides."""
 
-    contentsCollapsed = QtCore.Signal(bool)  # noqa: N815
+    contentsCollapsed = QtCore.Signal(bool)
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -154,7 +154,7 @@ class ctkCollapsibleButton(PythonQt, QtWidgets.QWidget):  # noqa: N801
     text = QtCore.Property(str, _get_text, _set_text)
     collapsed = QtCore.Property(bool, _get_collapsed, _set_collapsed)
 
-    def paintEvent(self, event: Any) -> None:  # noqa: N802
+    def paintEvent(self, event: Any) -> None:
         painter = QtGui.QPainter(self)
         rect = QtCore.QRect(0, 0, QtWidgets.QWidget.width(self), HEADER - 2)
         painter.fillRect(rect, QtGui.QColor(214, 220, 228))
@@ -164,16 +164,16 @@ class ctkCollapsibleButton(PythonQt, QtWidgets.QWidget):  # noqa: N801
         painter.drawText(left, QtCore.Qt.AlignVCenter, f"{arrow}  {self._text}")
 
 
-class ctkSliderWidget(PythonQt, QtWidgets.QWidget):  # noqa: N801
+class ctkSliderWidget(PythonQt, QtWidgets.QWidget):
     """A slider with a spin box."""
 
-    valueChanged = QtCore.Signal(float)  # noqa: N815
+    valueChanged = QtCore.Signal(float)
     value = _of_box("value", float)
     minimum = _of_box("minimum", float)
     maximum = _of_box("maximum", float)
-    singleStep = _of_box("singleStep", float)  # noqa: N815
+    singleStep = _of_box("singleStep", float)
     decimals = _of_box("decimals", int)
-    pageStep = _declared("pageStep", float)  # noqa: N815
+    pageStep = _declared("pageStep", float)
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)

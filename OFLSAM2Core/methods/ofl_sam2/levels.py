@@ -1,0 +1,76 @@
+"""Where slices lie along the body: levels, and how a new volume's are found.
+
+Level 0 is the middle of the structures and -1 and 1 are their ends. In a support case they are
+known from its labels. In a new volume they are found by sliding it along the support cases until
+its slices look most like theirs: fields of view begin and end anywhere, so the position within
+the volume says little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+STEPS = 60
+"""Shifts that are tried, over all that leave the middle of the structures within the volume."""
+
+
+@dataclass(frozen=True)
+class LevelScale:
+    """From millimetres along the slicing axis to levels: (position - middle) / half."""
+
+    middle: float
+    half: float
+
+    @classmethod
+    def of_labels(cls, labels: npt.NDArray, spacing: float) -> LevelScale:
+        """Of a support case, canonical labels (S, H, W)."""
+        full = np.flatnonzero(labels.reshape(len(labels), -1).any(axis=1)) * spacing
+        middle = float(full.min() + full.max()) / 2
+        return cls(middle, max(float(full.max() - full.min()) / 2, spacing))
+
+    def level(self, position: float) -> float:
+        return (position - self.middle) / self.half
+
+
+@dataclass(frozen=True)
+class LevelFinder:
+    """Support slices in short, to slide a new volume along.
+
+    descriptors: (T, D). levels: (T,). half: millimetres from middle to end, mean of the cases.
+    """
+
+    descriptors: Tensor
+    levels: Tensor
+    half: float
+
+    def find(self, descriptors: Tensor, positions: Sequence[float], length: float) -> LevelScale:
+        """The scale of a volume from some of its slices.
+
+        descriptors: (P, D) of slices at `positions`, millimetres from the first slice; length:
+        of the volume, millimetres.
+        """
+        likeness = descriptors.float() @ self.descriptors.float().T  # (P, T)
+        # Every slice is as good as every other where the support has nothing to compare with.
+        nothing = likeness.mean(dim=1)
+        best, found = -float("inf"), length / 2
+        for middle in np.linspace(0, length, STEPS):
+            levels = torch.tensor(
+                [(p - middle) / self.half for p in positions], device=likeness.device
+            )
+            distance = (levels[:, None] - self.levels[None]).abs()
+            comparable = distance < _NEAR
+            near = torch.where(comparable, likeness, torch.zeros_like(likeness)).sum(dim=1)
+            count = comparable.sum(dim=1)
+            score = torch.where(count > 0, near / count.clamp(min=1), nothing).mean().item()
+            if score > best:
+                best, found = score, float(middle)
+        return LevelScale(found, self.half)
+
+
+_NEAR = 0.15

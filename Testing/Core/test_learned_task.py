@@ -1,0 +1,111 @@
+"""A learned task as a file: complete, safe, and honest about what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.preparation import Preparation
+from OFLSAM2Core.structures import Structure
+
+
+@pytest.fixture
+def task() -> LearnedTask:
+    return LearnedTask(
+        structures=(
+            Structure(
+                "liver",
+                3,
+                (0.8, 0.4, 0.3),
+                "Segmentation category and type~SCT^123037004^Anatomical Structure~"
+                "SCT^10200004^Liver~^^",
+            ),
+        ),
+        backbone="litemedsam",
+        backbone_identity="ab" * 32,
+        method="ofl-sam2",
+        world_axis="coronal",
+        preparation=Preparation("MR", 0.7, 256),
+        options=MethodOptions(gamma=0.7),
+        tensors={"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.float16)},
+        facts={"note": 1},
+        support_names=("one", "two"),
+    )
+
+
+def test_everything_comes_back_from_the_file(task: LearnedTask, tmp_path: Path) -> None:
+    loaded = LearnedTask.load(task.save(tmp_path / "liver.oflsam2"))
+    assert loaded.summary() == task.summary()
+    assert loaded.structures == task.structures and loaded.structures[0].code == "SCT:10200004"
+    assert loaded.preparation == task.preparation and loaded.options == task.options
+    assert loaded.facts == task.facts and loaded.backbone_identity == task.backbone_identity
+    for name, tensor in task.tensors.items():
+        assert torch.equal(loaded.tensors[name], tensor)
+        assert loaded.tensors[name].dtype == tensor.dtype
+
+
+def test_the_file_holds_json_and_safetensors_and_nothing_else(
+    task: LearnedTask, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(task.save(tmp_path / "t.oflsam2")) as archive:
+        assert sorted(archive.namelist()) == ["task.json", "tensors.safetensors"]
+        json.loads(archive.read("task.json"))
+    assert [path.name for path in tmp_path.iterdir()] == ["t.oflsam2"]
+
+
+@pytest.mark.parametrize("kept", [0, 10, 200, 600])
+def test_a_file_that_was_cut_off_is_refused_by_name(
+    task: LearnedTask, tmp_path: Path, kept: int
+) -> None:
+    path = task.save(tmp_path / "cut.oflsam2")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(TaskError, match=r"cut\.oflsam2"):
+        LearnedTask.load(path)
+
+
+def test_a_newer_format_asks_for_an_update(task: LearnedTask, tmp_path: Path) -> None:
+    path = task.save(tmp_path / "new.oflsam2")
+    with zipfile.ZipFile(path) as archive:
+        contents = json.loads(archive.read("task.json"))
+        tensors = archive.read("tensors.safetensors")
+    contents["format"] += 1
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("task.json", json.dumps(contents))
+        archive.writestr("tensors.safetensors", tensors)
+    with pytest.raises(TaskError, match="format version 2") as refused:
+        LearnedTask.load(path)
+    assert "Update" in refused.value.hint
+
+
+def test_files_that_are_missing_or_of_another_kind_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="does not exist"):
+        LearnedTask.load(tmp_path / "nowhere.oflsam2")
+    (tmp_path / "text.oflsam2").write_text("hello")
+    with pytest.raises(TaskError, match="not a readable learned task"):
+        LearnedTask.load(tmp_path / "text.oflsam2")
+
+
+def test_saving_where_there_is_no_folder_says_so(task: LearnedTask, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        task.save(tmp_path / "nowhere" / "t.oflsam2")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("gamma", 1.5), ("epochs", 41), ("update", "often"), ("colour", 1)]
+)
+def test_options_that_make_no_sense_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=name):
+        MethodOptions.from_json({name: value})
+
+
+def test_options_are_read_from_words_as_their_own_type() -> None:
+    options = MethodOptions.from_preset("fast", gamma="0.7", use_memory="false", memories="3")
+    assert (options.gamma, options.use_memory, options.memories) == (0.7, False, 3)
+    assert options.preset == "fast" and options.augmented_copies == 0

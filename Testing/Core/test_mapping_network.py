@@ -1,0 +1,160 @@
+"""The mapping network is fitted the way the paper says, and its shortcuts change nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
+    LEAST_SUPPORT,
+    REGULARISER,
+    FeatureHead,
+    MappingNetwork,
+    NormalEquations,
+)
+
+CHANNELS, SIDE, OUTPUTS = 12, 10, 4
+
+
+@pytest.fixture
+def slices() -> list[Tensor]:
+    """Embeddings (1, C, h, w) whose channels differ in size, as real ones do."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.logspace(0, -1.5, CHANNELS).view(1, CHANNELS, 1, 1)
+    return [torch.randn(1, CHANNELS, SIDE, SIDE, generator=generator) * sizes for _ in range(4)]
+
+
+@pytest.fixture
+def wanted() -> list[Tensor]:
+    """Memory features (N=2, M, h, w) of each slice."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(2, OUTPUTS, SIDE, SIDE, generator=generator) for _ in range(4)]
+
+
+@pytest.fixture
+def head(slices: list[Tensor]) -> FeatureHead:
+    return FeatureHead.fit(slices, components=6)
+
+
+def _equations(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]) -> NormalEquations:
+    each = [NormalEquations.of(head.rows(x), e) for x, e in zip(slices, wanted, strict=True)]
+    total = each[0]
+    for one in each[1:]:
+        total = total.plus(one)
+    return NormalEquations(total.gram / len(each), total.moment / len(each))
+
+
+def _loss(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor], tau: Tensor) -> Tensor:
+    """Half the mean square residual plus penalty, from the samples themselves: (N,)."""
+    total = torch.zeros(len(tau))
+    for x, e in zip(slices, wanted, strict=True):
+        residual = (head.rows(x) @ tau).transpose(1, 2).reshape(e.shape) - e
+        total = total + residual.square().sum(dim=(1, 2, 3)) / (SIDE * SIDE) / 2
+    return total / len(slices) + REGULARISER**2 * tau.square().sum(dim=(1, 2)) / 2
+
+
+def test_the_mapping_network_is_one_convolution(head: FeatureHead, slices: list[Tensor]) -> None:
+    tau = torch.randn(1, head.unknowns, OUTPUTS, generator=torch.Generator().manual_seed(2))
+    network = MappingNetwork.start(head, tau, NormalEquations(tau[:, :1], tau), REGULARISER)
+    kernel = tau[0, :-1].T.reshape(OUTPUTS, 6, 3, 3) / head.kernel
+    convolved = F.conv2d(head(slices[0])[None], kernel, tau[0, -1], padding=1)
+    torch.testing.assert_close(network(head.rows(slices[0])), convolved, atol=1e-5, rtol=1e-5)
+
+
+def test_one_step_ends_at_the_exact_minimum_along_the_gradient(
+    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+) -> None:
+    start = torch.randn(2, head.unknowns, OUTPUTS, generator=torch.Generator().manual_seed(3))
+    start.requires_grad_()
+    _loss(head, slices, wanted, start).sum().backward()
+    gradient = start.grad
+    assert gradient is not None
+    stepped = _equations(head, slices, wanted).steepest_descent(start.detach(), 1)
+    step = start.detach() - stepped
+    # Along the gradient of the loss over the samples ...
+    cosine = F.cosine_similarity(step.flatten(1), gradient.flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(2), atol=1e-5, rtol=0)
+    # ... and where the slope along it has become zero.
+    stepped.requires_grad_()
+    _loss(head, slices, wanted, stepped).sum().backward()
+    assert stepped.grad is not None
+    slope = (stepped.grad * gradient).sum(dim=(1, 2)) / gradient.square().sum(dim=(1, 2))
+    assert slope.abs().max() < 1e-4
+
+
+def test_many_steps_approach_the_closed_form(
+    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+) -> None:
+    equations = _equations(head, slices, wanted)
+    exact = equations.closed_form()
+    start = torch.zeros_like(exact)
+    gaps = []
+    for iterations in (0, 10, 100, 1000):
+        tau = equations.steepest_descent(start, iterations)
+        gaps.append(float((equations.loss(tau) - equations.loss(exact)).max()))
+    assert gaps[0] > gaps[1] > gaps[2] > gaps[3] >= -1e-6
+    assert gaps[3] < 0.01 * gaps[0]
+
+
+def test_the_closed_form_is_the_least_loss_over_the_samples(
+    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+) -> None:
+    exact = _equations(head, slices, wanted).closed_form().requires_grad_()
+    _loss(head, slices, wanted, exact).sum().backward()
+    assert exact.grad is not None and exact.grad.abs().max() < 1e-5
+
+
+def test_structures_fitted_together_equal_structures_fitted_one_by_one(
+    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+) -> None:
+    together = _equations(head, slices, wanted).steepest_descent(
+        torch.zeros(2, head.unknowns, OUTPUTS), 7
+    )
+    for structure in range(2):
+        alone = _equations(head, slices, [e[structure : structure + 1] for e in wanted])
+        tau = alone.steepest_descent(torch.zeros(1, head.unknowns, OUTPUTS), 7)
+        torch.testing.assert_close(tau[0], together[structure], atol=1e-6, rtol=1e-5)
+
+
+def _network(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]) -> MappingNetwork:
+    equations = _equations(head, slices[:2], wanted[:2])
+    return MappingNetwork.start(head, equations.closed_form(), equations, REGULARISER)
+
+
+def test_an_update_changes_only_the_structures_that_are_trusted(
+    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+) -> None:
+    before = _network(head, slices, wanted)
+    after = before.update(head.rows(slices[2]), wanted[2], [1], iterations=5)
+    assert torch.equal(after.tau[0], before.tau[0])
+    assert not torch.equal(after.tau[1], before.tau[1])
+    assert before.update(head.rows(slices[2]), wanted[2], [], iterations=5) is before
+
+
+def test_updates_bring_the_prediction_nearer_to_what_was_seen(
+    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+) -> None:
+    network = _network(head, slices, wanted)
+    rows = head.rows(slices[2])
+    errors = []
+    for _ in range(4):
+        errors.append(float((network(rows) - wanted[2]).square().mean()))
+        network = network.update(rows, wanted[2], [0, 1], iterations=5)
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.95 * errors[0]
+
+
+def test_the_annotated_slices_never_lose_more_than_three_quarters_of_the_weight(
+    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+) -> None:
+    network = _network(head, slices, wanted)
+    rows = head.rows(slices[2])
+    sample = NormalEquations.of(rows, wanted[2])
+    for _ in range(60):
+        network = network.update(rows, wanted[2], [0], iterations=50)
+    settled = NormalEquations(
+        LEAST_SUPPORT * network.support.gram + (1 - LEAST_SUPPORT) * sample.gram,
+        LEAST_SUPPORT * network.support.moment + (1 - LEAST_SUPPORT) * sample.moment,
+    ).closed_form()
+    torch.testing.assert_close(network.tau[0], settled[0], atol=5e-2, rtol=5e-2)

@@ -1,0 +1,265 @@
+"""Memory, fusion, confidence, gate and order, each by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.backbones.base import ImageFeatures, Memory
+from OFLSAM2Core.backbones.litemedsam import MaskAttention
+from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
+from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelFinder, LevelScale
+from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, SupportMemory
+from OFLSAM2Core.methods.ofl_sam2.propagation import propagation_order
+from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
+from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor, most_similar
+from OFLSAM2Core.methods.options import MethodOptions
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _memories(generator: torch.Generator, structures: int = 6) -> list[Memory]:
+    return [
+        Memory(
+            torch.randn(structures, 16, 8, 8, generator=generator),
+            torch.randn(1, 32, 8, 8, generator=generator),
+        )
+        for _ in range(3)
+    ]
+
+
+def test_attention_is_a_softmax_over_likeness_less_squared_distance(
+    generator: torch.Generator,
+) -> None:
+    attention = MaskAttention(32, projected=16).eval()
+    query = torch.randn(1, 32, 8, 8, generator=generator)
+    memories = [replace(m, level=0.3 * i) for i, m in enumerate(_memories(generator))]
+    plane = torch.cartesian_prod(torch.linspace(-1, 1, 8), torch.linspace(-1, 1, 8))
+    in_plane, along = attention.log_reach.exp()
+    scores = []
+    for memory in memories:
+        assert memory.position is not None
+        keys = attention.project(memory.position)[0].flatten(1).T
+        likeness = attention.project(query)[0].flatten(1).T @ keys.T
+        distance = torch.cdist(plane, plane).square() / in_plane**2
+        distance = distance + (memory.level - 0.5) ** 2 / along**2
+        scores.append(likeness * attention.log_temperature.exp() - distance / 2)
+    weights = torch.cat(scores, dim=1).softmax(dim=-1)
+    values = torch.cat([m.features.flatten(2) for m in memories], dim=2)
+    expected = torch.einsum("qt,nct->ncq", weights, values).reshape(6, 16, 8, 8)
+    found = attention(query, memories, level=0.5)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_attention_for_all_structures_at_once_equals_one_at_a_time(
+    generator: torch.Generator,
+) -> None:
+    attention = MaskAttention(32, projected=16).eval()
+    query = torch.randn(1, 32, 8, 8, generator=generator)
+    memories = _memories(generator)
+    together = attention(query, memories)
+    for structure in range(6):
+        alone = attention(query, [memory.of([structure]) for memory in memories])
+        torch.testing.assert_close(alone[0], together[structure], atol=1e-5, rtol=1e-4)
+
+
+def test_a_sharp_attention_reads_the_mask_of_the_same_slice_back(
+    generator: torch.Generator,
+) -> None:
+    attention = MaskAttention(32, projected=16).eval()
+    with torch.no_grad():
+        attention.log_temperature.fill_(6.0)
+        attention.log_reach.fill_(4.0)  # So far that nearness does not count.
+    memories = _memories(generator)
+    assert memories[1].position is not None
+    read = attention(memories[1].position, memories)
+    torch.testing.assert_close(read, memories[1].features, atol=0.05, rtol=0)
+
+
+def test_a_compressed_memory_reads_the_same_at_a_fraction_of_the_size(
+    generator: torch.Generator,
+) -> None:
+    attention = MaskAttention(256, projected=64).eval()
+    position = torch.randn(1, 256, 8, 8, generator=generator)
+    memory = Memory(torch.randn(2, 16, 8, 8, generator=generator), position)
+    small = attention.compress(memory)
+    assert small.position is not None and small.position.numel() * 4 == position.numel()
+    query = torch.randn(1, 256, 8, 8, generator=generator)
+    torch.testing.assert_close(attention(query, [small]), attention(query, [memory]))
+
+
+def _fusion(generator: torch.Generator) -> tuple[AdaptiveFusion, ImageFeatures, Tensor, Tensor]:
+    fusion = AdaptiveFusion(4, 8, lift_offline=True)
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    features = ImageFeatures(torch.randn(1, 8, 5, 5, generator=generator))
+    attended = torch.randn(3, 4, 5, 5, generator=generator)
+    mapped = torch.randn(3, 4, 5, 5, generator=generator)
+    return fusion.eval(), features, attended, mapped
+
+
+def test_fused_target_features_lie_between_those_of_the_two_branches(
+    generator: torch.Generator,
+) -> None:
+    fusion, features, attended, mapped = _fusion(generator)
+    fused = fusion(features, attended, mapped)
+    one, other = fusion.offline(features, attended), fusion.online(features, mapped)
+    assert (fused >= torch.minimum(one, other) - 1e-5).all()
+    assert (fused <= torch.maximum(one, other) + 1e-5).all()
+
+
+def test_fusion_of_a_missing_branch_is_the_other_branch(generator: torch.Generator) -> None:
+    fusion, features, attended, mapped = _fusion(generator)
+    offline, online = fusion.offline(features, attended), fusion.online(features, mapped)
+    torch.testing.assert_close(fusion(features, attended, None), offline)
+    torch.testing.assert_close(fusion(features, None, mapped), online)
+    averaged = fusion(features, attended, mapped, use_fusion=False)
+    torch.testing.assert_close(averaged, (offline + online) / 2)
+
+
+def test_fusion_of_structures_together_equals_one_at_a_time(generator: torch.Generator) -> None:
+    fusion, features, attended, mapped = _fusion(generator)
+    together = fusion(features, attended, mapped)
+    for structure in range(3):
+        one = slice(structure, structure + 1)
+        alone = fusion(features, attended[one], mapped[one])
+        torch.testing.assert_close(alone, together[one], atol=1e-5, rtol=1e-5)
+
+
+def test_confidence_is_the_dice_to_be_expected_of_the_probabilities() -> None:
+    sure = torch.zeros(1, 20, 20)
+    sure[0, 5:15, 5:15] = 1
+    assert slice_confidence(sure) == pytest.approx(1)
+    halo = sure.clone()
+    halo[0, 3:5, 5:15] = 0.4
+    expected = 2 * 100 / (100 + 100 + 20 * 0.4)
+    assert slice_confidence(halo) == pytest.approx(expected)
+    assert slice_confidence(sure * 0.6) < slice_confidence(sure * 0.9)
+
+
+def test_an_empty_slice_is_trusted_only_where_nothing_comes_close() -> None:
+    nothing, doubtful = torch.full((1, 9, 9), 0.02), torch.full((1, 9, 9), 0.02)
+    doubtful[0, 4, 4] = 0.45
+    scores = slice_confidence(torch.cat([nothing, doubtful]))
+    assert trusted_structures(scores, MethodOptions(gamma=0.8)) == [0]
+
+
+def test_the_gate_lets_pass_what_is_above_gamma_and_everything_when_blind() -> None:
+    scores = torch.tensor([0.95, 0.8, 0.79])
+    assert trusted_structures(scores, MethodOptions(gamma=0.8)) == [0]
+    assert trusted_structures(scores, MethodOptions(gamma=0.7)) == [0, 1, 2]
+    assert trusted_structures(scores, MethodOptions(update="blind")) == [0, 1, 2]
+
+
+def test_voxels_are_shared_so_that_probabilities_add_up_to_one(
+    generator: torch.Generator,
+) -> None:
+    own = torch.rand(4, 6, 6, generator=generator)
+    shared = share_voxels(own)
+    torch.testing.assert_close(shared.sum(dim=0), torch.ones(6, 6))
+    # Between structures the order of their own probabilities is kept.
+    assert torch.equal(shared[1:].argmax(dim=0), own.argmax(dim=0))
+    one = share_voxels(own[:1])
+    torch.testing.assert_close(one[1], own[0])
+
+
+def test_recent_memory_is_bounded_and_kept_for_each_structure(generator: torch.Generator) -> None:
+    recent = RecentMemory(size=2)
+    slices = [
+        Memory(torch.randn(2, 4, 3, 3, generator=generator), torch.randn(1, 4, 3, 3))
+        for _ in range(4)
+    ]
+    recent.add(10, slices[0], [0, 1])
+    recent.add(11, slices[1], [0])
+    recent.add(12, slices[2], [0])
+    assert recent.groups(2) == [([0], [11, 12]), ([1], [10])]
+    assert torch.equal(recent.together(12, [0]).features[0], slices[2].features[0])
+    assert torch.equal(recent.together(10, [1]).features[0], slices[0].features[1])
+    assert RecentMemory(size=0).groups(2) == [([0, 1], [])]
+
+
+def test_structures_that_remember_the_same_slices_are_attended_together(
+    generator: torch.Generator,
+) -> None:
+    recent = RecentMemory(size=3)
+    memory = Memory(torch.randn(3, 4, 2, 2, generator=generator), None)
+    recent.add(5, memory, [0, 2])
+    assert recent.groups(3) == [([0, 2], [5]), ([1], [])]
+    assert torch.equal(recent.together(5, [0, 2]).features, memory.features[[0, 2]])
+
+
+def test_the_most_similar_support_slice_of_a_known_slice_is_itself(
+    generator: torch.Generator,
+) -> None:
+    embeddings = torch.randn(5, 16, 32, 32, generator=generator)
+    smooth = torch.nn.functional.interpolate(embeddings[..., :4, :4], size=(32, 32))
+    bank = descriptor(smooth)
+    memories = [Memory(torch.full((1, 1, 1, 1), float(i))) for i in range(5)]
+    support = SupportMemory(memories, bank)
+    for index in range(5):
+        noisy = smooth[index : index + 1] + 0.3 * embeddings[index : index + 1]
+        query = descriptor(noisy)[0]
+        assert most_similar(query, 0.0, bank, torch.zeros(5), 2)[0] == index
+        assert support.retrieve(query, 0.0, 2)[0] is memories[index]
+    assert len(support.retrieve(bank[0], 0.0, 9)) == 5
+
+
+def test_of_slices_that_look_alike_the_one_at_the_same_level_is_retrieved(
+    generator: torch.Generator,
+) -> None:
+    bank = descriptor(torch.randn(1, 16, 8, 8, generator=generator)).expand(4, -1)
+    levels = torch.tensor([-1.0, -0.2, 0.4, 1.0])
+    assert most_similar(bank[0], 0.9, bank, levels, 2) == [3, 2]
+    assert most_similar(bank[0], -0.3, bank, levels, 1) == [1]
+
+
+@pytest.mark.parametrize("first", [-30.0, 0.0, 25.0])
+def test_levels_are_found_wherever_the_field_of_view_begins(first: float) -> None:
+    """A body whose slices change with height; the volume begins `first` mm further up."""
+
+    def look(height: Tensor) -> Tensor:
+        waves = torch.arange(1, 9) * 0.02
+        return descriptor(
+            torch.cat([(height[:, None] * waves).sin(), (height[:, None] * waves).cos()], dim=1)
+            .view(-1, 16, 1, 1)
+            .expand(-1, -1, 8, 8)
+        )
+
+    heights = torch.arange(-60.0, 61.0, 4.0)
+    finder = LevelFinder(look(heights), heights / 40, half=40.0)
+    positions = torch.arange(0.0, 101.0, 9.0)
+    scale = finder.find(look(positions - 50 + first), positions.tolist(), 100.0)
+    assert scale.level(50 - first) == pytest.approx(0, abs=0.12)
+    assert scale.level(90 - first) == pytest.approx(1, abs=0.12)
+
+
+def test_the_level_of_a_support_case_comes_from_where_its_structures_end() -> None:
+    labels = np.zeros((20, 4, 4), np.uint8)
+    labels[5:12, 1:3, 1:3] = 1
+    scale = LevelScale.of_labels(labels, spacing=2.5)
+    assert [scale.level(2.5 * index) for index in (5, 8, 11)] == pytest.approx([-1, 0, 1])
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 5), (4, 5), (2, 5), (1, 7), (0, 1)])
+def test_slices_are_visited_once_each_outwards_from_the_start(start: int, count: int) -> None:
+    order = list(propagation_order(start, count))
+    assert sorted(index for index, _ in order) == list(range(count))
+    distances = [abs(index - start) for index, _ in order]
+    assert distances == sorted(distances)
+    assert all((index - start) * direction >= 0 for index, direction in order)
+
+
+def test_memories_keep_their_fields_when_structures_are_selected() -> None:
+    memory = Memory(torch.arange(6.0).view(3, 2, 1, 1), torch.ones(1, 2, 1, 1), torch.eye(3))
+    chosen = memory.of([2, 0])
+    assert torch.equal(chosen.features.flatten(), torch.tensor([4.0, 5, 0, 1]))
+    assert chosen.pointer is not None and torch.equal(chosen.pointer, torch.eye(3)[[2, 0]])
+    assert replace(memory, pointer=None).of([1]).pointer is None

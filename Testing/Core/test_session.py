@@ -1,0 +1,252 @@
+"""The core from outside, on real volumes: learn, segment, save, load, refuse.
+
+With LiteMedSAM where the result matters; with a small SAM2 of random weights where only the way
+matters (a slice takes it 5 ms).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.errors import Cancelled, InputError, TaskError
+from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.results import Progress, SliceResult
+from OFLSAM2Core.session import FewShotSession
+from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.volume import SupportCase, Volume
+
+QUICK = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial")
+
+
+def _case(name: str, slices: slice = slice(None)) -> SupportCase:
+    """A sample case, or some of its axial slices."""
+    case = sample_data().read_case(name)
+    affine = case.volume.affine.copy()
+    affine[:3, 3] = case.volume.affine[:3, :3] @ [0, 0, slices.start or 0] + affine[:3, 3]
+    volume = Volume(case.volume.array[slices], affine, name)
+    return SupportCase(volume, case.labels[slices], case.structures)
+
+
+@pytest.fixture(scope="module")
+def support() -> list[SupportCase]:
+    return [_case(f"hippocampus_00{n}", slice(12, 20)) for n in (1, 3)]
+
+
+@pytest.fixture(scope="module")
+def target() -> SupportCase:
+    return _case("hippocampus_006", slice(12, 18))
+
+
+@pytest.fixture(scope="module")
+def session() -> FewShotSession:
+    return FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=QUICK)
+
+
+@pytest.fixture(scope="module")
+def task(session: FewShotSession, support: list[SupportCase]) -> LearnedTask:
+    return session.learn(support)
+
+
+def _segment(session: FewShotSession, volume: Volume, task: LearnedTask) -> npt.NDArray:
+    """Labels and confidence, (2, K, J, I)."""
+    found = np.full((2, *volume.grid_shape), 255, np.uint8)
+    for result in session.segment(volume, task):
+        found[0][result.place] = result.labels
+        found[1][result.place] = result.confidence
+    return found
+
+
+def test_three_labelled_volumes_segment_a_fourth() -> None:
+    """The main job, as a user does it, on whole volumes with the default backbone."""
+    options = MethodOptions.from_preset("fast")
+    session = FewShotSession("litemedsam", "cpu", options=options)
+    task = session.learn([_case(f"hippocampus_00{n}") for n in (1, 3, 4)])
+    truth = _case("hippocampus_006")
+    labels, confidence = _segment(session, truth.volume, task)
+    for structure in truth.structures:
+        mine, theirs = labels == structure.label, truth.labels == structure.label
+        assert 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.6, structure.name
+    wrong = labels != truth.labels
+    assert confidence[wrong].mean() < confidence[~wrong].mean() - 25
+
+
+def test_every_slice_is_reported_once_with_a_score_for_each_structure(
+    session: FewShotSession, task: LearnedTask, target: SupportCase
+) -> None:
+    results = list(session.segment(target.volume, task))
+    assert sorted(result.index for result in results) == list(range(6))
+    for result in results:
+        assert isinstance(result, SliceResult) and result.axis == 0
+        assert result.labels.shape == result.confidence.shape == target.volume.grid_shape[1:]
+        assert set(result.scores) == {structure.name for structure in task.structures}
+        assert all(0 <= score <= 1 for score in result.scores.values())
+        assert set(np.unique(result.labels)) <= {0, 1, 2}
+
+
+def test_the_same_seed_learns_the_same_task(
+    session: FewShotSession, support: list[SupportCase], task: LearnedTask
+) -> None:
+    again = session.learn(support)
+    assert again.tensors.keys() == task.tensors.keys()
+    for name, tensor in task.tensors.items():
+        torch.testing.assert_close(again.tensors[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_task_that_was_saved_and_loaded_gives_identical_labels(
+    session: FewShotSession, task: LearnedTask, target: SupportCase, tmp_path: Path
+) -> None:
+    loaded = LearnedTask.load(task.save(tmp_path / "task.oflsam2"))
+    assert loaded.structures == task.structures and loaded.options == task.options
+    before = _segment(session, target.volume, task)
+    np.testing.assert_array_equal(_segment(session, target.volume, loaded), before)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("flips", [(1, -1, 1), (-1, -1, -1)])
+def test_a_volume_stored_another_way_gets_the_same_labels_in_world_space(
+    session: FewShotSession,
+    task: LearnedTask,
+    target: SupportCase,
+    order: tuple[int, int, int],
+    flips: tuple[int, int, int],
+) -> None:
+    flip = tuple(slice(None, None, step) for step in flips)
+    array = target.volume.array.transpose(order)[flip]
+    columns, origin = target.volume.affine[:3, :3], target.volume.affine[:3, 3].copy()
+    stored = columns[:, ::-1][:, list(order)]  # Columns by numpy axis of the new array.
+    for axis, step in enumerate(flips):
+        if step < 0:
+            origin = origin + stored[:, axis] * (array.shape[axis] - 1)
+            stored[:, axis] *= -1
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = stored[:, ::-1], origin
+    turned = _segment(session, Volume(array, affine, "turned"), task)
+    expected = _segment(session, target.volume, task)
+    for found, wanted in zip(turned, expected, strict=True):
+        np.testing.assert_array_equal(found, wanted.transpose(order)[flip])
+
+
+def test_slices_finished_before_a_stop_stay_with_the_caller(
+    session: FewShotSession, task: LearnedTask, target: SupportCase
+) -> None:
+    def stop_after_two(progress: Progress) -> None:
+        if progress.stage == "segment" and progress.done == 2:
+            raise Cancelled
+
+    arrived = []
+    with pytest.raises(Cancelled):
+        arrived.extend(session.segment(target.volume, task, stop_after_two))
+    arrived = []
+    results = session.segment(target.volume, task)
+    arrived.append(next(results))
+    results.close()
+    assert arrived[0].labels.shape == target.volume.grid_shape[1:]
+
+
+def test_learning_stops_when_the_caller_says_so(
+    session: FewShotSession, support: list[SupportCase]
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.stage == "learn" and progress.message.startswith("loss"):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        session.learn(support, stop)
+
+
+def test_memory_alone_mapping_alone_and_blind_updates_all_segment(
+    session: FewShotSession, task: LearnedTask, target: SupportCase
+) -> None:
+    seen = []
+    for changes in (
+        {"use_mapping": False},
+        {"use_memory": False},
+        {"use_fusion": False},
+        {"update": "blind"},
+        {"update": "none"},
+        {"recent": 0},
+    ):
+        options = replace(QUICK, **changes)  # type: ignore[arg-type]
+        other = FewShotSession(session.backbone, options=options)
+        seen.append(_segment(other, target.volume, task)[1])
+    assert not np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[3], seen[4])
+
+
+def test_one_support_case_is_enough_to_learn_with_a_warning(
+    session: FewShotSession, support: list[SupportCase], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert session.learn(support[:1]).support_names == (support[0].name,)
+    assert "Only one support case" in caplog.text
+
+
+def test_frames_of_a_video_are_learned_and_segmented_as_slices(session: FewShotSession) -> None:
+    rows, columns = np.mgrid[:48, :64]
+    frames, masks = [], []
+    for step in range(6):
+        disc = (rows - 24) ** 2 + (columns - 16 - 5 * step) ** 2 < 81
+        frames.append(np.where(disc[..., None], (220, 60, 40), (40, 70, 90)).astype(np.uint8))
+        masks.append(disc.astype(np.uint8))
+    video = Volume(np.stack(frames), name="video")
+    case = SupportCase(video, np.stack(masks), (Structure("disc", 1),))
+    free = FewShotSession(session.backbone, options=replace(QUICK, slicing_axis="auto"))
+    task = free.learn([case])
+    assert task.world_axis == "frame"
+    assert sorted(result.index for result in free.segment(video, task)) == list(range(6))
+    with pytest.raises(TaskError, match="volume"):
+        list(
+            free.segment(Volume(np.zeros((6, 48, 64), np.int16)), replace(task, world_axis="axial"))
+        )
+
+
+def test_a_structure_missing_in_one_case_is_named_and_may_be_allowed(
+    session: FewShotSession, support: list[SupportCase]
+) -> None:
+    labels = support[1].labels.copy()
+    labels[labels == 2] = 0
+    partial = [support[0], replace(support[1], labels=labels)]
+    with pytest.raises(InputError, match="posterior.*hippocampus_003"):
+        session.learn(partial)
+    assert len(session.learn(partial, allow_missing=True).structures) == 2
+
+
+def test_structures_are_matched_by_name_whatever_their_label_values(
+    session: FewShotSession, support: list[SupportCase], task: LearnedTask
+) -> None:
+    swapped = np.array([0, 2, 1], np.uint8)[support[1].labels]
+    structures = tuple(replace(s, label=3 - s.label) for s in support[1].structures)
+    other = SupportCase(support[1].volume, swapped, structures)
+    again = session.learn([support[0], other])
+    assert again.structures == task.structures
+    torch.testing.assert_close(again.tensors["mapping.tau"], task.tensors["mapping.tau"])
+
+
+def test_bad_input_is_refused_by_name(
+    session: FewShotSession, support: list[SupportCase], task: LearnedTask
+) -> None:
+    with pytest.raises(InputError, match="no support case"):
+        session.learn([])
+    thin = Volume(np.zeros((2, 40, 40), np.int16), name="thin")
+    with pytest.raises(InputError, match="thin.*2 axial slices"):
+        list(session.segment(thin, task))
+    holes = Volume(np.full((5, 40, 40), np.nan, np.float32), name="holes")
+    with pytest.raises(InputError, match="holes.*NaN"):
+        list(session.segment(holes, task))
+
+
+def test_a_task_of_another_backbone_or_other_weights_is_refused(
+    session: FewShotSession, task: LearnedTask, target: SupportCase
+) -> None:
+    other = FewShotSession(Sam2Backbone.random(seed=4, image_size=128), options=QUICK)
+    with pytest.raises(TaskError, match="other weights"):
+        list(other.segment(target.volume, task))
+    with pytest.raises(TaskError, match="litemedsam"):
+        list(session.segment(target.volume, replace(task, backbone="litemedsam")))
