@@ -160,7 +160,7 @@ class PreparedVolume:
     def image(self, index: int) -> npt.NDArray[np.float32]:
         """The network's image (3, S, S) of canonical slice `index`, in [0, 1], 0 around it."""
         planes = self.framing.to_network(self.grey(index))
-        return np.ascontiguousarray(np.broadcast_to(planes, (3, *planes.shape[1:])))
+        return np.array(np.broadcast_to(planes, (3, *planes.shape[1:])))
 
     def mask_to_network(self, label_plane: npt.NDArray, label: int) -> npt.NDArray[np.float32]:
         """How much of every network pixel `label` covers, (S, S) in [0, 1], of a canonical

@@ -55,8 +55,12 @@ def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def options_from(args: argparse.Namespace, base: MethodOptions | None = None) -> MethodOptions:
+def options_from(
+    args: argparse.Namespace, base: MethodOptions | None = None, preset: str = "balanced"
+) -> MethodOptions:
     """The method's options: the preset's (or those of `base`) with what was set by hand.
+
+    preset: the one to use where the user names none.
 
     Raises InputError for an option or value that there is not.
     """
@@ -72,7 +76,7 @@ def options_from(args: argparse.Namespace, base: MethodOptions | None = None) ->
         changes[name.strip()] = value.strip()
     if base is not None and args.preset is None:
         return MethodOptions.from_json({**base.to_json(), **changes})
-    return MethodOptions.from_preset(args.preset or "balanced", **changes)
+    return MethodOptions.from_preset(args.preset or preset, **changes)
 
 
 def make_session(

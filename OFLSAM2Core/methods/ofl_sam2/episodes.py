@@ -133,7 +133,7 @@ class Episodes:
         originals = [n for n, s in enumerate(self.slices) if s.copy == 0]
         found = []
         for query in self.slices:
-            others = [n for n in originals if self.slices[n].case != query.case]
+            others = [n for n in originals if self.slices[n].case != query.case] or originals
             bank = torch.stack([self.slices[n].descriptor for n in others])
             levels = torch.tensor([self.slices[n].level for n in others], device=bank.device)
             best = most_similar(

@@ -55,8 +55,9 @@ def learn(
     head = FeatureHead.fit([_comparable(s, backbone) for s in originals])
     by_case = _equations_by_case(backbone, head, slices, on_progress)
     tau_without = {
-        case: _fit(_mean([e for other, e in by_case.items() if other != case]), options)
-        for case in by_case
+        # A single frame has no other to be fitted on.
+        case: _fit(_mean([e for other, e in by_case.items() if other != case] or [own]), options)
+        for case, own in by_case.items()
     }
     episodes = Episodes(backbone, slices, head, tau_without, options, rng)
     episodes.train(on_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from OFLSAM2Core.methods.options import MethodOptions
@@ -16,4 +17,4 @@ def trusted_structures(scores: Tensor, options: MethodOptions) -> list[int]:
     """
     if options.update == "blind":
         return list(range(len(scores)))
-    return [index for index, score in enumerate(scores.tolist()) if score > options.gamma]
+    return torch.nonzero(scores > options.gamma).flatten().tolist()

@@ -103,7 +103,7 @@ def encode_support(
             scale = LevelScale.of_labels(case.labels, case.slicing.slice_spacing)
             for index in indices:
                 features = statistics.standardise(found[index].to(backbone.device))
-                fold = index // BLOCK_OF_ONE_CASE % 2 if len(support) == 1 else number
+                fold = _block(indices, index) if len(support) == 1 else number
                 encoded.append(
                     SupportSlice(
                         case=fold,
@@ -118,6 +118,12 @@ def encode_support(
                 )
     on_progress(Progress("encode", total, total))
     return encoded
+
+
+def _block(indices: Sequence[int], index: int) -> int:
+    """0 or 1, by turns for blocks of slices; both occur where there are two slices."""
+    size = min(BLOCK_OF_ONE_CASE, max(1, len(indices) // 2))
+    return indices.index(index) // size % 2
 
 
 def _level(case: SupportSlices, scale: LevelScale, index: int) -> float:

@@ -1,0 +1,70 @@
+"""Consistency in 3D: flicker between slices goes, thick slices and second pieces stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume, in_one_piece
+
+CPU = torch.device("cpu")
+
+
+def _ball(
+    count: int = 24, size: int = 24, centre: tuple[int, int, int] = (12, 12, 12)
+) -> np.ndarray:
+    grid = np.mgrid[:count, :size, :size]
+    away = sum((axis - middle) ** 2 for axis, middle in zip(grid, centre, strict=True))
+    return (away < 49).astype(np.float32)
+
+
+def _filled(*structures: np.ndarray) -> ProbabilityVolume:
+    volume = ProbabilityVolume(structures[0].shape[0], len(structures), structures[0].shape[1])
+    for index in range(structures[0].shape[0]):
+        volume.put(index, torch.from_numpy(np.stack([s[index] for s in structures])))
+    return volume
+
+
+def _labels(volume: ProbabilityVolume, count: int) -> np.ndarray:
+    return np.stack([volume.slice(index, CPU).numpy() > 0.5 for index in range(count)], axis=1)
+
+
+def test_probabilities_come_back_to_within_one_byte() -> None:
+    values = np.random.default_rng(0).random((5, 8, 8), dtype=np.float32)
+    volume = _filled(values)
+    for index in range(5):
+        np.testing.assert_allclose(volume.slice(index, CPU)[0], values[index], atol=0.5 / 255)
+
+
+def test_a_slice_that_was_missed_is_filled_from_its_neighbours() -> None:
+    flickering = _ball()
+    flickering[12] = 0
+    smooth = _labels(_filled(flickering).smoothed(spacing=1.0), 24)[0]
+    truth = _ball()[12] > 0
+    assert (smooth[12] & truth).sum() > 0.9 * truth.sum()
+
+
+def test_slices_ten_millimetres_apart_are_left_alone() -> None:
+    ball = _ball()
+    np.testing.assert_array_equal(_labels(_filled(ball).smoothed(10.0), 24)[0], ball > 0)
+
+
+def test_strays_go_only_from_structures_that_are_in_one_piece() -> None:
+    two = np.maximum(_ball(centre=(12, 8, 8)), 0)
+    two[3:5, 20:22, 20:22] = 0.9
+    volume = _filled(two, two).without_strays([True, False])
+    kept, untouched = _labels(volume, 24)
+    assert not kept[3:5].any() and kept.sum() == (_ball(centre=(12, 8, 8)) > 0).sum()
+    np.testing.assert_array_equal(untouched, two > 0.5)
+
+
+def test_being_in_one_piece_is_learned_from_every_case_that_has_the_structure() -> None:
+    one = _ball().astype(np.uint8)
+    pair = one.copy()
+    pair[:4, :4, :4] = 1
+    speck = one.copy()
+    speck[0, 0, 0] = 1
+    assert in_one_piece([one, one], 1)
+    assert not in_one_piece([one, pair], 1)
+    assert in_one_piece([one, speck], 1)  # A stray voxel of the annotator's is no second piece.
+    assert in_one_piece([one, np.zeros_like(one)], 1)
