@@ -21,7 +21,8 @@ class MethodOptions:
 
     slicing_axis: "auto", "sagittal", "coronal" or "axial".
     gamma: S_cf above which a prediction enters memory and updates the mapping network.
-    memories: K, retrieved support slices.
+    memories: K, retrieved support slices. The paper has 2; on the left atrium 4 gave 0.826 where
+        2 gave 0.820 (7 cases).
     recent: confident slices of the volume itself that are remembered besides.
     iterations_learning, iterations_update: steepest-descent steps of the mapping network.
     closed_form: fit the mapping network exactly when learning, instead of by steps.
@@ -36,7 +37,7 @@ class MethodOptions:
 
     slicing_axis: str = "auto"
     gamma: float = 0.8
-    memories: int = 2
+    memories: int = 4
     recent: int = 2
     iterations_learning: int = 10
     iterations_update: int = 5

@@ -16,8 +16,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-STEPS = 60
+SHIFTS = 100
 """Shifts that are tried, over all that leave the middle of the structures within the volume."""
+
+NEAR = 0.35
+"""Deviation of the levels that are compared with one another. 0.1 and 0.2 were worse."""
+
+LEAST_WEIGHT = 0.3
+"""Of support slices near a slice, to compare it with them."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +62,20 @@ class LevelFinder:
         of the volume, millimetres.
         """
         likeness = descriptors.float() @ self.descriptors.float().T  # (P, T)
-        # Every slice is as good as every other where the support has nothing to compare with.
-        nothing = likeness.mean(dim=1)
+        # Some support slices look like everything: what counts is looking like them more than
+        # the other slices do. Without this the error is 0.16 instead of 0.08 (left atrium).
+        likeness = likeness - likeness.mean(dim=0)
         best, found = -float("inf"), length / 2
-        for middle in np.linspace(0, length, STEPS):
+        for middle in np.linspace(0, length, SHIFTS):
             levels = torch.tensor(
                 [(p - middle) / self.half for p in positions], device=likeness.device
             )
-            distance = (levels[:, None] - self.levels[None]).abs()
-            comparable = distance < _NEAR
-            near = torch.where(comparable, likeness, torch.zeros_like(likeness)).sum(dim=1)
-            count = comparable.sum(dim=1)
-            score = torch.where(count > 0, near / count.clamp(min=1), nothing).mean().item()
+            distance = (levels[:, None] - self.levels[None]) / NEAR
+            weight = torch.exp(-distance.square() / 2)
+            total = weight.sum(dim=1)
+            score = (weight * likeness).sum(dim=1) / total.clamp(min=1e-6)
+            # Slices beyond what the support shows say nothing for or against.
+            score = torch.where(total > LEAST_WEIGHT, score, torch.zeros_like(score)).mean().item()
             if score > best:
                 best, found = score, float(middle)
         return LevelScale(found, self.half)
-
-
-_NEAR = 0.15

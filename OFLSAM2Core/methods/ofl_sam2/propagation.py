@@ -20,7 +20,7 @@ from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory
 from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
-from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor
+from OFLSAM2Core.methods.ofl_sam2.retrieval import AWAY, descriptor
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import PreparedVolume
@@ -108,7 +108,11 @@ class Propagation:
         shows = [bool((m.features.amax(dim=(-2, -1)) > 0).any()) for m in memory.memories]
         bank = memory.descriptors[torch.tensor(shows, device=memory.descriptors.device)]
         bank = bank if len(bank) else memory.descriptors
-        similarity = [float((bank @ found[index]).max()) for index in indices]
+        # An end of the volume may look like some support slice by chance: the middle goes first.
+        similarity = [
+            float((bank @ found[index]).max()) - AWAY * self._standardised(index).level ** 2
+            for index in indices
+        ]
         return indices[int(np.argmax(similarity))]
 
     def _segment_slice(self, index: int, recents: list[RecentMemory]) -> CanonicalResult:
