@@ -285,8 +285,10 @@ def _compile_with_openvino(encoder: nn.Module) -> Callable[[Tensor], Tensor] | N
     example = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The tracer's deprecation notes are not the user's.
+        # Traced here, without the check that runs the encoder again: 7 s instead of 15.
+        traced = torch.jit.trace(encoder, example, check_trace=False)
         model = openvino.convert_model(
-            encoder, example_input=example, input=[1, 3, IMAGE_SIZE, IMAGE_SIZE]
+            traced, example_input=example, input=[1, 3, IMAGE_SIZE, IMAGE_SIZE]
         )
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(model, "CPU", settings)

@@ -9,7 +9,7 @@ from typing import Any
 from OFLSAM2Core.errors import InputError
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"epochs": 2, "augmented_copies": 0},
+    "fast": {"epochs": 3, "augmented_copies": 0},
     "balanced": {},
     "accurate": {"epochs": 4, "augmented_copies": 3},
 }

@@ -133,9 +133,14 @@ class Terminal:
     """A program with a terminal of its own for stderr, as a user has it."""
 
     def __init__(self, *words: object) -> None:
+        import fcntl
         import pty
+        import struct
+        import termios
 
         self._ours, theirs = pty.openpty()
+        # A new terminal has no columns, and a bar without columns is not drawn at all.
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
         self.process = start(*words, stderr=theirs)
         os.close(theirs)
         self._text = ""

@@ -32,7 +32,7 @@ FROM_NEIGHBOUR = 0.75
 refused by the quality gate."""
 
 
-LEVEL_SHIFT, LEVEL_SCALING = 0.12, 0.08
+LEVEL_SHIFT, LEVEL_SCALING = 0.1, 0.08
 """Deviations of the error with which levels are found in a new volume."""
 
 
