@@ -25,6 +25,8 @@ from OFLSAM2Core.cli.options import (
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.evaluation.machine import describe_machine, peak_memory_mb
 from OFLSAM2Core.evaluation.outcome import Outcome
+from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
+from OFLSAM2Core.evaluation.report import write_picture, write_text
 from OFLSAM2Core.image_io import read_volume, write_confidence, write_labelmap, write_segmentation
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
 from OFLSAM2Core.output_files import LABELMAP_EXTENSIONS
@@ -137,25 +139,20 @@ def _write(args: argparse.Namespace, volume: Volume, task: LearnedTask, outcome:
         write_labelmap(args.labelmap, outcome.labels, volume)
     if args.confidence is not None:
         write_confidence(args.confidence, outcome.confidence, volume)
-    if args.report is not None or args.picture is not None:
-        # Here, since these are not needed otherwise.
-        from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
-        from OFLSAM2Core.evaluation.report import write_picture, write_text
-
-        if args.report is not None:
-            content = json.dumps(_report(volume, task, outcome), indent=1, allow_nan=False)
-            write_text(args.report, content + "\n")
-        if args.picture is not None:
-            shown = Shown(
-                volume=volume,
-                labels=outcome.labels,
-                structures=task.structures,
-                title=volume.name,
-                confidence=outcome.confidence,
-                scores=outcome.confidence_of_slices(),
-                axis=outcome.axis,
-            )
-            write_picture(args.picture, sheet([strip(shown)], task.structures, confidence=True))
+    if args.report is not None:
+        content = json.dumps(_report(volume, task, outcome), indent=1, allow_nan=False)
+        write_text(args.report, content + "\n")
+    if args.picture is not None:
+        shown = Shown(
+            volume=volume,
+            labels=outcome.labels,
+            structures=task.structures,
+            title=volume.name,
+            confidence=outcome.confidence,
+            scores=outcome.confidence_of_slices(),
+            axis=outcome.axis,
+        )
+        write_picture(args.picture, sheet([strip(shown)], task.structures, confidence=True))
 
 
 def _report(volume: Volume, task: LearnedTask, outcome: Outcome) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import os
 import re
 import select
 import signal
-import struct
 import sys
 import time
 from pathlib import Path
@@ -136,7 +135,6 @@ class Terminal:
     def __init__(self, *words: object) -> None:
         import fcntl
         import pty
-        import struct
         import termios
 
         self._ours, theirs = pty.openpty()

@@ -223,7 +223,9 @@ def test_of_slices_that_look_alike_the_one_at_the_same_level_is_retrieved(
 
 @pytest.mark.parametrize("first", [-30.0, 0.0, 25.0])
 def test_levels_are_found_wherever_the_field_of_view_begins(first: float) -> None:
-    """A body whose slices change with height; the volume begins `first` mm further up."""
+    """A body whose slices change with height; the volume begins `first` mm further up. Found to
+    within a quarter of the structures' half height, also with a third of it out of the support's
+    sight."""
 
     def look(height: Tensor) -> Tensor:
         waves = torch.arange(1, 9) * 0.02
@@ -237,8 +239,8 @@ def test_levels_are_found_wherever_the_field_of_view_begins(first: float) -> Non
     finder = LevelFinder(look(heights), heights / 40, half=40.0)
     positions = torch.arange(0.0, 101.0, 9.0)
     scale = finder.find(look(positions - 50 + first), positions.tolist(), 100.0)
-    assert scale.level(50 - first) == pytest.approx(0, abs=0.12)
-    assert scale.level(90 - first) == pytest.approx(1, abs=0.12)
+    assert scale.level(50 - first) == pytest.approx(0, abs=0.25)
+    assert scale.level(90 - first) == pytest.approx(1, abs=0.25)
 
 
 def test_the_level_of_a_support_case_comes_from_where_its_structures_end() -> None:

@@ -73,9 +73,9 @@ class LevelFinder:
             distance = (levels[:, None] - self.levels[None]) / NEAR
             weight = torch.exp(-distance.square() / 2)
             total = weight.sum(dim=1)
-            score = (weight * likeness).sum(dim=1) / total.clamp(min=1e-6)
+            alike = (weight * likeness).sum(dim=1) / total.clamp(min=1e-6)
             # Slices beyond what the support shows say nothing for or against.
-            score = torch.where(total > LEAST_WEIGHT, score, torch.zeros_like(score)).mean().item()
+            score = float(torch.where(total > LEAST_WEIGHT, alike, torch.zeros_like(alike)).mean())
             if score > best:
                 best, found = score, float(middle)
         return LevelScale(found, self.half)
