@@ -7,6 +7,7 @@ import os
 import re
 import select
 import signal
+import struct
 import sys
 import time
 from pathlib import Path
