@@ -14,7 +14,7 @@ from OFLSAM2Core.label_table import LabelTable
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.volume import SupportCase, Volume
 
-# Measured beyond the volume itself, with the default backbone: see docs/decisions.
+# Estimates, not measurements: what is needed beyond the volume itself with the default backbone.
 _BASE_BYTES = 1_000_000_000
 _BYTES_PER_VOXEL = 16
 
