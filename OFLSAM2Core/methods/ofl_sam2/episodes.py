@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from OFLSAM2Core.backbones.base import Backbone, Memory
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
-from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead, mapped
 from OFLSAM2Core.methods.ofl_sam2.retrieval import most_similar
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
 from OFLSAM2Core.methods.options import MethodOptions
@@ -103,7 +103,7 @@ class Episodes:
         query = self.slices[number]
         level = query.level * self.rng.normal(1, LEVEL_SCALING) + self.rng.normal(0, LEVEL_SHIFT)
         features = query.features(self.backbone, level)
-        attended = mapped = None
+        attended = predicted = None
         if self.options.use_memory:
             support = [
                 self.slices[n].memory(self.backbone).of(structures)
@@ -113,13 +113,8 @@ class Episodes:
             attended = self.backbone.attend(features, support, recent, self.attention)
         if self.options.use_mapping:
             rows = self.head.rows(features.comparable)
-            tau = self.tau_without[query.case][structures]
-            mapped = (
-                (rows @ tau)
-                .transpose(1, 2)
-                .reshape(len(structures), -1, *features.embedding.shape[-2:])
-            )
-        target = self.fusion(features, attended, mapped, self.options.use_fusion)
+            predicted = mapped(rows, self.tau_without[query.case][structures])
+        target = self.fusion(features, attended, predicted, self.options.use_fusion)
         return self.backbone.decode(features, target).logits
 
     def _some_structures(self, queries: list[int]) -> list[int]:

@@ -155,9 +155,7 @@ class MappingNetwork:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """E2 before lifting: rows (h * w, D) of a slice to memory features (N, M, h, w)."""
-        side = int(len(rows) ** 0.5)
-        found = rows @ self.tau  # (N, hw, M)
-        return found.transpose(1, 2).reshape(len(self.tau), -1, side, side)
+        return mapped(rows, self.tau)
 
     def update(
         self, rows: Tensor, remembered: Tensor, trusted: list[int], iterations: int
@@ -193,6 +191,12 @@ class MappingNetwork:
             kept * support.gram + scale * self.online.gram[index],
             kept * support.moment + scale * self.online.moment[index],
         )
+
+
+def mapped(rows: Tensor, tau: Tensor) -> Tensor:
+    """Rows (h * w, D) of a square slice through tau (N, D, M): memory features (N, M, h, w)."""
+    side = int(len(rows) ** 0.5)
+    return (rows @ tau).transpose(1, 2).reshape(len(tau), -1, side, side)
 
 
 def _outer(columns: Tensor) -> Tensor:
