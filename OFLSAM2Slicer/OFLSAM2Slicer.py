@@ -98,7 +98,7 @@ class OFLSAM2SlicerParameterNode:
     preset: Annotated[str, Choice(["fast", "balanced", "accurate"])] = "balanced"
     slicingAxis: Annotated[str, Choice(["auto", "axial", "coronal", "sagittal"])] = "auto"
     gamma: Annotated[float, WithinRange(0, 1)] = 0.8
-    memories: Annotated[int, WithinRange(1, 16)] = 2
+    memories: Annotated[int, WithinRange(1, 16)] = 4
     epochs: Annotated[int, WithinRange(0, 40)] = 0
     iterationsLearning: Annotated[int, WithinRange(1, 1000)] = 10
     iterationsUpdate: Annotated[int, WithinRange(0, 100)] = 5
