@@ -7,7 +7,6 @@ when it is read, and it holds features and masks of the support, never an image.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.output_files import check_writable, written_whole
 from OFLSAM2Core.preparation import Preparation
 from OFLSAM2Core.structures import Structure
 
@@ -65,7 +65,8 @@ class LearnedTask:
     def save(self, path: str | Path) -> Path:
         """Write the file; it appears whole or not at all.
 
-        Raises InputError when it cannot be written.
+        Raises InputError where the folder is missing or not writable, ResourceError where
+        writing fails.
         """
         from safetensors.torch import save
 
@@ -82,19 +83,14 @@ class LearnedTask:
             "facts": self.facts,
             "support_names": list(self.support_names),
         }
-        part = path.with_name(path.name + ".part")
-        try:
-            with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr("task.json", json.dumps(contents, indent=1))
-                tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
-                archive.writestr("tensors.safetensors", save(tensors))
-            os.replace(part, path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise InputError(
-                f"The learned task could not be written to {path} ({error.strerror or error}).",
-                "Choose a folder that exists, is writable and has room.",
-            ) from error
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
+        check_writable(path)
+        with (
+            written_whole(path) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+        ):
+            archive.writestr("task.json", json.dumps(contents, indent=1))
+            archive.writestr("tensors.safetensors", save(tensors))
         return path
 
     @classmethod

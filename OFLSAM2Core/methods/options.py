@@ -11,8 +11,11 @@ from OFLSAM2Core.errors import InputError
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"epochs": 3, "augmented_copies": 0},
     "balanced": {},
-    "accurate": {"epochs": 4, "augmented_copies": 3},
+    "accurate": {"training_steps": 1600, "encoded_slices": 880},
 }
+
+MOST_COPIES = 8
+MOST_EPOCHS = 40
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class MethodOptions:
     iterations_learning, iterations_update: steepest-descent steps of the mapping network.
     closed_form: fit the mapping network exactly when learning, instead of by steps.
     epochs: passes over the support slices and their copies when fusion is trained; at most 40.
-    augmented_copies: how many augmented copies of each support slice are learned from.
+        0: as many as make `training_steps` steps, so that a support of few slices is not learned
+        from too little.
+    augmented_copies: how many augmented copies of each support slice are learned from. -1: as
+        many as make `encoded_slices` slices, from 1 to 8.
     learning_rate: of AdamW.
     use_memory, use_mapping, use_fusion: switch a branch off, for ablations; without fusion the
         two branches are averaged.
@@ -42,8 +48,10 @@ class MethodOptions:
     iterations_learning: int = 10
     iterations_update: int = 5
     closed_form: bool = True
-    epochs: int = 2
-    augmented_copies: int = 1
+    epochs: int = 0
+    augmented_copies: int = -1
+    training_steps: int = 440
+    encoded_slices: int = 440
     learning_rate: float = 1e-3
     use_memory: bool = True
     use_mapping: bool = True
@@ -58,8 +66,10 @@ class MethodOptions:
             "recent": (0, 6),
             "iterations_learning": (1, 1000),
             "iterations_update": (0, 100),
-            "epochs": (1, 40),
-            "augmented_copies": (0, 20),
+            "epochs": (0, MOST_EPOCHS),
+            "augmented_copies": (-1, 20),
+            "training_steps": (1, 100_000),
+            "encoded_slices": (1, 100_000),
             "learning_rate": (1e-6, 1.0),
         }
         for name, (low, high) in ranges.items():
@@ -84,6 +94,17 @@ class MethodOptions:
                 "Both branches are switched off (use_memory and use_mapping).",
                 "Leave at least one of them on.",
             )
+
+    def copies_of(self, slices: int) -> int:
+        """Augmented copies of each of so many support slices."""
+        if self.augmented_copies >= 0:
+            return self.augmented_copies
+        return min(max(round(self.encoded_slices / slices) - 1, 1), MOST_COPIES)
+
+    def steps_for(self, slices: int, batch: int) -> int:
+        """Training steps for so many support slices and copies, `batch` of them a step."""
+        passes = self.epochs or min(self.training_steps * batch / slices, MOST_EPOCHS)
+        return max(round(passes * slices / batch), 1)
 
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> MethodOptions:

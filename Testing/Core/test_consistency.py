@@ -19,7 +19,7 @@ def _ball(
 
 
 def _filled(*structures: np.ndarray) -> ProbabilityVolume:
-    volume = ProbabilityVolume(structures[0].shape[0], len(structures), structures[0].shape[1])
+    volume = ProbabilityVolume.empty(len(structures), *structures[0].shape[:2])
     for index in range(structures[0].shape[0]):
         volume.put(index, torch.from_numpy(np.stack([s[index] for s in structures])))
     return volume

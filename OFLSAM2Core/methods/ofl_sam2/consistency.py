@@ -20,8 +20,14 @@ SMOOTHING = 1.5
 class ProbabilityVolume:
     """The structures' probabilities of all slices on the network's grid, one byte each."""
 
-    def __init__(self, count: int, structures: int, size: int) -> None:
-        self._values = np.zeros((structures, count, size, size), np.uint8)
+    def __init__(self, values: npt.NDArray[np.uint8]) -> None:
+        """values: (N, slices, size, size)."""
+        self._values = values
+
+    @classmethod
+    def empty(cls, structures: int, count: int, size: int) -> ProbabilityVolume:
+        """No structure anywhere yet."""
+        return cls(np.zeros((structures, count, size, size), np.uint8))
 
     def put(self, index: int, probabilities: Tensor) -> None:
         """Slice `index`: (N, size, size) in [0, 1]."""
@@ -29,25 +35,23 @@ class ProbabilityVolume:
 
     def smoothed(self, spacing: float) -> ProbabilityVolume:
         """Averaged along the slices, which are `spacing` mm apart."""
-        other = ProbabilityVolume(0, 0, 0)
-        other._values = np.empty_like(self._values)
+        averaged = np.empty_like(self._values)
         for structure, values in enumerate(self._values):
             # In single precision and one structure at a time: 200 slices are 52 MB.
             smooth = ndimage.gaussian_filter1d(
                 values.astype(np.float32), SMOOTHING / spacing, axis=0, mode="nearest"
             )
-            other._values[structure] = np.round(smooth)
-        return other
+            averaged[structure] = np.round(smooth)
+        return ProbabilityVolume(averaged)
 
     def without_strays(self, single: list[bool]) -> ProbabilityVolume:
         """Structures in `single` keep their largest piece (above one half) and what surrounds
         it; other pieces become background."""
-        other = ProbabilityVolume(0, 0, 0)
-        other._values = self._values.copy()
-        for structure, values in enumerate(other._values):
+        kept = self._values.copy()
+        for structure, values in enumerate(kept):
             if single[structure]:
                 values[_strays(values > 127)] = 0
-        return other
+        return ProbabilityVolume(kept)
 
     def slice(self, index: int, device: torch.device) -> Tensor:
         """(N, size, size) in [0, 1]."""

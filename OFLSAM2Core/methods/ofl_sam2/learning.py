@@ -49,8 +49,7 @@ def learn(
     """A task learned from prepared support cases; the same seed gives the same task."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    copies = options.augmented_copies
-    slices = encode_support(backbone, support, structures, copies, rng, on_progress)
+    slices = encode_support(backbone, support, structures, options, rng, on_progress)
     originals = [s for s in slices if s.copy == 0]
     head = FeatureHead.fit([_comparable(s, backbone) for s in originals])
     by_case = _equations_by_case(backbone, head, slices, on_progress)

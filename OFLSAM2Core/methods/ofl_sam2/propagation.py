@@ -53,8 +53,8 @@ class Propagation:
         self._encoded: dict[int, ImageFeatures] = {}
         self._statistics: FeatureStatistics | None = None
         self._scale: LevelScale | None = None
-        self._probabilities = ProbabilityVolume(
-            self.count, len(task.structures), 4 * backbone.feature_size
+        self._probabilities = ProbabilityVolume.empty(
+            len(task.structures), self.count, 4 * backbone.feature_size
         )
         self._labels: dict[int, npt.NDArray[np.uint8]] = {}
 

@@ -15,6 +15,7 @@ from OFLSAM2Core.methods.ofl_sam2.augmentation import augment
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
+from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.slicing import FRAME_AXIS
 from OFLSAM2Core.structures import Structure
@@ -70,13 +71,15 @@ def encode_support(
     backbone: Backbone,
     support: Sequence[SupportSlices],
     structures: Sequence[Structure],
-    copies: int,
+    options: MethodOptions,
     rng: np.random.Generator,
     on_progress: ProgressCallback,
 ) -> list[SupportSlice]:
-    """Encode the slices worth learning from, and `copies` augmented copies of each."""
+    """Encode the slices worth learning from, and augmented copies of each."""
     chosen = [_worth_learning(case, MOST_SLICES // len(support)) for case in support]
-    total = sum(len(indices) for indices in chosen) * (copies + 1)
+    originals = sum(len(indices) for indices in chosen)
+    copies = options.copies_of(originals)
+    total = originals * (copies + 1)
     encoded: list[SupportSlice] = []
     for copy in range(copies + 1):
         for number, (case, indices) in enumerate(zip(support, chosen, strict=True)):
