@@ -3,8 +3,8 @@
 Two things are learned from the support cases and stored in the learned task:
 
 - grey values. CT has an absolute scale, so one curve is learned, from the intensities in and
-  around the structures. MR (and all else) has none: every volume is scaled by its own
-  percentiles. Colour frames are taken as they are.
+  around the structures, unless a window is given. MR (and all else) has none: every volume is
+  scaled by its own percentiles. Colour frames are taken as they are.
 - size. One network pixel has the same physical size in every case, the smallest with which
   the support slices fit; so a structure has the size in a target that it had in the support.
 """
@@ -37,7 +37,8 @@ class Preparation:
     modality: "CT" (one curve for all), "MR" (every volume by itself), "RGB" (as it is).
     pixel: millimetres a network pixel (frame pixels, for sequences).
     size: pixels along a side of the network's image.
-    curve: CT only, intensities (ascending) and the grey values they are shown as.
+    curve: intensities (ascending) and the grey values they are shown as, for CT and wherever a
+        window was given.
     """
 
     modality: str
@@ -52,10 +53,12 @@ class Preparation:
         slicings: Sequence[Slicing],
         modality: str = "auto",
         size: int = 256,
+        window: tuple[float, float] | None = None,
     ) -> Preparation:
         """Learn from the support cases, each cut by its slicing.
 
         modality: "CT", "MR", "RGB", or "auto" to tell from the voxels.
+        window: intensities to show as black and white in every volume; colour frames have none.
         Raises InputError where sequences and volumes are mixed.
         """
         sequences = {case.volume.is_sequence for case in support_cases}
@@ -74,7 +77,9 @@ class Preparation:
         elif modality not in ("CT", "MR"):
             raise InputError(f"There is no modality '{modality}'.", "Use CT, MR or auto.")
         curve: Curve | None = None
-        if modality == "CT":
+        if window is not None and modality != "RGB":
+            curve = window, (0.0, 1.0)
+        elif modality == "CT":
             labels = [
                 slicing.cut(case.labels)
                 for case, slicing in zip(support_cases, slicings, strict=True)

@@ -101,7 +101,12 @@ class FewShotSession:
         slicings = [Slicing.for_volume(case.volume, first.world_axis) for case in support_cases]
         for case, slicing in zip(support_cases, slicings, strict=True):
             check_sliceable(case.volume, slicing)
-        preparation = Preparation.learn(support_cases, slicings, size=self.backbone.image_size)
+        preparation = Preparation.learn(
+            support_cases,
+            slicings,
+            size=self.backbone.image_size,
+            window=self.options.window(),
+        )
         support = [
             SupportSlices(
                 case.name, preparation.prepare(case.volume, slicing), slicing, slicing.cut(own)

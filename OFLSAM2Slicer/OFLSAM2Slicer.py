@@ -97,6 +97,7 @@ class OFLSAM2SlicerParameterNode:
     confidenceThreshold: Annotated[float, WithinRange(0, 1)] = 1.0
     preset: Annotated[str, Choice(["fast", "balanced", "accurate"])] = "balanced"
     slicingAxis: Annotated[str, Choice(["auto", "axial", "coronal", "sagittal"])] = "auto"
+    intensityWindow: str = ""
     gamma: Annotated[float, WithinRange(0, 1)] = 0.8
     memories: Annotated[int, WithinRange(1, 16)] = 4
     epochs: Annotated[int, WithinRange(0, 40)] = 0
@@ -214,9 +215,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = parameterNode
         if parameterNode is not None:
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(
-                parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified
-            )
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         for part in (self.modelPart, self.taskPart, self.supportPart, self.reviewPart):
             part.show(parameterNode)
         self.showStatus()

@@ -36,6 +36,13 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("method")
     group.add_argument("--preset", choices=list(PRESETS), help="default: balanced")
     group.add_argument("--axis", help="slicing axis: auto, sagittal, coronal or axial")
+    group.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="intensities shown as black and as white; default: learned from the support",
+    )
     group.add_argument("--gamma", type=float, help="S_cf above which a slice is remembered")
     group.add_argument("--memories", type=int, metavar="K", help="support slices retrieved")
     group.add_argument("--epochs", type=int, help="passes over the support when learning")
@@ -69,6 +76,8 @@ def options_from(
         for name, field in _SHORTCUTS.items()
         if getattr(args, name) is not None
     }
+    if args.window is not None:
+        changes["intensity_window"] = "{},{}".format(*args.window)
     for setting in args.settings:
         name, equals, value = setting.partition("=")
         if not equals:

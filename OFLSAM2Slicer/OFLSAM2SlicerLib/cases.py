@@ -108,9 +108,7 @@ def check_pair(pair: SupportPair) -> Notes:
     return notes
 
 
-def read_support_case(
-    pair: SupportPair, wanted: list[Structure] | None = None
-) -> Steps[ReadCase]:
+def read_support_case(pair: SupportPair, wanted: list[Structure] | None = None) -> Steps[ReadCase]:
     """The support case of a pair, in steps.
 
     wanted: structures to take (matched by code or name), with the labels to give them; all where
@@ -233,9 +231,7 @@ def _masks(
             (structure, image, value)
             for value, structure in structures_of_labelmap(pair.labels_node)
         ]
-    return [
-        (structure, _mask_reader(image, value, pair)) for structure, image, value in sources
-    ]
+    return [(structure, _mask_reader(image, value, pair)) for structure, image, value in sources]
 
 
 def _mask_reader(
@@ -293,9 +289,7 @@ def _ensure_binary_labelmap(segmentation_node: Any) -> None:
 def _labelmap_image(labelmap_node: Any) -> Any:
     image = slicer.vtkOrientedImageData()
     image.ShallowCopy(labelmap_node.GetImageData())
-    image.SetImageToWorldMatrix(
-        geometry.array_to_matrix(geometry.volume_to_local(labelmap_node))
-    )
+    image.SetImageToWorldMatrix(geometry.array_to_matrix(geometry.volume_to_local(labelmap_node)))
     return image
 
 

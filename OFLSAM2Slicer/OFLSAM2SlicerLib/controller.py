@@ -126,9 +126,7 @@ class Controller:
     @property
     def can_undo(self) -> bool:
         run = self.run
-        return bool(
-            run and run.undo and run.undo.is_available and not self.status.is_running
-        )
+        return bool(run and run.undo and run.undo.is_available and not self.status.is_running)
 
     def undo(self) -> None:
         """The output segmentation as it was before the last run."""

@@ -65,9 +65,7 @@ def transform_between(source: Any, target: Any) -> Any:
     return transform
 
 
-def grid_image(
-    extent: Extent, ijk_to_ras: npt.NDArray, scalar_type: int | None = None
-) -> Any:
+def grid_image(extent: Extent, ijk_to_ras: npt.NDArray, scalar_type: int | None = None) -> Any:
     """A vtkOrientedImageData of this extent, with zeroed voxels where a scalar type is given."""
     image = slicer.vtkOrientedImageData()
     image.SetExtent(extent)

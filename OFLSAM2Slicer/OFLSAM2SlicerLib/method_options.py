@@ -17,15 +17,18 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def method_options(
     preset: str,
     slicing_axis: str,
+    intensity_window: str,
     gamma: float,
     memories: int,
     epochs: int,
     iterations_learning: int,
     iterations_update: int,
 ) -> dict[str, Any]:
-    """Options for the worker. epochs: 0 leaves them to the preset. Raises InputError."""
+    """Options for the worker. epochs: 0 leaves them to the preset; intensity_window: "LOW,HIGH",
+    empty to learn it from the support. Raises InputError."""
     changes: dict[str, Any] = {
         "slicing_axis": slicing_axis,
+        "intensity_window": intensity_window.strip() or "auto",
         "gamma": gamma,
         "memories": memories,
         "iterations_learning": iterations_learning,

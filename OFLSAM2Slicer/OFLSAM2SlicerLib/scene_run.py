@@ -108,7 +108,7 @@ class SceneRun:
             for label in list(writer.segment_ids):
                 yield
                 if self.is_intact:
-                    writer.rebuild_surface(label)
+                    yield from writer.rebuild_surface(label)
 
     def _prepare(self, volume_node: Any, structures: Sequence[Structure]) -> Steps[None]:
         self._writer = SegmentationWriter(self.segmentation, volume_node, structures)

@@ -28,6 +28,7 @@ from OFLSAM2SlicerLib.structures import (
     STRUCTURE_TAG,
     segment_from,
 )
+from OFLSAM2SlicerLib.surfaces import closed_surface
 
 
 class SegmentationWriter:
@@ -128,18 +129,29 @@ class SegmentationWriter:
     @property
     def shows_surfaces(self) -> bool:
         """Whether the segmentation has closed surfaces, which are out of date after a run."""
-        return bool(
-            self.segmentation_node.GetSegmentation().ContainsRepresentation(CLOSED_SURFACE)
-        )
+        return bool(self.segmentation_node.GetSegmentation().ContainsRepresentation(CLOSED_SURFACE))
 
-    def rebuild_surface(self, label: int) -> None:
-        """Make the closed surface of one structure anew; those of other segments stay."""
+    def rebuild_surface(self, label: int) -> Steps[None]:
+        """Make the closed surface of one structure anew, in steps; those of other segments
+        stay. What is edited meanwhile is in it."""
         segmentation = self.segmentation_node.GetSegmentation()
-        segment = segmentation.GetSegment(self.segment_ids.get(label, ""))
-        if segment is None:
-            return
+        while True:
+            segment = segmentation.GetSegment(self.segment_ids.get(label, ""))
+            image = segment.GetRepresentation(BINARY_LABELMAP) if segment is not None else None
+            if image is None:
+                return
+            made_of = _state(image)
+            surface = yield from closed_surface(segmentation, image, segment.GetLabelValue())
+            if segmentation.GetSegment(self.segment_ids[label]) is None:
+                return  # Removed by the user.
+            if segment.GetRepresentation(BINARY_LABELMAP) is image and _state(image) == made_of:
+                break
         segment.RemoveRepresentation(CLOSED_SURFACE)
-        segmentation.CreateRepresentation(CLOSED_SURFACE)
+        if surface is None:
+            segmentation.CreateRepresentation(CLOSED_SURFACE)
+        else:
+            segment.AddRepresentation(CLOSED_SURFACE, surface)
+            segmentation.InvokeEvent(slicer.vtkSegmentation.ContainedRepresentationNamesModified)
 
     def _add(self, structure: Structure, image: Any) -> None:
         """A segment for the structure; one of an earlier run is taken over.
@@ -211,3 +223,8 @@ class SegmentationWriter:
         """Where our extent lies in an image that may be larger."""
         return geometry.offset_slices(self._extent, image.GetExtent())
 
+
+def _state(image: Any) -> tuple[int, int]:
+    """What changes when an image or its voxels are changed."""
+    scalars = image.GetPointData().GetScalars()
+    return image.GetMTime(), 0 if scalars is None else scalars.GetMTime()

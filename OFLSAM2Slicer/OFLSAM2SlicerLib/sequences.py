@@ -168,5 +168,3 @@ def _browser_of(sequence: Any) -> Any:
     if browser.GetProxyNode(sequence) is None:
         browser.AddProxyNode(sequence.GetNthDataNode(0), sequence, True)
     return browser
-
-

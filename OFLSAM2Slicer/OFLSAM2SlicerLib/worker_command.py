@@ -52,4 +52,3 @@ def is_python(command: str) -> bool:
     """Whether this is the path of a Python interpreter, rather than a command with arguments."""
     path = Path(command)
     return path.is_file() and path.name.lower().startswith(("python", "pypy"))
-

@@ -98,11 +98,19 @@ def test_saving_where_there_is_no_folder_says_so(task: LearnedTask, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("gamma", 1.5), ("epochs", 41), ("update", "often"), ("colour", 1)]
+    ("name", "value"),
+    [
+        ("gamma", 1.5),
+        ("epochs", 41),
+        ("update", "often"),
+        ("colour", 1),
+        ("intensity window", "240,-160"),
+        ("intensity window", "wide"),
+    ],
 )
 def test_options_that_make_no_sense_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InputError, match=name):
-        MethodOptions.from_json({name: value})
+        MethodOptions.from_json({name.replace(" ", "_"): value})
 
 
 def test_options_are_read_from_words_as_their_own_type() -> None:

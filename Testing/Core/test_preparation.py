@@ -359,3 +359,16 @@ def test_volumes_and_sequences_do_not_mix():
 )
 def test_a_preparation_is_the_same_after_json(preparation):
     assert Preparation.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_a_window_given_by_hand_is_black_below_and_white_above_in_every_volume(modality):
+    case = case_of(ct())
+    window = (-160.0, 240.0)
+    prepared = prepare(
+        Preparation.learn([case], [Slicing.for_volume(case.volume)], modality, window=window),
+        case_of(ct(seed=1)).volume,
+    )
+    grey, plane = prepared.grey(6)[0], prepared.stack[6]
+    np.testing.assert_allclose(grey, np.clip((plane + 160.0) / 400, 0, 1), atol=1e-5)
+    assert grey.min() == 0 and grey.max() == 1

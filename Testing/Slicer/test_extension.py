@@ -65,8 +65,17 @@ def test_the_index_entry_keeps_the_rules_of_the_extensions_index():
     path = ROOT / "OFLSAM2.json"
     assert b"\r" not in path.read_bytes()
     entry = json.loads(path.read_text())
-    known = {"$schema", "category", "scm_url", "scm_revision", "scm_type", "build_dependencies",
-             "build_subdirectory", "enabled", "tier"}
+    known = {
+        "$schema",
+        "category",
+        "scm_url",
+        "scm_revision",
+        "scm_type",
+        "build_dependencies",
+        "build_subdirectory",
+        "enabled",
+        "tier",
+    }
     assert set(entry) <= known
     assert entry["$schema"].endswith("slicer-extension-catalog-entry-schema-v1.0.1.json#")
     assert entry["category"] == "Segmentation"

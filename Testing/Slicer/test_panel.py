@@ -336,6 +336,7 @@ def test_scores_can_be_copied_to_a_table(quick, scene):
 def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, scene, pairs):
     quick.ui.gammaSlider.value = 0.65
     quick.ui.slicingAxisComboBox.setCurrentText("coronal")
+    quick.ui.intensityWindowLineEdit.text = "-160, 240"
     quick.ui.structuresTable.item(1, 0).setCheckState(QtCore.Qt.Unchecked)
     scene.SetSaveToXMLString(1)
     scene.Commit()
@@ -352,6 +353,7 @@ def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, 
     assert quick.parameters.target.GetName() == "patient"
     assert [p.volume_node.GetName() for p in quick.widget.supportPart.pairs] == ["case 1", "case 2"]
     assert quick.widget.taskPart.options()["slicing_axis"] == "coronal"
+    assert quick.widget.taskPart.options()["intensity_window"] == "-160, 240"
 
 
 def test_a_learned_task_is_saved_loaded_and_used_without_support_cases(

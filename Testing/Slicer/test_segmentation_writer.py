@@ -94,7 +94,7 @@ def test_other_segments_and_their_surfaces_stay_as_they_are(scene, volume):
         writer.write(result)
         writer.flush()
     for label in writer.segment_ids:
-        writer.rebuild_surface(label)
+        run_steps(writer.rebuild_surface(label))
     assert np.array_equal(segment_mask(output, "by hand", volume), mask)
     assert segment.GetRepresentation(CLOSED_SURFACE) is surface
     assert surface.GetMTime() == changed_at

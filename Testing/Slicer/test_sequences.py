@@ -94,5 +94,3 @@ def test_a_sequence_without_volumes_is_refused_by_name(scene):
     output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "output")
     with pytest.raises(InputError, match="'transforms' does not hold volumes"):
         run_for(sequence, output)
-
-

@@ -47,6 +47,7 @@ class TaskPart:
         return method_options(
             preset=chosen.preset,
             slicing_axis=chosen.slicingAxis,
+            intensity_window=chosen.intensityWindow,
             gamma=chosen.gamma,
             memories=chosen.memories,
             epochs=chosen.epochs,

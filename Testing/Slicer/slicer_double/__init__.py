@@ -33,8 +33,15 @@ def install() -> None:
     _module("slicer.ScriptedLoadableModule", vars(scripted_module))
     _module("slicer.parameterNodeWrapper", vars(parameter_node))
     _module("slicer.i18n", {"tr": lambda text: text, "translate": lambda context, text: text})
-    for name in ("loadUI", "messageBox", "confirmOkCancelDisplay", "errorDisplay", "pip_install",
-                 "startupEnvironment", "settingsValue"):
+    for name in (
+        "loadUI",
+        "messageBox",
+        "confirmOkCancelDisplay",
+        "errorDisplay",
+        "pip_install",
+        "startupEnvironment",
+        "settingsValue",
+    ):
         setattr(slicer.util, name, getattr(application, name))
     slicer.util.childWidgetVariables = application.childWidgetVariables
 

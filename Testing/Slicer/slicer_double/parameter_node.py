@@ -80,8 +80,15 @@ def parameterNodeWrapper(cls: type) -> type:
         self._updating = False
 
     cls.__init__ = init
-    for function in (connectGui, disconnectGui, AddObserver, RemoveObserver, Modified, StartModify,
-                     EndModify):
+    for function in (
+        connectGui,
+        disconnectGui,
+        AddObserver,
+        RemoveObserver,
+        Modified,
+        StartModify,
+        EndModify,
+    ):
         setattr(cls, function.__name__, function)
     return cls
 
