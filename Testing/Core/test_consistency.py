@@ -41,12 +41,28 @@ def test_a_slice_that_was_missed_is_filled_from_its_neighbours() -> None:
     flickering[12] = 0
     smooth = _labels(_filled(flickering).smoothed(spacing=1.0), 24)[0]
     truth = _ball()[12] > 0
-    assert (smooth[12] & truth).sum() > 0.9 * truth.sum()
+    assert (smooth[12] & truth).sum() > 0.75 * truth.sum()
 
 
 def test_slices_ten_millimetres_apart_are_left_alone() -> None:
     ball = _ball()
-    np.testing.assert_array_equal(_labels(_filled(ball).smoothed(10.0), 24)[0], ball > 0)
+    ball[12] = 0
+    smooth = _labels(_filled(ball).smoothed(10.0), 24)[0]
+    assert not smooth[12].any()
+    assert (smooth != (ball > 0)).sum() < 0.05 * (ball > 0).sum()
+
+
+def test_a_sure_slice_counts_for_more_than_hesitant_neighbours() -> None:
+    hesitant = 0.45 * np.ones((9, 8, 8), np.float32)
+    hesitant[4] = 1
+    assert _labels(_filled(hesitant).smoothed(1.0), 9)[0][3:6].all()
+
+
+def test_of_two_large_pieces_both_stay() -> None:
+    two = np.maximum(_ball(centre=(12, 7, 7)), _ball(centre=(12, 16, 23)))
+    two[12, 10:14, 10:18] = 0
+    volume = _filled(two).without_strays([True])
+    np.testing.assert_array_equal(_labels(volume, 24)[0], two > 0.5)
 
 
 def test_strays_go_only_from_structures_that_are_in_one_piece() -> None:

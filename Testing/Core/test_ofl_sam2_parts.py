@@ -13,7 +13,8 @@ from OFLSAM2Core.backbones.base import ImageFeatures, Memory
 from OFLSAM2Core.backbones.litemedsam import MaskAttention
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
-from OFLSAM2Core.methods.ofl_sam2.levels import LevelFinder, LevelScale
+from OFLSAM2Core.methods.ofl_sam2.episodes import disturbed
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelError, LevelFinder, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.propagation import propagation_order
 from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
@@ -248,6 +249,35 @@ def test_the_level_of_a_support_case_comes_from_where_its_structures_end() -> No
     labels[5:12, 1:3, 1:3] = 1
     scale = LevelScale.of_labels(labels, spacing=2.5)
     assert [scale.level(2.5 * index) for index in (5, 8, 11)] == pytest.approx([-1, 0, 1])
+
+
+def test_the_error_of_levels_is_the_usual_one_and_not_that_of_an_outlier() -> None:
+    true = LevelScale(middle=50.0, half=20.0)
+    found = [LevelScale(50.0 - 4.0, 20.0), LevelScale(50.0 + 5.0, 16.0), LevelScale(20.0, 18.0)]
+    error = LevelError.of_pairs([(each, true) for each in found])
+    assert error.shift == pytest.approx(5.0 / 16.0)
+    assert error.scaling == pytest.approx(20.0 / 18.0 - 1)
+    assert LevelError.of_pairs([(true, true)] * 3) == LevelError(shift=0.1, scaling=0.08)
+
+
+def test_a_disturbed_prediction_is_often_wrong_somewhere_and_right_on_average() -> None:
+    logits = torch.full((2, 64, 64), -6.0)
+    logits[:, 16:48, 16:48] = 6.0
+    rng = np.random.default_rng(0)
+    disturbed_often = torch.stack([disturbed(logits, rng) for _ in range(200)])
+    assert (disturbed_often.mean(dim=0) - logits).abs().mean() < 0.5
+    wrong = ((disturbed_often > 0) != (logits > 0)).flatten(1).float().mean(dim=1)
+    assert 0.2 < (wrong > 0.02).float().mean() < 0.95 and wrong.max() < 0.6
+    one = disturbed(logits, np.random.default_rng(1)) - logits
+    assert not torch.equal(one[0], one[1])  # Structures go wrong each by itself.
+
+
+def test_few_support_slices_are_augmented_and_gone_through_more_often() -> None:
+    options = MethodOptions()
+    assert [options.copies_of(slices) for slices in (30, 110, 221, 900)] == [8, 3, 1, 1]
+    assert [options.steps_for(slices, 2) for slices in (442, 100, 2)] == [440, 440, 40]
+    by_hand = MethodOptions(epochs=3, augmented_copies=0)
+    assert (by_hand.copies_of(30), by_hand.steps_for(30, 2)) == (0, 45)
 
 
 @pytest.mark.parametrize(("start", "count"), [(0, 5), (4, 5), (2, 5), (1, 7), (0, 1)])

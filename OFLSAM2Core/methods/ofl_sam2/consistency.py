@@ -1,8 +1,9 @@
 """Consistency in 3D, once all slices are there.
 
 Slices are segmented one by one, so their ends and borders flicker from slice to slice. Averaging
-probabilities along the body removes that (left atrium, 0.6 mm slices: Dice 0.829 to 0.839), and
-structures that are in one piece in every support case lose their stray pieces.
+along the body removes that (left atrium, 0.6 mm slices: Dice 0.841 to 0.857; averaging logits, so
+that a sure slice counts for more than a hesitant one, is 0.005 better than averaging
+probabilities), and structures that are in one piece in every support case lose their stray pieces.
 """
 
 from __future__ import annotations
@@ -10,11 +11,20 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
+from scipy import ndimage, special
 from torch import Tensor
 
-SMOOTHING = 1.5
+ALONG_THE_BODY = 1.5
 """Millimetres, deviation of the Gaussian along the body. Thick slices are hardly touched."""
+
+IN_PLANE = 1.0
+"""Pixels of the decoder's maps: a quarter of the features' grid, whose steps show otherwise."""
+
+STRAY = 0.5
+"""Pieces smaller than this share of the largest are strays. Of two large ones nobody knows which
+is meant: both stay, for the user to see."""
+
+_LOGITS = np.log((np.arange(256) + 0.5) / (255.5 - np.arange(256))).astype(np.float32)
 
 
 class ProbabilityVolume:
@@ -34,23 +44,22 @@ class ProbabilityVolume:
         self._values[:, index] = (probabilities * 255).round().to(torch.uint8).cpu().numpy()
 
     def smoothed(self, spacing: float) -> ProbabilityVolume:
-        """Averaged along the slices, which are `spacing` mm apart."""
+        """Averaged with the neighbourhood; slices are `spacing` mm apart."""
         averaged = np.empty_like(self._values)
+        widths = (ALONG_THE_BODY / spacing, IN_PLANE, IN_PLANE)
         for structure, values in enumerate(self._values):
             # In single precision and one structure at a time: 200 slices are 52 MB.
-            smooth = ndimage.gaussian_filter1d(
-                values.astype(np.float32), SMOOTHING / spacing, axis=0, mode="nearest"
-            )
-            averaged[structure] = np.round(smooth)
+            smooth = ndimage.gaussian_filter(_LOGITS[values], widths, mode="nearest")
+            averaged[structure] = np.round(255 * special.expit(smooth))
         return ProbabilityVolume(averaged)
 
     def without_strays(self, single: list[bool]) -> ProbabilityVolume:
-        """Structures in `single` keep their largest piece (above one half) and what surrounds
-        it; other pieces become background."""
+        """Structures in `single` keep their large pieces (above one half) and what surrounds
+        them; strays become background."""
         kept = self._values.copy()
         for structure, values in enumerate(kept):
             if single[structure]:
-                values[_strays(values > 127)] = 0
+                values[_pieces_below(STRAY, values > 127)] = 0
         return ProbabilityVolume(kept)
 
     def slice(self, index: int, device: torch.device) -> Tensor:
@@ -62,16 +71,16 @@ def in_one_piece(labels: list[npt.NDArray], label: int) -> bool:
     """Whether at least 99 % of a structure hang together in every support case that has it."""
     for volume in labels:
         mask = volume == label
-        if mask.any() and _strays(mask).sum() > 0.01 * mask.sum():
+        if mask.any() and _pieces_below(1.0, mask).sum() > 0.01 * mask.sum():
             return False
     return True
 
 
-def _strays(mask: npt.NDArray) -> npt.NDArray:
-    """All pieces but the largest; diagonal neighbours hang together."""
+def _pieces_below(share: float, mask: npt.NDArray) -> npt.NDArray:
+    """All pieces smaller than a share of the largest; diagonal neighbours hang together."""
     pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count < 2:
         return np.zeros_like(mask)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    return mask & (pieces != sizes.argmax())
+    return mask & (sizes < share * sizes.max())[pieces]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from OFLSAM2Core.backbones.base import Backbone, Memory
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelError
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead, mapped
 from OFLSAM2Core.methods.ofl_sam2.retrieval import most_similar
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
@@ -38,9 +39,6 @@ the smooth field, points along its side."""
 NOWHERE = -10.0
 """Logit of a structure that was not decoded yet."""
 
-LEVEL_SHIFT, LEVEL_SCALING = 0.1, 0.08
-"""Deviations of the error with which levels are found in a new volume."""
-
 
 class Episodes:
     """The training of fusion and attention over encoded support slices."""
@@ -51,14 +49,17 @@ class Episodes:
         slices: Sequence[SupportSlice],
         head: FeatureHead,
         tau_without: dict[int, Tensor],
+        level_error: LevelError,
         options: MethodOptions,
         rng: np.random.Generator,
     ) -> None:
-        """tau_without: the mapping network fitted without a case, by case."""
+        """tau_without: the mapping network fitted without a case, by case. level_error: how
+        wrong levels will be in a new volume."""
         self.backbone = backbone
         self.slices = slices
         self.head = head
         self.tau_without = tau_without
+        self.level_error = level_error
         self.options = options
         self.rng = rng
         self.fusion = AdaptiveFusion.for_backbone(backbone).to(backbone.device)
@@ -108,7 +109,8 @@ class Episodes:
 
     def _decode(self, number: int, structures: list[int]) -> Tensor:
         query = self.slices[number]
-        level = query.level * self.rng.normal(1, LEVEL_SCALING) + self.rng.normal(0, LEVEL_SHIFT)
+        error = self.level_error
+        level = query.level * self.rng.normal(1, error.scaling) + self.rng.normal(0, error.shift)
         features = query.features(self.backbone, level)
         attended = predicted = None
         if self.options.use_memory:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.consistency import in_one_piece
 from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
-from OFLSAM2Core.methods.ofl_sam2.levels import LevelFinder, LevelScale
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelError, LevelFinder, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     REGULARISER,
     FeatureHead,
@@ -23,11 +25,15 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     NormalEquations,
 )
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
+from OFLSAM2Core.methods.ofl_sam2.statistics import previewed_slices
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, encode_support
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import Preparation
 from OFLSAM2Core.results import Progress, ProgressCallback
+from OFLSAM2Core.slicing import FRAME_AXIS
 from OFLSAM2Core.structures import Structure
+
+logger = logging.getLogger(__name__)
 
 MEMORY_SLICES = 48
 """Support slices kept in the learned task, spread over the cases: about 0.6 MB each."""
@@ -58,7 +64,9 @@ def learn(
         case: _fit(_mean([e for other, e in by_case.items() if other != case] or [own]), options)
         for case, own in by_case.items()
     }
-    episodes = Episodes(backbone, slices, head, tau_without, options, rng)
+    level_error = _level_error(support, originals)
+    logger.info("error of levels: shift %.2f, scaling %.2f", *astuple(level_error))
+    episodes = Episodes(backbone, slices, head, tau_without, level_error, options, rng)
     episodes.train(on_progress)
 
     equations = _mean(list(by_case.values()))
@@ -72,11 +80,7 @@ def learn(
         attention=episodes.attention,
         mapping=MappingNetwork.start(head, tau, equations, REGULARISER),
         memory=SupportMemory(memories, torch.stack([s.descriptor for s in kept])),
-        levels=LevelFinder(
-            torch.stack([s.descriptor for s in originals]),
-            torch.tensor([s.level for s in originals], device=backbone.device),
-            _half_height(support),
-        ),
+        levels=_level_finder(originals, support),
     )
     return LearnedTask(
         structures=structures,
@@ -97,9 +101,36 @@ def learn(
     )
 
 
-def _half_height(support: Sequence[SupportSlices]) -> float:
-    scales = [LevelScale.of_labels(c.labels, c.slicing.slice_spacing) for c in support]
-    return float(np.mean([scale.half for scale in scales]))
+def _level_finder(slices: Sequence[SupportSlice], support: Sequence[SupportSlices]) -> LevelFinder:
+    descriptors = torch.stack([s.descriptor for s in slices])
+    levels = torch.tensor([s.level for s in slices], device=descriptors.device)
+    return LevelFinder(descriptors, levels, float(np.mean([_scale(c).half for c in support])))
+
+
+def _scale(case: SupportSlices) -> LevelScale:
+    return LevelScale.of_labels(case.labels, case.slicing.slice_spacing)
+
+
+def _level_error(support: Sequence[SupportSlices], originals: Sequence[SupportSlice]) -> LevelError:
+    """How wrong levels of a new volume will be: each support case is found by the others."""
+    if len(support) == 1 or support[0].slicing.world_axis == FRAME_AXIS:
+        return LevelError()
+    pairs = []
+    for number, case in enumerate(support):
+        finder = _level_finder(
+            [s for s in originals if s.case != number],
+            [other for other in support if other is not case],
+        )
+        seen = previewed_slices(case.slicing.count)
+        own = [s for s in originals if s.case == number and s.index in seen]
+        step = case.slicing.slice_spacing
+        found = finder.find(
+            torch.stack([s.descriptor for s in own]),
+            [s.index * step for s in own],
+            case.slicing.count * step,
+        )
+        pairs.append((found, _scale(case)))
+    return LevelError.of_pairs(pairs)
 
 
 def _comparable(support_slice: SupportSlice, backbone: Backbone) -> Tensor:
