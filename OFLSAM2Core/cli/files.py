@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import psutil
-
-from OFLSAM2Core.errors import InputError, ResourceError
+from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.image_io import check_writable, read_support_case
 from OFLSAM2Core.label_table import LabelTable
+from OFLSAM2Core.memory_check import check_memory
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.volume import SupportCase, Volume
 
@@ -127,10 +126,6 @@ def check_resources(volume: Volume, outputs: Iterable[Path | None]) -> None:
         if path is not None:
             check_writable(path, need_bytes=voxels)
     needed = _BASE_BYTES + _BYTES_PER_VOXEL * voxels
-    available = psutil.virtual_memory().available
-    if available < needed:
-        raise ResourceError(
-            f"'{volume.source or volume.name}' needs about {needed / 1e9:.1f} GB of memory; "
-            f"{available / 1e9:.1f} GB are free.",
-            "Close other programs, or crop the volume.",
-        )
+    check_memory(
+        needed, f"'{volume.source or volume.name}'", "Close other programs, or crop the volume."
+    )

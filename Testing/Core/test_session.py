@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 import torch
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
-from OFLSAM2Core.errors import Cancelled, InputError, TaskError
+from OFLSAM2Core.errors import Cancelled, InputError, ResourceError, TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.options import MethodOptions
@@ -254,3 +255,14 @@ def test_a_task_of_another_backbone_or_other_weights_is_refused(
         list(other.segment(target.volume, task))
     with pytest.raises(TaskError, match="litemedsam"):
         list(session.segment(target.volume, replace(task, backbone="litemedsam")))
+
+
+def test_too_little_memory_is_found_out_at_the_first_slice_of_learning(
+    session: FewShotSession, support: list[SupportCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = psutil.virtual_memory()._replace(available=1_000_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    seen: list[Progress] = []
+    with pytest.raises(ResourceError, match=r"needs about \d\.\d GB of memory; 1\.0 GB are free"):
+        session.learn(support, on_progress=seen.append)
+    assert max(p.done for p in seen if p.stage == "encode") == 0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone, ImageFeatures, Memory
+from OFLSAM2Core.memory_check import check_memory
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.augmentation import augment
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
@@ -26,6 +27,9 @@ structures go first."""
 
 EMPTY_SHARE = 0.25
 """Slices without any structure that are learned from, relative to those with."""
+
+TRAINING_BYTES = 2_300_000_000
+"""What the program and a training step hold besides the slices."""
 
 BLOCK_OF_ONE_CASE = 6
 """Slices a fold is made of, where one support case must stand for several."""
@@ -99,6 +103,8 @@ def encode_support(
                 on_progress(Progress("encode", len(encoded) + len(found), total, case.name))
                 features = backbone.encode(images[index].to(backbone.device))
                 found[index] = features.to("cpu", torch.float16)
+                if not encoded and len(found) == 1:
+                    _check_memory(found[index], masks[index], total)
             box = case.prepared.content_box
             statistics = FeatureStatistics.of_volume(
                 case.slicing.count, found.__getitem__, box, backbone.image_size
@@ -121,6 +127,17 @@ def encode_support(
                 )
     on_progress(Progress("encode", total, total))
     return encoded
+
+
+def _check_memory(features: ImageFeatures, masks: Tensor, slices: int) -> None:
+    """Raises ResourceError. Left atrium, 442 slices, LiteMedSAM: 3.3 GB by this, 3.6 measured."""
+    stored = (features.embedding, *features.high_res, masks)
+    predicted = 2 * len(masks) * features.embedding[0, 0].numel() * 16
+    check_memory(
+        TRAINING_BYTES + slices * (sum(each.nbytes for each in stored) + predicted),
+        f"Learning from {slices} slices",
+        "Close other programs, give fewer support cases, or use the preset fast.",
+    )
 
 
 def _block(indices: Sequence[int], index: int) -> int:
