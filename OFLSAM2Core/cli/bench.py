@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)} is too few.", f"At least {least}.")
     check_outputs([(args.report, (".json",))], [], overwrite=args.overwrite)
-    options = options_from(args)
+    # How long was learned changes nothing about the pace that is measured.
+    options = options_from(args, preset="fast")
     bars = ProgressBars(args.quiet)
     target = phantom((args.slices, height, width), args.structures, 0, "target")
     # In a function: the session is gone before the memory of plain SAM2 is looked at.

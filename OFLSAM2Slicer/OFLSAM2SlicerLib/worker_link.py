@@ -9,7 +9,7 @@ from collections.abc import Callable
 from OFLSAM2Core.worker.client import Event, WorkerClient
 from OFLSAM2SlicerLib.worker_command import WorkerCommand, worker_command
 
-CANCEL_GRACE_S = 1.5  # then the process tree is killed; a cancel must take effect within 2 s
+CANCEL_GRACE_S = 1.2  # then the process tree is killed; a cancel must take effect within 2 s
 
 Handler = Callable[[Event], None]
 

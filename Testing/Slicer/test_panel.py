@@ -161,7 +161,7 @@ def test_a_worker_that_does_not_listen_is_killed_within_two_seconds(
     began = time.monotonic()
     panel.ui.segmentButton.click()
     panel.wait(lambda: not panel.status.is_running)
-    assert time.monotonic() - began < 2.5  # 1.5 s of grace, and a loaded machine
+    assert time.monotonic() - began < 2
     assert panel.status.state is State.CANCELLED
     assert panel.status.slices_done >= slices
     assert psutil.wait_procs(processes, timeout=2)[1] == []
