@@ -83,7 +83,8 @@ class LevelFinder:
 
 @dataclass(frozen=True)
 class LevelError:
-    """How wrong levels are in a new volume, as deviations: found = true * scaling + shift."""
+    """How wrong levels are in a new volume: found = true * (1 + a) + b, where a has the deviation
+    `scaling` and b has `shift`. The defaults are the least that is ever assumed."""
 
     shift: float = 0.1
     scaling: float = 0.08
@@ -97,7 +98,7 @@ class LevelError:
         """
         shifts = [found.level(true.middle) for found, true in pairs]
         scalings = [true.half / found.half - 1 for found, true in pairs]
-        return cls(_typical(shifts, 0.1, 0.4), _typical(scalings, 0.08, 0.25))
+        return cls(_typical(shifts, cls.shift, 0.4), _typical(scalings, cls.scaling, 0.25))
 
 
 def _typical(errors: Sequence[float], least: float, most: float) -> float:
