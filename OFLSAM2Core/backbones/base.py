@@ -101,6 +101,11 @@ class LearnedAttention(nn.Module, ABC):
     """The part of memory attention that is learned from the support."""
 
     @abstractmethod
+    def seeded(self, seed: int) -> LearnedAttention:
+        """The same weights, for one slice of a training step: what is chosen at random follows
+        the seed, whatever other slices do at the same time."""
+
+    @abstractmethod
     def compress(self, memory: Memory) -> Memory:
         """The memory in the form that is kept once attention is learned."""
 

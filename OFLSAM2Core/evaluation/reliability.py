@@ -6,8 +6,10 @@
   of voxels that are right, weighted by voxels. Over the box around all structures (truth and
   segmentation) with 5 voxels of room: over the whole volume, background that is right with
   certainty hides everything else. Both are reported.
-- Use: the share of all wrong voxels that lie in the 10 % least confident slices of their volume,
-  that is, what correcting these slices would remove.
+- Use: the share of all wrong voxels that lie in a tenth of the slices of their volume, that is,
+  what correcting these slices would remove: the least confident ones by S_cf, the most doubtful
+  ones by the wrong voxels that per-voxel confidence foretells, and, for comparison, those that
+  really have the most, which no confidence could better.
 """
 
 from __future__ import annotations
@@ -123,6 +125,7 @@ def summarise(cases: Sequence[CaseReliability]) -> dict[str, Any]:
             cases, lambda check: check.confidence
         ),
         "wrong_voxels_in_most_doubtful_tenth": _share_found(cases, lambda check: -check.doubt),
+        "wrong_voxels_in_worst_tenth": _share_found(cases, lambda check: -check.wrong),
     }
 
 

@@ -18,6 +18,7 @@ from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelError
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead, mapped
 from OFLSAM2Core.methods.ofl_sam2.retrieval import most_similar
+from OFLSAM2Core.methods.ofl_sam2.side_by_side import SideBySide
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.results import Progress, ProgressCallback
@@ -79,52 +80,66 @@ class Episodes:
         )
         order: list[int] = []
         mean_loss = 0.0
-        for step in range(steps):
-            if len(order) < BATCH:
-                order = list(self.rng.permutation(len(self.slices)))
-            queries = [int(order.pop()) for _ in range(BATCH)]
-            loss = self._loss(queries)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            mean_loss += (loss.item() - mean_loss) / min(step + 1, 50)
-            on_progress(Progress("learn", step + 1, steps, f"loss {mean_loss:.3f}"))
+        with SideBySide(self.backbone.device, BATCH) as side_by_side:
+            for step in range(steps):
+                if len(order) < BATCH:
+                    order = list(self.rng.permutation(len(self.slices)))
+                queries = [int(order.pop()) for _ in range(BATCH)]
+                optimiser.zero_grad()
+                loss = self._backward(queries, side_by_side)
+                optimiser.step()
+                schedule.step()
+                mean_loss += (loss - mean_loss) / min(step + 1, 50)
+                on_progress(Progress("learn", step + 1, steps, f"loss {mean_loss:.3f}"))
         modules.eval().requires_grad_(False)
 
-    def _loss(self, queries: list[int]) -> Tensor:
-        structures = self._some_structures(queries)
-        logits, truth = [], []
-        for number in queries:
-            query = self.slices[number]
-            decoded = self._decode(number, structures)
-            logits.append(decoded[:, 0])
-            truth.append(query.masks[structures].to(decoded.device).float() / 255)
-            own = self._predicted.setdefault(
-                number,
-                torch.full((len(query.masks), *decoded.shape[-2:]), NOWHERE, dtype=torch.float16),
-            )
-            own[structures] = decoded.detach()[:, 0].cpu().to(own.dtype)
-        return segmentation_loss(torch.stack(logits), torch.stack(truth))
+    def _backward(self, queries: list[int], side_by_side: SideBySide) -> float:
+        """The loss of a batch, whose gradient is added to the parameters'.
 
-    def _decode(self, number: int, structures: list[int]) -> Tensor:
+        Dice is one for the whole batch, so its gradient is taken at the logits first, and from
+        there through each query's own graph.
+        """
+        structures = self._some_structures(queries)
+        # Each has its own random numbers: which thread is first must not matter.
+        draws = [(n, np.random.default_rng(self.rng.integers(2**32))) for n in queries]
+        decoded = side_by_side.each(lambda draw: self._decode(*draw, structures), draws)
+        logits = torch.stack([each.detach() for each in decoded]).requires_grad_()
+        truth = torch.stack([self.slices[n].masks[structures] for n in queries])
+        loss = segmentation_loss(logits, truth.to(logits.device).float() / 255)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        pairs = list(zip(decoded, gradient, strict=True))
+        side_by_side.each(lambda pair: pair[0].backward(pair[1]), pairs)
+        for number, found in zip(queries, logits.detach(), strict=True):
+            self._remember_prediction(number, structures, found)
+        return loss.item()
+
+    def _remember_prediction(self, number: int, structures: list[int], logits: Tensor) -> None:
+        size = (len(self.slices[number].masks), *logits.shape[-2:])
+        unknown = torch.full(size, NOWHERE, dtype=torch.float16)
+        self._predicted.setdefault(number, unknown)[structures] = logits.cpu().half()
+
+    def _decode(self, number: int, rng: np.random.Generator, structures: list[int]) -> Tensor:
+        """Logits (N, 4h, 4w) of a query slice."""
         query = self.slices[number]
         error = self.level_error
-        level = query.level * self.rng.normal(1, error.scaling) + self.rng.normal(0, error.shift)
+        level = query.level * rng.normal(1, error.scaling) + rng.normal(0, error.shift)
         features = query.features(self.backbone, level)
         attended = predicted = None
         if self.options.use_memory:
             support = [
                 self.slices[n].memory(self.backbone).of(structures)
-                for n in self._some_memories(number)
+                for n in self._some_memories(number, rng)
             ]
-            recent = self._neighbour(number, structures)
-            attended = self.backbone.attend(features, support, recent, self.attention)
+            recent = self._neighbour(number, structures, rng)
+            attention = self.attention
+            if attention is not None:
+                attention = attention.seeded(int(rng.integers(2**32)))
+            attended = self.backbone.attend(features, support, recent, attention)
         if self.options.use_mapping:
             rows = self.head.rows(features.comparable)
             predicted = mapped(rows, self.tau_without[query.case][structures])
         target = self.fusion(features, attended, predicted, self.options.use_fusion)
-        return self.backbone.decode(features, target).logits
+        return self.backbone.decode(features, target).logits[:, 0]
 
     def _some_structures(self, queries: list[int]) -> list[int]:
         """Those in the slices first, then others: a structure must also learn where it is not."""
@@ -146,22 +161,24 @@ class Episodes:
             found.append([others[i] for i in best])
         return found
 
-    def _some_memories(self, number: int) -> list[int]:
+    def _some_memories(self, number: int, rng: np.random.Generator) -> list[int]:
         """K of them, not always the best: a new volume has no perfect match either."""
         candidates = self._candidates[number]
-        return [int(n) for n in self.rng.permutation(candidates)[: self.options.memories]]
+        return [int(n) for n in rng.permutation(candidates)[: self.options.memories]]
 
-    def _neighbour(self, number: int, structures: list[int]) -> list[tuple[int, Memory]]:
-        if self.options.recent == 0 or self.rng.random() > FROM_NEIGHBOUR:
+    def _neighbour(
+        self, number: int, structures: list[int], rng: np.random.Generator
+    ) -> list[tuple[int, Memory]]:
+        if self.options.recent == 0 or rng.random() > FROM_NEIGHBOUR:
             return []
         query = self.slices[number]
-        offset = int(self.rng.choice([-1, 1]))
+        offset = int(rng.choice([-1, 1]))
         beside = self._place.get((query.copy, query.case, query.index + offset))
         if beside is None or beside not in self._predicted:
             return []
         features = self.slices[beside].features(self.backbone)
         logits = self._predicted[beside][structures].to(self.backbone.device).float()
-        masks = _resize(disturbed(logits, self.rng).sigmoid(), self.backbone.image_size)
+        masks = _resize(disturbed(logits, rng).sigmoid(), self.backbone.image_size)
         return [(1, self.backbone.remember(features, masks[:, None]))]
 
 

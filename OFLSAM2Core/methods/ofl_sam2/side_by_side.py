@@ -1,0 +1,52 @@
+"""Several slices at once on a processor with several cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+class SideBySide:
+    """A context in which each of a few items has its own thread and share of the cores.
+
+    Much of a training step is too small to be shared out among cores: two slices on a core each
+    take 0.60 s where both cores on one slice after the other take 0.74 s. On a GPU items are
+    worked on in turn.
+    """
+
+    def __init__(self, device: torch.device, items: int) -> None:
+        self._threads = torch.get_num_threads()
+        workers = min(items, self._threads) if device.type == "cpu" else 1
+        self._share = self._threads // workers
+        self._pool = (
+            ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(self._share,))
+            if workers > 1
+            else None
+        )
+
+    def __enter__(self) -> SideBySide:
+        torch.set_num_threads(self._share)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        torch.set_num_threads(self._threads)
+
+    def each(self, work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
+        """What `work` makes of the items, in their order; raises what it raises."""
+        if self._pool is None:
+            return [work(item) for item in items]
+        return list(self._pool.map(work, items))

@@ -1,0 +1,226 @@
+"""What a user would otherwise train on the same few volumes: a U-Net, for a given time.
+
+    python Testing/Accuracy/unet_baseline.py DATASET --dimensions 3 --minutes 9 --out unet3d
+
+MONAI's BasicUNet with the usual augmentation, Dice + cross-entropy, AdamW with a cosine schedule
+over the given time, sliding windows with half overlap, and structures that are in one piece in the
+support kept in one piece. The report is that of `oflsam2 evaluate`; S_cf and confidence in it are
+the softmax's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.inferers import sliding_window_inference
+from monai.losses import DiceCELoss
+from monai.networks.nets import BasicUNet
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCropByPosNegLabeld,
+    RandGaussianNoised,
+    RandScaleIntensityd,
+    ScaleIntensityRangePercentilesd,
+    SpatialPadd,
+)
+from scipy import ndimage
+
+from OFLSAM2Core.evaluation.datasets import Dataset
+from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, Learned, evaluate
+from OFLSAM2Core.evaluation.machine import describe_machine
+from OFLSAM2Core.evaluation.report import EvaluationReport
+from OFLSAM2Core.methods.ofl_sam2.consistency import in_one_piece
+from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.volume import SupportCase, Volume
+
+PATCH = {2: 256, 3: 96}
+BATCH = {2: 8, 3: 1}
+FEATURES = {2: (32, 32, 64, 128, 256, 32), 3: (16, 32, 64, 128, 256, 16)}
+
+
+class UNetSession:
+    """Learns and segments like a FewShotSession, as far as `evaluate` asks for it."""
+
+    def __init__(self, dimensions: int, minutes: float, seed: int) -> None:
+        self.dimensions = dimensions
+        self.seconds = 60 * minutes
+        self.steps = 0
+        torch.manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+
+    def learn(self, cases: Sequence[SupportCase], on_progress: object = None) -> BasicUNet:
+        started = time.monotonic()
+        self.values = [s.label for s in cases[0].structures]
+        self.single = [in_one_piece([c.labels for c in cases], v) for v in self.values]
+        spacings = np.array([case.volume.spacing[::-1] for case in cases])
+        self.spacing = np.median(spacings, axis=0)
+        if self.dimensions == 2:
+            self.spacing[0] = 0  # Slices stay as they are.
+        prepared = [self._prepared(case.volume, case.labels) for case in cases]
+        sizes = np.array([case["image"].shape[-self.dimensions :] for case in prepared])
+        largest = np.minimum(PATCH[self.dimensions], np.ceil(sizes.max(axis=0) / 16) * 16)
+        self.patch = tuple(int(size) for size in largest)
+        net = BasicUNet(
+            self.dimensions, 1, len(self.values) + 1, FEATURES[self.dimensions], act="LeakyReLU"
+        )
+        optimiser = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=1e-4)
+        criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
+        augment = self._augmentation()
+        augment.set_random_state(int(self.rng.integers(2**31)))
+        while (spent := time.monotonic() - started) < self.seconds:
+            for group in optimiser.param_groups:
+                group["lr"] = 1e-3 * (1 + math.cos(math.pi * spent / self.seconds)) / 2
+            drawn = [augment(self._drawn(prepared)) for _ in range(BATCH[self.dimensions])]
+            drawn = [each[0] if isinstance(each, list) else each for each in drawn]
+            images = torch.stack([each["image"].as_tensor() for each in drawn])
+            labels = torch.stack([each["label"].as_tensor() for each in drawn])
+            loss = criterion(net(images.float()), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            self.steps += 1
+            if self.steps % 50 == 0:
+                print(f"{spent:.0f} s, step {self.steps}, loss {loss.item():.3f}", flush=True)
+        return net.eval()
+
+    @torch.no_grad()
+    def segment(
+        self, volume: Volume, net: BasicUNet, on_progress: object = None
+    ) -> Iterator[SliceResult]:
+        image = self._prepared(volume, None)["image"]
+        image = ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0, 1, clip=True)(
+            {"image": image}
+        )["image"][None]
+        if self.dimensions == 2:
+            each = [
+                sliding_window_inference(image[:, :, i], self.patch, 4, net, 0.5)
+                for i in range(image.shape[2])
+            ]
+            logits = torch.stack(each, dim=2)
+        else:
+            logits = sliding_window_inference(image, self.patch, 1, net, 0.5, "gaussian")
+        back = torch.nn.functional.interpolate(logits, volume.grid_shape, mode="trilinear")
+        shares = back.softmax(dim=1)[0].numpy()
+        labels = self._in_one_piece(np.array([0, *self.values], np.uint8)[shares.argmax(axis=0)])
+        confidence = np.round(255 * shares.max(axis=0)).astype(np.uint8)
+        for index in range(len(labels)):
+            yield SliceResult(
+                index=index,
+                axis=0,
+                labels=labels[index],
+                confidence=confidence[index],
+                scores={},
+            )
+
+    def _in_one_piece(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        for value, single in zip(self.values, self.single, strict=True):
+            pieces, count = ndimage.label(labels == value)
+            if single and count > 1:
+                largest = np.bincount(pieces.ravel())[1:].argmax() + 1
+                labels[(pieces > 0) & (pieces != largest)] = 0
+        return labels
+
+    def _prepared(self, volume: Volume, labels: npt.NDArray | None) -> dict[str, torch.Tensor]:
+        """(1, K, J, I) float image and labels (1 to N) at the support's spacing."""
+        own = np.array(volume.spacing[::-1])
+        wanted = np.where(self.spacing > 0, self.spacing, own)
+        size = [
+            max(1, round(n * a / b)) for n, a, b in zip(volume.grid_shape, own, wanted, strict=True)
+        ]
+        image = torch.from_numpy(volume.array.astype(np.float32))[None, None]
+        found = {"image": torch.nn.functional.interpolate(image, size, mode="trilinear")[0]}
+        if labels is not None:
+            numbered = np.zeros(labels.shape, np.float32)
+            for number, value in enumerate(self.values, start=1):
+                numbered[labels == value] = number
+            there = torch.from_numpy(numbered)[None, None]
+            found["label"] = torch.nn.functional.interpolate(there, size, mode="nearest")[0]
+            scale = ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0, 1, clip=True)
+            found["image"] = scale({"image": found["image"]})["image"]
+        return found
+
+    def _drawn(self, prepared: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        case = prepared[int(self.rng.integers(len(prepared)))]
+        if self.dimensions == 3:
+            return dict(case)
+        full = np.flatnonzero(case["label"].amax(dim=(0, 2, 3)).numpy())
+        anywhere = np.arange(case["label"].shape[1])
+        index = int(self.rng.choice(full if self.rng.random() < 2 / 3 else anywhere))
+        return {key: values[:, index] for key, values in case.items()}
+
+    def _augmentation(self) -> Compose:
+        both = ["image", "label"]
+        axes = self.dimensions
+        return Compose(
+            [
+                SpatialPadd(both, self.patch),
+                RandCropByPosNegLabeld(both, "label", self.patch, pos=2, neg=1, num_samples=1),
+                _first,
+                RandAffined(
+                    both,
+                    prob=0.8,
+                    rotate_range=[0.26] * (1 if axes == 2 else 3),
+                    scale_range=[0.2] * axes,
+                    mode=("bilinear", "nearest"),
+                    padding_mode="zeros",
+                ),
+                RandAdjustContrastd("image", prob=0.5, gamma=(0.6, 1.6)),
+                RandScaleIntensityd("image", 0.2, prob=0.5),
+                RandGaussianNoised("image", prob=0.3, std=0.05),
+            ]
+        )
+
+
+def _first(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return samples[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--dimensions", type=int, choices=(2, 3), required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cases", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    dataset = Dataset.open(args.dataset)
+    support, test = dataset.choose(None, None, args.cases)
+    session = UNetSession(args.dimensions, args.minutes, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    report = EvaluationReport(
+        {
+            "dataset": dataset.name,
+            "method": f"{args.dimensions}D U-Net, {args.minutes:g} minutes",
+            "backbone": "none",
+            "seed": args.seed,
+            "support": support,
+            "test": test,
+            "machine": describe_machine(),
+        },
+        dataset.table.structures,
+        unit="voxel" if dataset.nominal_spacing else "mm",
+    )
+    for item in evaluate(session, dataset, support, test):
+        if isinstance(item, Learned):
+            report.seconds_to_learn = item.seconds
+            print(f"{session.steps} steps in {item.seconds:.0f} s", flush=True)
+        elif isinstance(item, EvaluatedCase):
+            report.add(item)
+            print(item.truth.name, f"{item.mean_dice:.4f}", flush=True)
+    report.complete = True
+    report.write(args.out)
+    print(f"mean dice {report.mean_dice:.4f} over {report.cases_done} cases")
+
+
+if __name__ == "__main__":
+    main()
