@@ -42,6 +42,17 @@ class SliceResult:
         """The least S_cf of the structures in the slice; 1 where there is none to doubt."""
         return min(self.scores.values(), default=1.0)
 
+    @property
+    def doubt(self) -> float:
+        """How many wrong voxels the confidence foretells."""
+        return wrong_voxels_foretold(self.confidence)
+
+
+def wrong_voxels_foretold(confidence: npt.NDArray[np.uint8]) -> float:
+    """The sum of 1 - confidence: where to correct first, as a large slice with an uncertain
+    border has more to correct than a small one that is uncertain as a whole."""
+    return float(confidence.size) - float(confidence.sum(dtype=np.int64)) / 255
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -36,7 +36,7 @@ from OFLSAM2Core.volume import SupportCase, Volume
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
 
-_LEAST_CONFIDENT_SHOWN = 5
+_DOUBTFUL_SHOWN = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +174,7 @@ def _report(volume: Volume, task: LearnedTask, outcome: Outcome) -> dict[str, An
             {
                 "index": index,
                 "scores": {name: round(score, 4) for name, score in scores.items()},
+                "doubt": round(outcome.doubt_of_slice(index), 1),
             }
             for index, scores in sorted(outcome.scores.items())
         ],
@@ -194,6 +195,7 @@ def _tell(volume: Volume, task: LearnedTask, outcome: Outcome, out: Path) -> Non
     for structure in task.structures:
         size = "" if volume.is_sequence else f"  {outcome.milliliters(structure.label):.2f} ml"
         print(f"  {structure.name}{size}")
-    worst = sorted(outcome.confidence_of_slices().items(), key=lambda item: item[1])
-    listed = ", ".join(f"{index} ({score:.2f})" for index, score in worst[:_LEAST_CONFIDENT_SHOWN])
-    print(f"Look at the least confident slices first (index, confidence): {listed}")
+    doubts = {index: outcome.doubt_of_slice(index) for index in outcome.scores}
+    worst = sorted(doubts, key=lambda index: -doubts[index])[:_DOUBTFUL_SHOWN]
+    listed = ", ".join(f"{index} ({doubts[index]:.0f})" for index in worst)
+    print(f"Look at these slices first (index, voxels in doubt): {listed}")

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.results import SliceResult, wrong_voxels_foretold
 from OFLSAM2Core.volume import Volume
 
 
@@ -60,6 +60,10 @@ class Outcome:
     def confidence_of_slices(self) -> dict[int, float]:
         """The least S_cf of a slice's structures, by index; 1 where there is none to doubt."""
         return {index: min(scores.values(), default=1.0) for index, scores in self.scores.items()}
+
+    def doubt_of_slice(self, index: int) -> float:
+        """How many wrong voxels the confidence foretells in a slice."""
+        return wrong_voxels_foretold(self.confidence.take(index, self.axis or 0))
 
     def milliliters(self, label: int) -> float:
         """Volume of one structure; for a sequence the unit has no meaning."""

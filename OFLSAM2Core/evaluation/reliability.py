@@ -85,14 +85,13 @@ def check_case(
             structure.name: dice(true_labels == structure.label, labels == structure.label)
             for structure in structures
         }
-        confidence = outcome.confidence.take(index, axis)
         checks.append(
             SliceCheck(
                 index=index,
                 scores=scores,
                 dice={name: value for name, value in overlaps.items() if not np.isnan(value)},
                 wrong=int(np.count_nonzero(labels != true_labels)),
-                doubt=float((255 - confidence.astype(np.int64)).sum()) / 255,
+                doubt=outcome.doubt_of_slice(index),
             )
         )
     box = bounding_box((truth > 0) | (outcome.labels > 0), _ROOM)

@@ -1,4 +1,4 @@
-"""Which slices to look at first: those the method is least sure of."""
+"""Which slices to look at first: those with the most voxels in doubt."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from OFLSAM2SlicerLib import geometry
 class ScoredSlice:
     """index: along `axis` of the (K, J, I) grid. confidence: the least of its structures', 0 to 1.
 
+    doubt: how many wrong voxels the confidence foretells.
     structure: the one with the least confidence. center: (k, j, i) of what was labelled there.
     """
 
     index: int
     axis: int
     confidence: float
+    doubt: float
     structure: str
     scores: dict[str, float]
     center: tuple[float, float, float]
@@ -53,6 +55,7 @@ class SliceScores:
             index=result.index,
             axis=result.axis,
             confidence=result.confidence_of_slice,
+            doubt=result.doubt,
             structure=structure,
             scores=dict(result.scores),
             center=_center(result),
@@ -61,15 +64,22 @@ class SliceScores:
     def all(self) -> list[ScoredSlice]:
         return [self._slices[index] for index in sorted(self._slices)]
 
-    def least_confident(self, count: int = 10) -> list[ScoredSlice]:
-        """The most doubtful first; slices in which nothing was found are not listed."""
+    def most_doubtful(self, count: int = 10) -> list[ScoredSlice]:
+        """Those with the most voxels in doubt first; slices without scores are not listed.
+
+        Not the least confident: these are the small ends of a structure, and few of the wrong
+        voxels lie there (docs/accuracy.md).
+        """
         scored = [one for one in self._slices.values() if one.scores]
-        return sorted(scored, key=lambda one: (one.confidence, one.index))[:count]
+        return sorted(scored, key=lambda one: (-one.doubt, one.index))[:count]
 
     def write_table(self, table_node: Any) -> None:
-        """One row a slice: its number and a column of confidence per structure."""
+        """One row a slice: its number, voxels in doubt, and the confidence in each structure."""
         table_node.RemoveAllColumns()
-        columns = [("Slice", [float(one.index) for one in self.all()])]
+        columns = [
+            ("Slice", [float(one.index) for one in self.all()]),
+            ("Voxels in doubt", [one.doubt for one in self.all()]),
+        ]
         for structure in self.structures:
             values = [one.scores.get(structure.name, float("nan")) for one in self.all()]
             columns.append((structure.name, values))

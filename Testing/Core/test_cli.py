@@ -80,7 +80,7 @@ def test_segment_writes_every_output_on_the_grid_of_the_volume(cases, segmented)
         )
     with Image.open(outputs["--picture"]) as picture:
         assert picture.size[0] > 500 and picture.size[1] > 300
-    assert "6 slices" in said and "least confident" in said
+    assert "6 slices" in said and "voxels in doubt" in said
 
 
 def test_straight_from_support_gives_the_same_labels_as_through_a_saved_task(

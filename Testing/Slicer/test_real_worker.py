@@ -55,7 +55,7 @@ def test_from_clicks_to_segments_with_the_real_worker(scene, open_panel):
     assert dice(found[0] | found[1], truth > 0) > 0.4
     confidence = slicer.util.arrayFromVolume(panel.parameters.confidence)
     assert confidence.min() > 0
-    assert panel.ui.leastConfidentTable.rowCount > 0
+    assert panel.ui.doubtfulTable.rowCount > 0
     assert panel.ui.saveTaskButton.enabled
 
     processes = panel.children_of_worker()

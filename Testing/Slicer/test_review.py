@@ -101,15 +101,17 @@ def test_the_overlay_puts_back_what_each_view_showed_before(scene, volume):
     assert views[0].GetForegroundOpacity() == 0.3
 
 
-def test_least_confident_slices_come_first_and_empty_ones_not_at_all():
+def test_slices_with_most_voxels_in_doubt_come_first_and_those_without_scores_not_at_all():
     scores = SliceScores([Structure("liver", 1), Structure("lesion", 2)])
-    for index, liver, lesion in ((4, 0.9, 0.95), (5, 0.8, 0.4), (6, 0.6, 0.7)):
-        scores.add(result(index, {"liver": liver, "lesion": lesion}))
-    scores.add(result(7, {}))
-    scores.add(result(5, {"liver": 0.8, "lesion": 0.65}))  # a later, better report
-    listed = [(one.index, one.structure) for one in scores.least_confident(2)]
-    assert listed == [(6, "liver"), (5, "lesion")]
-    assert len(scores.least_confident()) == 3
+    both = {"liver": 0.8, "lesion": 0.4}
+    for index, confidence in ((4, 250), (5, 120), (6, 230)):
+        scores.add(result(index, both, confidence=confidence))
+    scores.add(result(7, {}, confidence=0))
+    scores.add(result(5, {"liver": 0.6, "lesion": 0.7}, confidence=204))  # a later report
+    listed = [(one.index, one.structure) for one in scores.most_doubtful(2)]
+    assert listed == [(5, "liver"), (6, "lesion")]
+    assert scores.most_doubtful()[0].doubt == pytest.approx(0.2 * SHAPE[1] * SHAPE[2])
+    assert len(scores.most_doubtful()) == 3
 
 
 def test_jumping_brings_all_views_to_the_slice_also_under_a_transform(scene, volume):
@@ -120,7 +122,7 @@ def test_jumping_brings_all_views_to_the_slice_also_under_a_transform(scene, vol
     volume.SetAndObserveTransformNodeID(node.GetID())
     scores = SliceScores([Structure("liver", 1)])
     scores.add(result(7, {"liver": 0.5}, axis=2))
-    scored = scores.least_confident()[0]
+    scored = scores.most_doubtful()[0]
     world = slice_center_in_world(volume, scored)
     assert np.allclose(world, (moved @ OBLIQUE @ [7, 10, 6, 1])[:3], atol=0.5)
     jump_to(volume, scored)
@@ -137,8 +139,9 @@ def test_the_table_of_scores_has_a_row_a_slice_and_a_column_a_structure(scene):
     table = scene.AddNewNodeByClass("vtkMRMLTableNode", "scores")
     scores.write_table(table)
     assert table.GetNumberOfRows() == 2
-    assert [table.GetColumnName(column) for column in range(3)] == ["Slice", "liver", "lesion"]
-    assert float(table.GetCellText(0, 2)) == 0.25
+    names = [table.GetColumnName(column) for column in range(4)]
+    assert names == ["Slice", "Voxels in doubt", "liver", "lesion"]
+    assert float(table.GetCellText(0, 3)) == 0.25
 
 
 def test_undo_puts_the_segmentation_back_as_before_the_run(scene, volume):

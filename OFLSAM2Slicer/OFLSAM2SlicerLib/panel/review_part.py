@@ -25,8 +25,8 @@ class ReviewPart:
         self._parameters: Any = None
         self._listed: list[ScoredSlice] = []
         self._shown: tuple[Any, int] = (None, 0)
-        tables.stretch(ui.leastConfidentTable, 2)
-        ui.leastConfidentTable.connect("cellClicked(int,int)", self._on_clicked)
+        tables.stretch(ui.doubtfulTable, 3)
+        ui.doubtfulTable.connect("cellClicked(int,int)", self._on_clicked)
         ui.scoresTableButton.connect("clicked(bool)", self._on_table)
         ui.legendLabel.text = _legend()
 
@@ -63,11 +63,12 @@ class ReviewPart:
         if now == self._shown:
             return
         self._shown = now
-        self._listed = scores.least_confident(ROWS) if scores is not None else []
+        self._listed = scores.most_doubtful(ROWS) if scores is not None else []
         texts = [
-            (str(one.index + 1), f"{one.confidence:.2f}", one.structure) for one in self._listed
+            (str(one.index + 1), f"{one.doubt:.0f}", f"{one.confidence:.2f}", one.structure)
+            for one in self._listed
         ]
-        tables.fill(self._ui.leastConfidentTable, texts)
+        tables.fill(self._ui.doubtfulTable, texts)
         label = self._ui.chartLabel
         width = max(200, label.width)
         label.setPixmap(confidence_chart(scores.all() if scores is not None else [], width, 64))
