@@ -67,7 +67,6 @@ class Episodes:
         self.fusion = AdaptiveFusion.for_backbone(backbone).to(backbone.device)
         attention = backbone.new_attention()
         self.attention = None if attention is None else attention.to(backbone.device)
-        self._place = {(s.copy, s.case, s.index): number for number, s in enumerate(slices)}
         self._predicted: dict[int, Tensor] = {}
         self._candidates = self._retrieve_from_other_cases()
 
@@ -191,9 +190,10 @@ class Episodes:
         if self.options.recent == 0 or rng.random() > FROM_NEIGHBOUR:
             return []
         query = self.slices[number]
-        offset = int(rng.choice([-1, 1]))
-        beside = self._place.get((query.copy, query.case, query.index + offset))
-        if beside is None or beside not in self._predicted:
+        beside = number + int(rng.choice([-1, 1]))
+        if beside not in self._predicted:
+            return []
+        if (self.slices[beside].copy, self.slices[beside].case) != (query.copy, query.case):
             return []
         features = self.slices[beside].features(self.backbone)
         logits = self._predicted[beside][structures].to(self.backbone.device).float()
