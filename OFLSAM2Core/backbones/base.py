@@ -97,21 +97,6 @@ class Decoded:
     pointer: Tensor | None = None
 
 
-def averaged(members: Sequence[Decoded]) -> Decoded:
-    """The mean of what several target features of the same slice and structures were decoded to."""
-
-    def mean(values: Sequence[Tensor | None]) -> Tensor | None:
-        there = [value for value in values if value is not None]
-        return torch.stack(there).mean(dim=0) if there else None
-
-    return Decoded(
-        torch.stack([each.logits for each in members]).mean(dim=0),
-        torch.stack([each.iou for each in members]).mean(dim=0),
-        mean([each.object_score for each in members]),
-        mean([each.pointer for each in members]),
-    )
-
-
 class LearnedAttention(nn.Module, ABC):
     """The part of memory attention that is learned from the support."""
 

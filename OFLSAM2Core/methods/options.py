@@ -10,9 +10,9 @@ from typing import Any
 from OFLSAM2Core.errors import InputError
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"training_steps": 180, "members": 1, "augmented_copies": 0},
+    "fast": {"training_steps": 180, "augmented_copies": 0},
     "balanced": {},
-    "accurate": {"training_steps": 2400, "members": 3, "encoded_slices": 880},
+    "accurate": {"training_steps": 2400, "encoded_slices": 880},
 }
 
 MOST_COPIES = 8
@@ -37,8 +37,6 @@ class MethodOptions:
         from too little.
     augmented_copies: how many augmented copies of each support slice are learned from. -1: as
         many as make `encoded_slices` slices, from 1 to 8.
-    members: fusions that are trained, one after another, and whose predictions are averaged; they
-        share the training steps.
     learning_rate: of AdamW.
     use_memory, use_mapping, use_fusion: switch a branch off, for ablations; without fusion the
         two branches are averaged.
@@ -57,7 +55,6 @@ class MethodOptions:
     epochs: int = 0
     augmented_copies: int = -1
     training_steps: int = 660
-    members: int = 2
     encoded_slices: int = 440
     learning_rate: float = 1e-3
     use_memory: bool = True
@@ -76,7 +73,6 @@ class MethodOptions:
             "epochs": (0, MOST_EPOCHS),
             "augmented_copies": (-1, 20),
             "training_steps": (1, 100_000),
-            "members": (1, 8),
             "encoded_slices": (1, 100_000),
             "learning_rate": (1e-6, 1.0),
         }

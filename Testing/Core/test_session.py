@@ -106,19 +106,6 @@ def test_the_same_seed_learns_the_same_task(
         torch.testing.assert_close(again.tensors[name], tensor, atol=1e-5, rtol=1e-4)
 
 
-def test_a_member_that_repeats_another_changes_nothing_and_one_that_differs_does(
-    session: FewShotSession, task: LearnedTask, target: SupportCase
-) -> None:
-    def with_second(tensors: dict[str, torch.Tensor]) -> npt.NDArray:
-        kept = {name: t for name, t in task.tensors.items() if not name.startswith("fusion.1.")}
-        added = {name.replace("fusion.0.", "fusion.1."): t for name, t in tensors.items()}
-        return _segment(session, target.volume, replace(task, tensors={**kept, **added}))
-
-    first = {name: t for name, t in task.tensors.items() if name.startswith("fusion.0.")}
-    assert (with_second(first) == with_second({})).all()
-    assert (_segment(session, target.volume, task) != with_second({})).any()
-
-
 def test_a_task_that_was_saved_and_loaded_gives_identical_labels(
     session: FewShotSession, task: LearnedTask, target: SupportCase, tmp_path: Path
 ) -> None:

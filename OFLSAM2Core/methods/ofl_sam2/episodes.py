@@ -6,8 +6,7 @@ own case, and its neighbour slice as predicted, not as labelled.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -70,46 +69,28 @@ class Episodes:
         self._predicted: dict[int, Tensor] = {}
         self._candidates = self._retrieve_from_other_cases()
 
-    def train(self, on_progress: ProgressCallback) -> list[AdaptiveFusion]:
-        """AdamW on Dice + cross-entropy through the frozen decoder: the members.
-
-        Snapshots of one training (Huang et al. 2017): the learning rate falls to zero for every
-        member and starts again for the next. Attention is learned with the first and then stays,
-        so that members share what they read from memory.
-        """
-        total = self.options.steps_for(len(self.slices), BATCH)
-        ends = np.linspace(0, total, self.options.members + 1).round().astype(int)
-        members: list[AdaptiveFusion] = []
-        with SideBySide(self.backbone.device, BATCH) as side_by_side:
-            for first, end in zip(ends[:-1], ends[1:], strict=True):
-                losses = self._train_member(int(end - first), side_by_side)
-                for step, loss in enumerate(losses, start=int(first) + 1):
-                    on_progress(Progress("learn", step, total, f"loss {loss:.3f}"))
-                if self.attention is not None:
-                    self.attention.eval().requires_grad_(False)
-                members.append(copy.deepcopy(self.fusion).eval().requires_grad_(False))
-        return members
-
-    def _train_member(self, steps: int, side_by_side: SideBySide) -> Iterator[float]:
-        """Train on; the mean loss of late, step by step."""
+    def train(self, on_progress: ProgressCallback) -> None:
+        """AdamW on Dice + cross-entropy through the frozen decoder."""
         modules = nn.ModuleList([m for m in (self.fusion, self.attention) if m is not None])
-        learned = [p for p in modules.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(learned, self.options.learning_rate)
+        steps = self.options.steps_for(len(self.slices), BATCH)
+        optimiser = torch.optim.AdamW(modules.parameters(), self.options.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, self.options.learning_rate, total_steps=max(steps, 2), pct_start=0.1
         )
         order: list[int] = []
         mean_loss = 0.0
-        for step in range(steps):
-            if len(order) < BATCH:
-                order = list(self.rng.permutation(len(self.slices)))
-            queries = [int(order.pop()) for _ in range(BATCH)]
-            optimiser.zero_grad()
-            loss = self._backward(queries, side_by_side)
-            optimiser.step()
-            schedule.step()
-            mean_loss += (loss - mean_loss) / min(step + 1, 50)
-            yield mean_loss
+        with SideBySide(self.backbone.device, BATCH) as side_by_side:
+            for step in range(steps):
+                if len(order) < BATCH:
+                    order = list(self.rng.permutation(len(self.slices)))
+                queries = [int(order.pop()) for _ in range(BATCH)]
+                optimiser.zero_grad()
+                loss = self._backward(queries, side_by_side)
+                optimiser.step()
+                schedule.step()
+                mean_loss += (loss - mean_loss) / min(step + 1, 50)
+                on_progress(Progress("learn", step + 1, steps, f"loss {mean_loss:.3f}"))
+        modules.eval().requires_grad_(False)
 
     def _backward(self, queries: list[int], side_by_side: SideBySide) -> float:
         """The loss of a batch, whose gradient is added to the parameters'.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,7 @@ from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
 class LearnedParts:
     """Everything that a learned task of this method holds."""
 
-    fusions: Sequence[AdaptiveFusion]
+    fusion: AdaptiveFusion
     attention: LearnedAttention | None
     mapping: MappingNetwork
     memory: SupportMemory
@@ -32,11 +31,7 @@ class LearnedParts:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name; memory in half precision, which is what makes up the size."""
-        tensors = {
-            f"fusion.{member}.{name}": t
-            for member, fusion in enumerate(self.fusions)
-            for name, t in fusion.state_dict().items()
-        }
+        tensors = {f"fusion.{name}": t for name, t in self.fusion.state_dict().items()}
         if self.attention is not None:
             tensors |= {f"attention.{name}": t for name, t in self.attention.state_dict().items()}
         tensors |= {
@@ -66,9 +61,8 @@ class LearnedParts:
         """Raises TaskError when something is missing or of another shape."""
         device = backbone.device
         try:
-            fusions = [_fusion(tensors, 0, backbone)]
-            while f"fusion.{len(fusions)}.gate.weight" in tensors:
-                fusions.append(_fusion(tensors, len(fusions), backbone))
+            fusion = AdaptiveFusion.for_backbone(backbone)
+            fusion.load_state_dict(_part(tensors, "fusion."))
             attention = backbone.new_attention()
             if attention is not None:
                 attention.load_state_dict(_part(tensors, "attention."))
@@ -106,13 +100,8 @@ class LearnedParts:
                 "The learned task lacks a part, or a part has another shape.",
                 "Learn it again from the support cases.",
             ) from error
-        return cls(fusions, attention, mapping, memory, levels)
-
-
-def _fusion(tensors: dict[str, Tensor], member: int, backbone: Backbone) -> AdaptiveFusion:
-    fusion = AdaptiveFusion.for_backbone(backbone)
-    fusion.load_state_dict(_part(tensors, f"fusion.{member}."))
-    return fusion.eval().requires_grad_(False).to(backbone.device)
+        fusion.eval().requires_grad_(False).to(device)
+        return cls(fusion, attention, mapping, memory, levels)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

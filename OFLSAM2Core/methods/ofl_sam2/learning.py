@@ -67,7 +67,7 @@ def learn(
     level_error = _level_error(support, originals)
     logger.info("error of levels: shift %.2f, scaling %.2f", *astuple(level_error))
     episodes = Episodes(backbone, slices, head, tau_without, level_error, options, rng)
-    fusions = episodes.train(on_progress)
+    episodes.train(on_progress)
 
     equations = _mean(list(by_case.values()))
     tau = _fit(equations, options)
@@ -76,7 +76,7 @@ def learn(
     if episodes.attention is not None:
         memories = [episodes.attention.compress(memory) for memory in memories]
     parts = LearnedParts(
-        fusions=fusions,
+        fusion=episodes.fusion,
         attention=episodes.attention,
         mapping=MappingNetwork.start(head, tau, equations, REGULARISER),
         memory=SupportMemory(memories, torch.stack([s.descriptor for s in kept])),

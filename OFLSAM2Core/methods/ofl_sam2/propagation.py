@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures, averaged
+from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import CanonicalResult
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
@@ -125,12 +125,9 @@ class Propagation:
         with self.timings.stage("fuse"):
             if self.options.use_mapping:
                 mapped = self.mapping(rows)
-            targets = [
-                fusion(features, attended, mapped, self.options.use_fusion)
-                for fusion in self.parts.fusions
-            ]
+            target = self.parts.fusion(features, attended, mapped, self.options.use_fusion)
         with self.timings.stage("decode"):
-            decoded = averaged([self.backbone.decode(features, target) for target in targets])
+            decoded = self.backbone.decode(features, target)
             probabilities = decoded.logits[:, 0].sigmoid()
             if decoded.object_score is not None:
                 there = (decoded.object_score > 0).to(probabilities.dtype)

@@ -21,9 +21,9 @@ from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.slicing import FRAME_AXIS
 from OFLSAM2Core.structures import Structure
 
-MOST_SLICES = 100
-"""Slices that are learned from, over all support cases, augmented copies aside: they bound time and
-memory. Slices 0.6 mm apart say nearly the same; a copy says more. Those with structures go first."""
+MOST_SLICES = 240
+"""Slices that are learned from, over all support cases: they bound time and memory. Those with
+structures go first."""
 
 EMPTY_SHARE = 0.25
 """Slices without any structure that are learned from, relative to those with."""
