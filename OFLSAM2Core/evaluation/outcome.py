@@ -63,7 +63,7 @@ class Outcome:
 
     def doubt_of_slice(self, index: int) -> float:
         """How many wrong voxels the confidence foretells in a slice."""
-        return wrong_voxels_foretold(self.confidence.take(index, self.axis or 0))
+        return wrong_voxels_foretold(np.moveaxis(self.confidence, self.axis or 0, 0)[index])
 
     def milliliters(self, label: int) -> float:
         """Volume of one structure; for a sequence the unit has no meaning."""
