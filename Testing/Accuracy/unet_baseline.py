@@ -4,8 +4,8 @@
 
 MONAI's BasicUNet with the usual augmentation, Dice + cross-entropy, AdamW with a cosine schedule
 over the given time, sliding windows with half overlap, and structures that are in one piece in the
-support kept in one piece. The report is that of `oflsam2 evaluate`; S_cf and confidence in it are
-the softmax's.
+support kept in one piece. The report is that of `oflsam2 evaluate`; voxel confidence in it is
+the softmax, and there is no S_cf.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class UNetSession:
         while (spent := time.monotonic() - started) < self.seconds:
             for group in optimiser.param_groups:
                 group["lr"] = 1e-3 * (1 + math.cos(math.pi * spent / self.seconds)) / 2
-            drawn = [augment(self._drawn(prepared)) for _ in range(BATCH[self.dimensions])]
-            drawn = [each[0] if isinstance(each, list) else each for each in drawn]
+            # Cropping makes a list of one sample.
+            drawn = [augment(self._drawn(prepared))[0] for _ in range(BATCH[self.dimensions])]
             images = torch.stack([each["image"].as_tensor() for each in drawn])
             labels = torch.stack([each["label"].as_tensor() for each in drawn])
             loss = criterion(net(images.float()), labels)
@@ -164,7 +164,6 @@ class UNetSession:
             [
                 SpatialPadd(both, self.patch),
                 RandCropByPosNegLabeld(both, "label", self.patch, pos=2, neg=1, num_samples=1),
-                _first,
                 RandAffined(
                     both,
                     prob=0.8,
@@ -178,10 +177,6 @@ class UNetSession:
                 RandGaussianNoised("image", prob=0.3, std=0.05),
             ]
         )
-
-
-def _first(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return samples[0]
 
 
 def main() -> None:
