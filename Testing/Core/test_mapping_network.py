@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from OFLSAM2Core.methods.ofl_sam2.balance import NEAR_SHARE, Balance, near_structures
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     LEAST_SUPPORT,
     REGULARISER,
@@ -14,8 +15,11 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     MappingNetwork,
     NormalEquations,
 )
+from OFLSAM2Core.methods.ofl_sam2.places import PLACES, places
 
 CHANNELS, SIDE, OUTPUTS = 12, 10, 4
+EVEN = Balance(torch.ones(2), torch.ones(2))
+NOWHERE = torch.zeros(2, SIDE * SIDE, dtype=torch.bool)
 
 
 @pytest.fixture
@@ -57,7 +61,8 @@ def _loss(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor], tau: Te
 
 def test_the_mapping_network_is_one_convolution(head: FeatureHead, slices: list[Tensor]) -> None:
     tau = torch.randn(1, head.unknowns, OUTPUTS, generator=torch.Generator().manual_seed(2))
-    network = MappingNetwork.start(head, tau, NormalEquations(tau[:, :1], tau), REGULARISER)
+    equations = NormalEquations(tau[:, :1], tau)
+    network = MappingNetwork.start(head, tau, equations, EVEN, REGULARISER)
     kernel = tau[0, :-1].T.reshape(OUTPUTS, 6, 3, 3) / head.kernel
     convolved = F.conv2d(head(slices[0])[None], kernel, tau[0, -1], padding=1)
     torch.testing.assert_close(network(head.rows(slices[0])), convolved, atol=1e-5, rtol=1e-5)
@@ -120,17 +125,17 @@ def test_structures_fitted_together_equal_structures_fitted_one_by_one(
 
 def _network(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]) -> MappingNetwork:
     equations = _equations(head, slices[:2], wanted[:2])
-    return MappingNetwork.start(head, equations.closed_form(), equations, REGULARISER)
+    return MappingNetwork.start(head, equations.closed_form(), equations, EVEN, REGULARISER)
 
 
 def test_an_update_changes_only_the_structures_that_are_trusted(
     head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     before = _network(head, slices, wanted)
-    after = before.update(head.rows(slices[2]), wanted[2], [1], iterations=5)
+    after = before.update(head.rows(slices[2]), wanted[2], NOWHERE, [1], iterations=5)
     assert torch.equal(after.tau[0], before.tau[0])
     assert not torch.equal(after.tau[1], before.tau[1])
-    assert before.update(head.rows(slices[2]), wanted[2], [], iterations=5) is before
+    assert before.update(head.rows(slices[2]), wanted[2], NOWHERE, [], iterations=5) is before
 
 
 def test_updates_bring_the_prediction_nearer_to_what_was_seen(
@@ -141,7 +146,7 @@ def test_updates_bring_the_prediction_nearer_to_what_was_seen(
     errors = []
     for _ in range(4):
         errors.append(float((network(rows) - wanted[2]).square().mean()))
-        network = network.update(rows, wanted[2], [0, 1], iterations=5)
+        network = network.update(rows, wanted[2], NOWHERE, [0, 1], iterations=5)
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.95 * errors[0]
 
 
@@ -152,9 +157,85 @@ def test_the_annotated_slices_never_lose_more_than_three_quarters_of_the_weight(
     rows = head.rows(slices[2])
     sample = NormalEquations.of(rows, wanted[2])
     for _ in range(60):
-        network = network.update(rows, wanted[2], [0], iterations=50)
+        network = network.update(rows, wanted[2], NOWHERE, [0], iterations=50)
     settled = NormalEquations(
         LEAST_SUPPORT * network.support.gram + (1 - LEAST_SUPPORT) * sample.gram,
         LEAST_SUPPORT * network.support.moment + (1 - LEAST_SUPPORT) * sample.moment,
     ).closed_form()
     torch.testing.assert_close(network.tau[0], settled[0], atol=5e-2, rtol=5e-2)
+
+
+def test_a_balance_weighs_every_position_as_if_the_samples_were_written_out(
+    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+) -> None:
+    near = torch.rand(2, SIDE * SIDE, generator=torch.Generator().manual_seed(4)) < 0.1
+    balance = Balance(near=torch.tensor([5.0, 2.0]), far=torch.tensor([0.5, 0.9]))
+    rows = head.rows(slices[0])
+    found = NormalEquations.of(rows, wanted[0], near, balance)
+    for structure in range(2):
+        weight = torch.where(near[structure], balance.near[structure], balance.far[structure])
+        weighted = rows * weight[:, None] / len(rows)
+        target = wanted[0][structure].flatten(1).T
+        torch.testing.assert_close(found.gram[structure], weighted.T @ rows)
+        torch.testing.assert_close(found.moment[structure], weighted.T @ target)
+
+
+def test_near_a_small_structure_positions_have_their_share_of_all_weight() -> None:
+    masks = torch.zeros(2, 64, 64)
+    masks[0, 20:24, 20:24] = 1
+    masks[1, :, :40] = 1
+    places = [near_structures(masks, 16), near_structures(torch.zeros(2, 64, 64), 16)]
+    assert places[0].sum(dim=1).tolist() == [25, 192]  # Two positions around it on every side.
+    balance = Balance.of_support(places)
+    weights = [torch.where(p.T, balance.near, balance.far).T for p in places]
+    torch.testing.assert_close(torch.cat(weights, dim=1).mean(dim=1), torch.ones(2))
+    near_weight = (weights[0] * places[0]).sum(dim=1) / (2 * 256)
+    torch.testing.assert_close(near_weight, torch.tensor([NEAR_SHARE, 192 / 512]))
+
+
+def test_a_tiny_structure_is_found_because_of_the_balance(head: FeatureHead) -> None:
+    """One position in a hundred, told by one channel with noise: least squares alone says
+    "nowhere"."""
+    generator = torch.Generator().manual_seed(5)
+    embedding = 0.5 * torch.randn(1, CHANNELS, SIDE, SIDE, generator=generator)
+    embedding[0, 0, 4, 4] += 2
+    wanted = torch.full((1, 1, SIDE, SIDE), -1.0)
+    wanted[0, 0, 4, 4] = 1
+    mask = (wanted[0] + 1) / 2
+    near = near_structures(mask, SIDE)
+    here = FeatureHead.fit([embedding], components=2, kernel=1)
+    rows = here.rows(embedding)
+    plain = NormalEquations.of(rows, wanted)
+    balanced = NormalEquations.of(rows, wanted, near, Balance(torch.tensor([9.0]), torch.ones(1)))
+    found = [
+        (rows @ equations.closed_form()[0]).view(SIDE, SIDE)[4, 4]
+        for equations in (plain, balanced)
+    ]
+    assert found[0] < -0.5 < found[1]
+
+
+def test_places_tell_apart_what_looks_the_same(slices: list[Tensor]) -> None:
+    """Two equal spots, of which only the left one is the structure: features alone cannot."""
+    embedding = slices[0].clone()
+    embedding[..., 4:6, 1:3] = embedding[..., 4:6, 7:9]
+    wanted = torch.full((1, 1, SIDE, SIDE), -1.0)
+    wanted[..., 4:6, 1:3] = 1
+    told = []
+    for with_places in (False, True):
+        head = FeatureHead.fit([embedding], components=6, kernel=1, with_places=with_places)
+        rows = head.rows(embedding)
+        assert rows.shape == (SIDE * SIDE, head.unknowns)
+        tau = NormalEquations.of(rows, wanted).closed_form()
+        found = (rows @ tau[0]).view(SIDE, SIDE)
+        told.append(float(found[4:6, 1:3].mean() - found[4:6, 7:9].mean()))
+    assert told[0] == pytest.approx(0, abs=1e-4) and told[1] > 0.5
+
+
+def test_places_change_along_the_body_and_not_beyond_what_is_known() -> None:
+    def along(level: float) -> Tensor:
+        return places(level, 6, "cpu")
+
+    assert along(0.0).shape == (36, PLACES)
+    assert (along(0.0) - along(0.5)).abs().max() > 0.05
+    assert torch.equal(along(1.5), along(9.0))
+    torch.testing.assert_close(along(-0.7).sum(dim=1), torch.full((36,), 4.0))

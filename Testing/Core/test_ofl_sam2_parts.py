@@ -97,6 +97,25 @@ def test_a_compressed_memory_reads_the_same_at_a_fraction_of_the_size(
     torch.testing.assert_close(attention(query, [small]), attention(query, [memory]))
 
 
+def test_before_training_masks_in_the_branches_are_read_as_they_are() -> None:
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[0, :, 8:20, 4:18] = 1
+    memory = torch.nn.functional.pixel_unshuffle(mask, 4) * 2 - 1
+    decoded = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
+    fusion = AdaptiveFusion(16, 8, lift_offline=True)
+    for attended, mapped in ((memory, None), (None, memory), (memory, memory)):
+        logits = fusion.logits(decoded, attended, mapped)
+        assert torch.equal(logits > 0, mask[:, 0] > 0.5)
+
+
+def test_before_training_a_decoder_that_knows_memory_is_heard_alone() -> None:
+    """SAM2's memory features are no masks, and its decoder needs no teaching."""
+    decoded = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
+    fusion = AdaptiveFusion(64, 256, lift_offline=False)
+    memory = torch.randn(2, 64, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(fusion.logits(decoded, torch.zeros(2, 256, 8, 8), memory), decoded)
+
+
 def _fusion(generator: torch.Generator) -> tuple[AdaptiveFusion, ImageFeatures, Tensor, Tensor]:
     fusion = AdaptiveFusion(4, 8, lift_offline=True)
     for parameter in fusion.parameters():
@@ -237,11 +256,25 @@ def test_levels_are_found_wherever_the_field_of_view_begins(first: float) -> Non
         )
 
     heights = torch.arange(-60.0, 61.0, 4.0)
-    finder = LevelFinder(look(heights), heights / 40, half=40.0)
+    finder = LevelFinder(look(heights), heights / 40, torch.zeros(len(heights)), half=40.0)
     positions = torch.arange(0.0, 101.0, 9.0)
     scale = finder.find(look(positions - 50 + first), positions.tolist(), 100.0)
     assert scale.level(50 - first) == pytest.approx(0, abs=0.25)
     assert scale.level(90 - first) == pytest.approx(1, abs=0.25)
+
+
+def test_a_support_case_that_looks_different_does_not_lead_levels_astray() -> None:
+    """Of three support cases two show something else, whose slices are alike somewhere else."""
+    random = torch.Generator().manual_seed(0)
+    volume = torch.nn.functional.normalize(torch.randn(11, 64, generator=random), dim=1)
+    other = torch.nn.functional.normalize(torch.randn(11, 64, generator=random), dim=1)
+    shifted = torch.nn.functional.normalize(other + 0.6 * volume.roll(3, 0), dim=1)
+    levels = torch.linspace(-1, 1, 11)
+    finder = LevelFinder(
+        torch.cat([volume, shifted, shifted]), levels.repeat(3), torch.arange(33) // 11, half=50.0
+    )
+    found = finder.find(volume, [10.0 * i for i in range(11)], 110.0)
+    assert found.level(50.0) == pytest.approx(0, abs=0.1)
 
 
 def test_the_level_of_a_support_case_comes_from_where_its_structures_end() -> None:

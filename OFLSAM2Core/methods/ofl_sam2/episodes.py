@@ -7,6 +7,7 @@ own case, and its neighbour slice as predicted, not as labelled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ BATCH = 2
 
 MOST_STRUCTURES = 3
 """Structures decoded for a query slice in a step; decoding is what a step costs."""
+
+QUICKER = 5.0
+"""How much faster the few weights are learned that weigh decoder and branches."""
 
 FROM_NEIGHBOUR = 0.75
 """How often the neighbour slice is remembered: not always, for at test time it may have been
@@ -73,9 +77,13 @@ class Episodes:
         """AdamW on Dice + cross-entropy through the frozen decoder."""
         modules = nn.ModuleList([m for m in (self.fusion, self.attention) if m is not None])
         steps = self.options.steps_for(len(self.slices), BATCH)
-        optimiser = torch.optim.AdamW(modules.parameters(), self.options.learning_rate)
+        quick = self.fusion.readout()
+        others = [p for p in modules.parameters() if all(p is not each for each in quick)]
+        rates = [self.options.learning_rate, QUICKER * self.options.learning_rate]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": quick, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups, rates[0])
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.options.learning_rate, total_steps=max(steps, 2), pct_start=0.1
+            optimiser, rates, total_steps=max(steps, 2), pct_start=0.1
         )
         order: list[int] = []
         mean_loss = 0.0
@@ -120,8 +128,7 @@ class Episodes:
     def _decode(self, number: int, rng: np.random.Generator, structures: list[int]) -> Tensor:
         """Logits (N, 4h, 4w) of a query slice."""
         query = self.slices[number]
-        error = self.level_error
-        level = query.level * rng.normal(1, error.scaling) + rng.normal(0, error.shift)
+        level = self.level_error.disturbed(query.level, rng)
         features = query.features(self.backbone, level)
         attended = predicted = None
         if self.options.use_memory:
@@ -135,10 +142,11 @@ class Episodes:
                 attention = attention.seeded(int(rng.integers(2**32)))
             attended = self.backbone.attend(features, support, recent, attention)
         if self.options.use_mapping:
-            rows = self.head.rows(features.comparable)
+            rows = self.head.rows(features.comparable, level)
             predicted = mapped(rows, self.tau_without[query.case][structures])
         target = self.fusion(features, attended, predicted, self.options.use_fusion)
-        return self.backbone.decode(features, target).logits[:, 0]
+        decoded = self.backbone.decode(features, target).logits[:, 0]
+        return self.fusion.logits(decoded, attended, predicted)
 
     def _some_structures(self, queries: list[int]) -> list[int]:
         """Those in the slices first, then others: a structure must also learn where it is not."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from OFLSAM2Core.backbones.base import Backbone, LearnedAttention, Memory
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
+from OFLSAM2Core.methods.ofl_sam2.balance import Balance
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelFinder
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     FeatureHead,
@@ -39,12 +40,16 @@ class LearnedParts:
             "mapping.tau": self.mapping.tau,
             "mapping.gram": self.mapping.support.gram,
             "mapping.moment": self.mapping.support.moment,
+            "mapping.near": self.mapping.balance.near,
+            "mapping.far": self.mapping.balance.far,
             "mapping.kernel": torch.tensor(self.mapping.head.kernel),
+            "mapping.with_places": torch.tensor(self.mapping.head.with_places),
             "mapping.regulariser": torch.tensor(self.mapping.regulariser),
             "memory.descriptors": self.memory.descriptors,
             "memory.levels": torch.tensor([m.level for m in self.memory.memories]),
             "levels.descriptors": self.levels.descriptors.half(),
             "levels.levels": self.levels.levels,
+            "levels.cases": self.levels.cases,
             "levels.half": torch.tensor(self.levels.half),
             "memory.features": torch.stack([m.features.half() for m in self.memory.memories]),
         }
@@ -67,7 +72,11 @@ class LearnedParts:
             if attention is not None:
                 attention.load_state_dict(_part(tensors, "attention."))
                 attention.eval().requires_grad_(False).to(device)
-            head = FeatureHead(tensors["mapping.basis"].to(device), int(tensors["mapping.kernel"]))
+            head = FeatureHead(
+                tensors["mapping.basis"].to(device),
+                int(tensors["mapping.kernel"]),
+                bool(tensors["mapping.with_places"]),
+            )
             support = NormalEquations(
                 tensors["mapping.gram"].to(device), tensors["mapping.moment"].to(device)
             )
@@ -75,6 +84,7 @@ class LearnedParts:
                 head,
                 tensors["mapping.tau"].to(device),
                 support,
+                Balance(tensors["mapping.near"], tensors["mapping.far"]).to(device),
                 float(tensors["mapping.regulariser"]),
             )
             features = tensors["memory.features"].to(device).float()
@@ -93,6 +103,7 @@ class LearnedParts:
             levels = LevelFinder(
                 tensors["levels.descriptors"].to(device),
                 tensors["levels.levels"].to(device),
+                tensors["levels.cases"].to(device),
                 float(tensors["levels.half"]),
             )
         except (KeyError, RuntimeError) as error:

@@ -8,12 +8,12 @@ from dataclasses import astuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2.balance import Balance, near_structures
 from OFLSAM2Core.methods.ofl_sam2.consistency import in_one_piece
 from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
@@ -38,9 +38,8 @@ logger = logging.getLogger(__name__)
 MEMORY_SLICES = 48
 """Support slices kept in the learned task, spread over the cases: about 0.6 MB each."""
 
-NEAR_STRUCTURE = 4.0
-"""Weight of positions near a structure in the mapping network's loss, others have 1: most of a
-slice is background far away."""
+POSITIONS = 2048
+"""Positions of a support slice, drawn at random, that the mapping network is fitted on."""
 
 
 def learn(
@@ -57,15 +56,20 @@ def learn(
     torch.manual_seed(seed)
     slices = encode_support(backbone, support, structures, options, rng, on_progress)
     originals = [s for s in slices if s.copy == 0]
-    head = FeatureHead.fit([_comparable(s, backbone) for s in originals])
-    by_case = _equations_by_case(backbone, head, slices, on_progress)
+    level_error = _level_error(support, originals)
+    logger.info("error of levels: shift %.2f, scaling %.2f", *astuple(level_error))
+    in_volumes = support[0].slicing.world_axis != FRAME_AXIS
+    head = FeatureHead.fit([_comparable(s, backbone) for s in originals], with_places=in_volumes)
+    near = [near_structures(s.masks.float() / 255, backbone.feature_size) for s in slices]
+    balance = Balance.of_support(near)
+    by_case = _equations_by_case(
+        backbone, head, slices, near, balance, level_error, rng, on_progress
+    )
     tau_without = {
         # A single frame has no other to be fitted on.
         case: _fit(_mean([e for other, e in by_case.items() if other != case] or [own]), options)
         for case, own in by_case.items()
     }
-    level_error = _level_error(support, originals)
-    logger.info("error of levels: shift %.2f, scaling %.2f", *astuple(level_error))
     episodes = Episodes(backbone, slices, head, tau_without, level_error, options, rng)
     episodes.train(on_progress)
 
@@ -78,7 +82,7 @@ def learn(
     parts = LearnedParts(
         fusion=episodes.fusion,
         attention=episodes.attention,
-        mapping=MappingNetwork.start(head, tau, equations, REGULARISER),
+        mapping=MappingNetwork.start(head, tau, equations, balance.to(tau.device), REGULARISER),
         memory=SupportMemory(memories, torch.stack([s.descriptor for s in kept])),
         levels=_level_finder(originals, support),
     )
@@ -104,7 +108,9 @@ def learn(
 def _level_finder(slices: Sequence[SupportSlice], support: Sequence[SupportSlices]) -> LevelFinder:
     descriptors = torch.stack([s.descriptor for s in slices])
     levels = torch.tensor([s.level for s in slices], device=descriptors.device)
-    return LevelFinder(descriptors, levels, float(np.mean([_scale(c).half for c in support])))
+    cases = torch.tensor([s.case for s in slices], device=descriptors.device)
+    half = float(np.mean([_scale(case).half for case in support]))
+    return LevelFinder(descriptors, levels, cases, half)
 
 
 def _scale(case: SupportSlices) -> LevelScale:
@@ -141,29 +147,33 @@ def _equations_by_case(
     backbone: Backbone,
     head: FeatureHead,
     slices: Sequence[SupportSlice],
+    near: Sequence[Tensor],
+    balance: Balance,
+    level_error: LevelError,
+    rng: np.random.Generator,
     on_progress: ProgressCallback,
 ) -> dict[int, NormalEquations]:
     sums: dict[int, NormalEquations] = {}
     counts: dict[int, int] = {}
     for number, each in enumerate(slices):
         on_progress(Progress("learn", number, len(slices), "fitting the mapping network"))
-        rows = head.rows(_comparable(each, backbone))
         wanted = each.memory(backbone).features
-        one = NormalEquations.of(rows, wanted, _position_weights(each, wanted))
+        # Neighbours say much the same: a part of the positions is enough, and fits faster.
+        some = torch.from_numpy(rng.permutation(wanted[0, 0].numel())[:POSITIONS])
+        rows = head.rows(_comparable(each, backbone), level_error.disturbed(each.level, rng))
+        some = some.to(rows.device)
+        one = NormalEquations.of(
+            rows[some],
+            wanted.flatten(2)[..., some],
+            near[number].to(rows.device)[:, some],
+            balance.to(rows.device),
+        )
         sums[each.case] = sums[each.case].plus(one) if each.case in sums else one
         counts[each.case] = counts.get(each.case, 0) + 1
     return {
         case: NormalEquations(total.gram / counts[case], total.moment / counts[case])
         for case, total in sums.items()
     }
-
-
-def _position_weights(support_slice: SupportSlice, wanted: Tensor) -> Tensor:
-    """(h, w): NEAR_STRUCTURE within 4 positions of any structure, 1 elsewhere."""
-    any_mask = support_slice.masks.amax(dim=0)[None, None].to(wanted.device).float()
-    near = F.adaptive_max_pool2d(any_mask, wanted.shape[-2:])
-    near = F.max_pool2d(near, 9, stride=1, padding=4)[0, 0] > 127
-    return 1 + (NEAR_STRUCTURE - 1) * near.float()
 
 
 def _mean(equations: Sequence[NormalEquations]) -> NormalEquations:

@@ -25,6 +25,11 @@ NEAR = 0.35
 LEAST_WEIGHT = 0.3
 """Of support slices near a slice, to compare it with them."""
 
+LIKEST = 20.0
+"""How much more a support case counts that looks more like the volume: a prostate without a coil
+beside it says little about one with it. Equal cases: error 0.63 instead of 0.44 (prostate), the
+same on the left atrium and the heart."""
+
 
 @dataclass(frozen=True)
 class LevelScale:
@@ -48,11 +53,13 @@ class LevelScale:
 class LevelFinder:
     """Support slices in short, to slide a new volume along.
 
-    descriptors: (T, D). levels: (T,). half: millimetres from middle to end, mean of the cases.
+    descriptors: (T, D). levels: (T,). cases: (T,), the support case of each slice. half:
+    millimetres from middle to end, mean of the cases.
     """
 
     descriptors: Tensor
     levels: Tensor
+    cases: Tensor
     half: float
 
     def find(self, descriptors: Tensor, positions: Sequence[float], length: float) -> LevelScale:
@@ -65,19 +72,25 @@ class LevelFinder:
         # Some support slices look like everything: what counts is looking like them more than
         # the other slices do. Without this the error is 0.16 instead of 0.08 (left atrium).
         likeness = likeness - likeness.mean(dim=0)
-        best, found = -float("inf"), length / 2
-        for middle in np.linspace(0, length, SHIFTS):
+        _, case = torch.unique(self.cases, return_inverse=True)
+        of_case = torch.nn.functional.one_hot(case).float()  # (T, C)
+        middles = np.linspace(0, length, SHIFTS)
+        scores = []
+        for middle in middles:
             levels = torch.tensor(
-                [(p - middle) / self.half for p in positions], device=likeness.device
+                [(p - middle) / self.half for p in positions],
+                dtype=torch.float32,
+                device=likeness.device,
             )
-            distance = (levels[:, None] - self.levels[None]) / NEAR
+            distance = (levels[:, None] - self.levels.float()[None]) / NEAR
             weight = torch.exp(-distance.square() / 2)
-            total = weight.sum(dim=1)
-            alike = (weight * likeness).sum(dim=1) / total.clamp(min=1e-6)
-            # Slices beyond what the support shows say nothing for or against.
-            score = float(torch.where(total > LEAST_WEIGHT, alike, torch.zeros_like(alike)).mean())
-            if score > best:
-                best, found = score, float(middle)
+            total = weight @ of_case  # (P, C)
+            alike = (weight * likeness) @ of_case / total.clamp(min=1e-6)
+            # Slices beyond what a case shows say nothing for or against.
+            scores.append(torch.where(total > LEAST_WEIGHT, alike, 0.0).mean(dim=0))
+        # The mean over cases, but the more alike one is, the more it counts.
+        score = torch.logsumexp(LIKEST * torch.stack(scores), dim=1)
+        found = float(middles[int(score.argmax())])
         return LevelScale(found, self.half)
 
 
@@ -88,6 +101,10 @@ class LevelError:
 
     shift: float = 0.1
     scaling: float = 0.08
+
+    def disturbed(self, level: float, rng: np.random.Generator) -> float:
+        """A true level as it may be found."""
+        return float(level * rng.normal(1, self.scaling) + rng.normal(0, self.shift))
 
     @classmethod
     def of_pairs(cls, pairs: Sequence[tuple[LevelScale, LevelScale]]) -> LevelError:

@@ -1,5 +1,7 @@
 """The mapping network T_tau: one convolution from image features to memory features.
 
+In volumes it knows besides where positions lie (places.py), which enters as linearly.
+
 It is fitted, not trained: its loss (mean square error to the memory features of known slices, plus
 lambda^2 |tau|^2) is quadratic in tau, so the whole history of samples is held by two matrices, the
 normal equations, and steepest descent on them takes the same steps as on the samples themselves.
@@ -18,6 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from OFLSAM2Core.methods.ofl_sam2.balance import Balance
+from OFLSAM2Core.methods.ofl_sam2.places import PLACES, places
+
 REGULARISER = 1e-2
 """lambda of LWL and LLB: it multiplies tau inside the residual."""
 
@@ -29,77 +34,108 @@ have less than a quarter."""
 
 class FeatureHead:
     """What T_tau's convolution is applied to: principal components of the standardised
-    embedding, with a constant channel for the bias.
+    embedding, with a constant channel for the bias; and, in volumes, the places of positions.
 
     256 channels would make 2304 unknowns for each output and 21 MB a matrix; 96 components keep
     the normal equations small enough to be updated with every slice.
     """
 
-    def __init__(self, basis: Tensor, kernel: int = 3) -> None:
+    def __init__(self, basis: Tensor, kernel: int = 3, with_places: bool = False) -> None:
         self.basis = basis
         self.kernel = kernel
+        self.with_places = with_places
 
     @classmethod
-    def fit(cls, embeddings: list[Tensor], components: int = 96, kernel: int = 3) -> FeatureHead:
-        """From standardised embeddings (1, C, h, w) of support slices."""
+    def fit(
+        cls,
+        embeddings: list[Tensor],
+        components: int = 96,
+        kernel: int = 3,
+        with_places: bool = False,
+    ) -> FeatureHead:
+        """From standardised embeddings (1, C, h, w) of support slices.
+
+        with_places: whether what is learned lies at much the same place in every case, as organs
+        do, and things in a video do not.
+        """
         channels = embeddings[0].shape[1]
-        second = sum(_outer(e.float().flatten(2)[0][:, ::4]) for e in embeddings)
-        assert isinstance(second, Tensor)
-        values, vectors = torch.linalg.eigh(second.double() / len(embeddings))
+        channels_first = [e.float().flatten(2)[0][:, ::4] for e in embeddings]
+        second = torch.stack([_outer(x.T) / x.shape[1] for x in channels_first]).mean(dim=0)
+        values, vectors = torch.linalg.eigh(second.double())
         keep = min(components, channels)
         scale = values[-keep:].sum().clamp(min=1e-12).sqrt()
         # One scale for all: the regulariser then weighs the same on every backbone, and small
         # components are not blown up to the size of large ones.
-        return cls((vectors[:, -keep:] * (keep**0.5 / scale)).float().T.contiguous(), kernel)
+        basis = (vectors[:, -keep:] * (keep**0.5 / scale)).float().T.contiguous()
+        return cls(basis, kernel, with_places)
 
     @property
     def unknowns(self) -> int:
-        return self.basis.shape[0] * self.kernel**2 + 1
+        return self.basis.shape[0] * self.kernel**2 + 1 + PLACES * self.with_places
 
     def __call__(self, embedding: Tensor) -> Tensor:
         """(1, C, h, w) to (components, h, w)."""
         return torch.einsum("oc,chw->ohw", self.basis, embedding[0])
 
-    def rows(self, embedding: Tensor) -> Tensor:
-        """The unknowns' coefficients at every position: (h * w, unknowns)."""
+    def rows(self, embedding: Tensor, level: float = 0.0) -> Tensor:
+        """The unknowns' coefficients at every position of a slice at a level: (h * w, unknowns)."""
         patches = F.unfold(self(embedding)[None], self.kernel, padding=self.kernel // 2)[0].T
         # Each of the kernel's positions sees nearly the same; without this the sum of squares
         # would grow with the kernel's size.
         patches = patches / self.kernel
-        return torch.cat([patches, torch.ones_like(patches[:, :1])], dim=1)
+        columns = [patches, torch.ones_like(patches[:, :1])]
+        if self.with_places:
+            columns.append(places(level, embedding.shape[-1], patches.device))
+        return torch.cat(columns, dim=1)
 
 
 @dataclass(frozen=True)
 class NormalEquations:
     """The quadratic loss over all samples, for N structures.
 
-    gram: (N or 1, D, D), mean of x x' over positions. moment: (N, D, M), mean of x e'.
+    gram: (N, D, D), weighted mean of x x' over positions. moment: (N, D, M), of x e'.
     """
 
     gram: Tensor
     moment: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, wanted: Tensor, weights: Tensor | None = None) -> NormalEquations:
-        """Of one slice: rows (h * w, D), memory features wanted (N, M, h, w), weights (h, w) of
-        positions."""
-        count, channels = wanted.shape[:2]
-        target = wanted.flatten(2).flatten(0, 1).T
-        if weights is not None:
-            share = (weights / weights.sum()).flatten()[:, None]
-        else:
-            share = torch.full((len(rows), 1), 1 / len(rows), device=rows.device)
-        weighted = rows * share
-        moment = (weighted.T @ target).T.reshape(count, channels, -1).transpose(1, 2)
-        return cls((weighted.T @ rows)[None], moment)
+    def of(
+        cls,
+        rows: Tensor,
+        wanted: Tensor,
+        near: Tensor | None = None,
+        balance: Balance | None = None,
+    ) -> NormalEquations:
+        """Of one slice: rows (h * w, D), memory features wanted (N, M, h, w).
+
+        near: (N, h * w) bool, `near_structures`, for a balance; without it all positions count
+        the same.
+        """
+        count = len(wanted)
+        target = wanted.flatten(2)
+        gram = (rows.T @ rows).expand(count, -1, -1)
+        moment = (target @ rows).transpose(1, 2)
+        if near is not None and balance is not None:
+            # The sum over all positions is one product for all structures; that over the few
+            # near one of them costs little.
+            more = balance.near - balance.far
+            gram = torch.stack(
+                [balance.far[n] * gram[n] + more[n] * _outer(rows[near[n]]) for n in range(count)]
+            )
+            moment = torch.stack(
+                [
+                    balance.far[n] * moment[n] + more[n] * rows[near[n]].T @ target[n][:, near[n]].T
+                    for n in range(count)
+                ]
+            )
+        return cls(gram / len(rows), moment / len(rows))
 
     def plus(self, other: NormalEquations) -> NormalEquations:
         return NormalEquations(self.gram + other.gram, self.moment + other.moment)
 
     def of_structures(self, index: list[int]) -> NormalEquations:
-        return NormalEquations(
-            self.gram if len(self.gram) == 1 else self.gram[index], self.moment[index]
-        )
+        return NormalEquations(self.gram[index], self.moment[index])
 
     def closed_form(self, regulariser: float = REGULARISER) -> Tensor:
         """The minimum: tau (N, D, M)."""
@@ -131,8 +167,9 @@ class NormalEquations:
 class MappingNetwork:
     """T_tau for N structures, with the samples it was fitted to.
 
-    tau: (N, D, M). support: of the annotated slices. online: (N, ...) of predicted slices, zero
-    before the first. support_weight: (N,), the share that the annotated slices still have.
+    tau: (N, D, M). support: of the annotated slices. online: of predicted slices, zero before the
+    first. support_weight: (N,), the share that the annotated slices still have. balance: of
+    positions, in both.
     """
 
     head: FeatureHead
@@ -140,33 +177,43 @@ class MappingNetwork:
     support: NormalEquations
     online: NormalEquations
     support_weight: Tensor
+    balance: Balance
     regulariser: float
 
     @classmethod
     def start(
-        cls, head: FeatureHead, tau: Tensor, support: NormalEquations, regulariser: float
+        cls,
+        head: FeatureHead,
+        tau: Tensor,
+        support: NormalEquations,
+        balance: Balance,
+        regulariser: float,
     ) -> MappingNetwork:
-        count = len(tau)
-        online = NormalEquations(
-            torch.zeros_like(support.gram).repeat(count, 1, 1), torch.zeros_like(support.moment)
-        )
-        weight = torch.ones(count, device=tau.device)
-        return cls(head, tau, support, online, weight, regulariser)
+        online = NormalEquations(torch.zeros_like(support.gram), torch.zeros_like(support.moment))
+        weight = torch.ones(len(tau), device=tau.device)
+        return cls(head, tau, support, online, weight, balance, regulariser)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """E2 before lifting: rows (h * w, D) of a slice to memory features (N, M, h, w)."""
         return mapped(rows, self.tau)
 
     def update(
-        self, rows: Tensor, remembered: Tensor, trusted: list[int], iterations: int
+        self,
+        rows: Tensor,
+        remembered: Tensor,
+        near: Tensor,
+        trusted: list[int],
+        iterations: int,
     ) -> MappingNetwork:
         """Take a slice in as a sample for the structures in `trusted`, and descend.
 
-        rows: (h * w, D). remembered: memory features of the prediction, (N, M, h, w).
+        rows: (h * w, D). remembered: memory features of the prediction, (N, M, h, w). near:
+        (N, h * w), `near_structures` of the prediction.
         """
         if not trusted or iterations == 0:
             return self
-        sample = NormalEquations.of(rows, remembered[trusted])
+        balance = Balance(self.balance.near[trusted], self.balance.far[trusted])
+        sample = NormalEquations.of(rows, remembered[trusted], near[trusted], balance)
         online = NormalEquations(self.online.gram.clone(), self.online.moment.clone())
         online.gram[trusted] = (1 - NEW_SAMPLE) * online.gram[trusted] + NEW_SAMPLE * sample.gram
         online.moment[trusted] = (1 - NEW_SAMPLE) * online.moment[
@@ -199,5 +246,5 @@ def mapped(rows: Tensor, tau: Tensor) -> Tensor:
     return (rows @ tau).transpose(1, 2).reshape(len(tau), -1, side, side)
 
 
-def _outer(columns: Tensor) -> Tensor:
-    return columns @ columns.T / columns.shape[1]
+def _outer(rows: Tensor) -> Tensor:
+    return rows.T @ rows

@@ -14,6 +14,7 @@ from torch import Tensor
 from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import CanonicalResult
+from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
@@ -118,7 +119,7 @@ class Propagation:
     def _segment_slice(self, index: int, recents: list[RecentMemory]) -> CanonicalResult:
         features = self._standardised(index)
         attended = mapped = None
-        rows = self.mapping.head.rows(features.comparable)
+        rows = self.mapping.head.rows(features.comparable, features.level)
         if self.options.use_memory:
             with self.timings.stage("attend"):
                 attended = self._attend(features, index, recents[0])
@@ -128,7 +129,8 @@ class Propagation:
             target = self.parts.fusion(features, attended, mapped, self.options.use_fusion)
         with self.timings.stage("decode"):
             decoded = self.backbone.decode(features, target)
-            probabilities = decoded.logits[:, 0].sigmoid()
+            logits = self.parts.fusion.logits(decoded.logits[:, 0], attended, mapped)
+            probabilities = logits.sigmoid()
             if decoded.object_score is not None:
                 there = (decoded.object_score > 0).to(probabilities.dtype)
                 probabilities = probabilities * there[:, None, None]
@@ -199,8 +201,9 @@ class Propagation:
         for recent in recents:
             recent.add(index, kept, trusted)
         if self.options.use_mapping and self.options.update != "none":
+            near = near_structures(masks[:, 0], self.backbone.feature_size)
             self.mapping = self.mapping.update(
-                rows, memory.features, trusted, self.options.iterations_update
+                rows, memory.features, near, trusted, self.options.iterations_update
             )
 
     def _encode(self, index: int) -> ImageFeatures:
