@@ -141,7 +141,10 @@ class NormalEquations:
         """The minimum: tau (N, D, M)."""
         ridge = self.gram.double().clone()
         ridge.diagonal(dim1=1, dim2=2).add_(regulariser**2)
-        return torch.linalg.solve(ridge, self.moment.double()).to(self.moment.dtype)
+        # By Cholesky: the matrix is positive definite, and MKL's LU of so large a matrix hung in
+        # a thread whose number of threads had been changed ("Parameter 6 ... DLASWP").
+        factor = torch.linalg.cholesky(ridge)
+        return torch.cholesky_solve(self.moment.double(), factor).to(self.moment.dtype)
 
     def steepest_descent(
         self, tau: Tensor, iterations: int, regulariser: float = REGULARISER
