@@ -118,6 +118,8 @@ class Backbone(ABC):
     memory_channels: channels of memory features, which the mapping network predicts.
     attended_channels: channels of what `attend` returns: 256 where this is target features
         already (SAM2), memory_channels where it is memory features read out (LiteMedSAM).
+    memory_is_mask: whether memory features are the mask itself, its 4 x 4 blocks as 16 channels,
+        from -1 to 1.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Backbone(ABC):
     feature_channels: int = 256
     memory_channels: int
     attended_channels: int = 256
+    memory_is_mask: bool = False
 
     @property
     @abstractmethod

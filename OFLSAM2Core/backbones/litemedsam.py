@@ -58,6 +58,7 @@ class LiteMedSamBackbone(Backbone):
     feature_size = FEATURE_SIZE
     memory_channels = BLOCK * BLOCK
     attended_channels = BLOCK * BLOCK
+    memory_is_mask = True
 
     def __init__(
         self,

@@ -102,7 +102,7 @@ def test_before_training_masks_in_the_branches_are_read_as_they_are() -> None:
     mask[0, :, 8:20, 4:18] = 1
     memory = torch.nn.functional.pixel_unshuffle(mask, 4) * 2 - 1
     decoded = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
-    fusion = AdaptiveFusion(16, 8, lift_offline=True)
+    fusion = AdaptiveFusion(16, 8, lift_offline=True, memory_is_mask=True)
     for attended, mapped in ((memory, None), (None, memory), (memory, memory)):
         logits = fusion.logits(decoded, attended, mapped)
         assert torch.equal(logits > 0, mask[:, 0] > 0.5)

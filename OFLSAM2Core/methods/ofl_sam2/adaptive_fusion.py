@@ -21,7 +21,6 @@ BLOCK = 4
 SURE = (1.0, 3.0)
 """Logits of what attention and the mapping network are sure of, before training."""
 
-
 GENTLE = 0.1
 """How much the decoder counts before training, where the branches' masks can be read as they are
 (LiteMedSAM)."""
@@ -34,7 +33,13 @@ class AdaptiveFusion(nn.Module):
     lifted onto the image features: target = embedding + lift(memory features).
     """
 
-    def __init__(self, memory_channels: int, channels: int, lift_offline: bool) -> None:
+    def __init__(
+        self,
+        memory_channels: int,
+        channels: int,
+        lift_offline: bool,
+        memory_is_mask: bool = False,
+    ) -> None:
         super().__init__()
         self.lift = nn.Conv2d(memory_channels, channels, 3, padding=1)
         self.offset = nn.Conv2d(channels, channels, 3, padding=1)
@@ -42,7 +47,6 @@ class AdaptiveFusion(nn.Module):
         self.at_level = nn.Linear(LEVELS, channels)
         self.lift_offline = lift_offline
         self.shortcuts = nn.ModuleList(nn.Conv2d(memory_channels, BLOCK**2, 1) for _ in range(2))
-        memory_is_mask = memory_channels == BLOCK**2
         self.decoder_gain = nn.Parameter(torch.tensor(GENTLE if memory_is_mask else 1.0))
         nn.init.normal_(self.lift.weight, std=1e-2)
         for layer in (self.offset, self.gate, self.at_level):
@@ -60,7 +64,12 @@ class AdaptiveFusion(nn.Module):
     @classmethod
     def for_backbone(cls, backbone: Backbone) -> AdaptiveFusion:
         lift_offline = backbone.attended_channels == backbone.memory_channels
-        return cls(backbone.memory_channels, backbone.feature_channels, lift_offline)
+        return cls(
+            backbone.memory_channels,
+            backbone.feature_channels,
+            lift_offline,
+            backbone.memory_is_mask,
+        )
 
     def forward(
         self,

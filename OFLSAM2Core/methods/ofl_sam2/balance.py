@@ -42,6 +42,9 @@ class Balance:
         far = torch.where(share > 0, (1 - wanted) / (1 - share).clamp(min=1e-6), 1.0)
         return cls(near, far)
 
+    def of_structures(self, index: list[int]) -> Balance:
+        return Balance(self.near[index], self.far[index])
+
     def to(self, device: torch.device | str) -> Balance:
         return Balance(self.near.to(device), self.far.to(device))
 

@@ -120,15 +120,12 @@ class NormalEquations:
             # The sum over all positions is one product for all structures; that over the few
             # near one of them costs little.
             more = balance.near - balance.far
-            gram = torch.stack(
-                [balance.far[n] * gram[n] + more[n] * _outer(rows[near[n]]) for n in range(count)]
-            )
-            moment = torch.stack(
-                [
-                    balance.far[n] * moment[n] + more[n] * rows[near[n]].T @ target[n][:, near[n]].T
-                    for n in range(count)
-                ]
-            )
+            gram = gram * balance.far[:, None, None]
+            moment = moment * balance.far[:, None, None]
+            for n in range(count):
+                few = rows[near[n]]
+                gram[n] += more[n] * _outer(few)
+                moment[n] += more[n] * few.T @ target[n][:, near[n]].T
         return cls(gram / len(rows), moment / len(rows))
 
     def plus(self, other: NormalEquations) -> NormalEquations:
@@ -215,7 +212,7 @@ class MappingNetwork:
         """
         if not trusted or iterations == 0:
             return self
-        balance = Balance(self.balance.near[trusted], self.balance.far[trusted])
+        balance = self.balance.of_structures(trusted)
         sample = NormalEquations.of(rows, remembered[trusted], near[trusted], balance)
         online = NormalEquations(self.online.gram.clone(), self.online.moment.clone())
         online.gram[trusted] = (1 - NEW_SAMPLE) * online.gram[trusted] + NEW_SAMPLE * sample.gram
