@@ -12,7 +12,7 @@ from OFLSAM2Core.errors import InputError
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"training_steps": 120, "augmented_copies": 0},
     "balanced": {},
-    "accurate": {"training_steps": 2400, "encoded_slices": 880},
+    "accurate": {"training_steps": 1600, "encoded_slices": 880},
 }
 
 MOST_COPIES = 8
@@ -54,7 +54,7 @@ class MethodOptions:
     closed_form: bool = True
     epochs: int = 0
     augmented_copies: int = -1
-    training_steps: int = 660
+    training_steps: int = 480
     encoded_slices: int = 440
     learning_rate: float = 1e-3
     use_memory: bool = True

@@ -15,7 +15,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     MappingNetwork,
     NormalEquations,
 )
-from OFLSAM2Core.methods.ofl_sam2.places import PLACES, places
+from OFLSAM2Core.methods.ofl_sam2.places import PLACES, PlaceMaps, places
 
 CHANNELS, SIDE, OUTPUTS = 12, 10, 4
 EVEN = Balance(torch.ones(2), torch.ones(2))
@@ -59,13 +59,16 @@ def _loss(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor], tau: Te
     return total / len(slices) + REGULARISER**2 * tau.square().sum(dim=(1, 2)) / 2
 
 
-def test_the_mapping_network_is_one_convolution(head: FeatureHead, slices: list[Tensor]) -> None:
-    tau = torch.randn(1, head.unknowns, OUTPUTS, generator=torch.Generator().manual_seed(2))
-    equations = NormalEquations(tau[:, :1], tau)
-    network = MappingNetwork.start(head, tau, equations, EVEN, REGULARISER)
-    kernel = tau[0, :-1].T.reshape(OUTPUTS, 6, 3, 3) / head.kernel
-    convolved = F.conv2d(head(slices[0])[None], kernel, tau[0, -1], padding=1)
-    torch.testing.assert_close(network(head.rows(slices[0])), convolved, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("with_places", [False, True])
+def test_the_convolution_is_what_the_fitted_rows_mean(
+    slices: list[Tensor], with_places: bool
+) -> None:
+    head = FeatureHead.fit(slices, components=6, with_places=with_places)
+    generator = torch.Generator().manual_seed(2)
+    tau = torch.randn(2, head.unknowns, OUTPUTS, generator=generator)
+    network = MappingNetwork.start(head, tau, NormalEquations(tau, tau), EVEN, REGULARISER)
+    by_rows = (head.rows(slices[0], 0.4) @ tau).transpose(1, 2).reshape(2, OUTPUTS, SIDE, SIDE)
+    torch.testing.assert_close(network(slices[0], 0.4), by_rows, atol=1e-4, rtol=1e-4)
 
 
 def test_one_step_ends_at_the_exact_minimum_along_the_gradient(
@@ -145,7 +148,7 @@ def test_updates_bring_the_prediction_nearer_to_what_was_seen(
     rows = head.rows(slices[2])
     errors = []
     for _ in range(4):
-        errors.append(float((network(rows) - wanted[2]).square().mean()))
+        errors.append(float((network(slices[2]) - wanted[2]).square().mean()))
         network = network.update(rows, wanted[2], NOWHERE, [0, 1], iterations=5)
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.95 * errors[0]
 
@@ -239,3 +242,11 @@ def test_places_change_along_the_body_and_not_beyond_what_is_known() -> None:
     assert (along(0.0) - along(0.5)).abs().max() > 0.05
     assert torch.equal(along(1.5), along(9.0))
     torch.testing.assert_close(along(-0.7).sum(dim=1), torch.full((36,), 4.0))
+
+
+def test_places_are_mapped_at_any_level_as_their_rows_are() -> None:
+    weights = torch.randn(3, PLACES, 5, generator=torch.Generator().manual_seed(0))
+    maps = PlaceMaps(weights, SIDE)
+    for level in (-3.0, -0.4, 0.0, 1.2):
+        by_rows = (places(level, SIDE, "cpu") @ weights).transpose(1, 2)
+        torch.testing.assert_close(maps.at(level).flatten(2), by_rows, atol=1e-4, rtol=1e-4)

@@ -12,12 +12,18 @@ from torch import Tensor
 from OFLSAM2Core.backbones.base import ImageFeatures, Memory
 from OFLSAM2Core.backbones.litemedsam import MaskAttention
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
+from OFLSAM2Core.methods.ofl_sam2.balance import (
+    NEAR_SHARE_IN_LOSS,
+    Balance,
+    near_structures,
+)
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
-from OFLSAM2Core.methods.ofl_sam2.episodes import disturbed
+from OFLSAM2Core.methods.ofl_sam2.episodes import disturbed, segmentation_loss
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelError, LevelFinder, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.propagation import propagation_order
 from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
+from OFLSAM2Core.methods.ofl_sam2.readout import Readout
 from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor, most_similar
 from OFLSAM2Core.methods.options import MethodOptions
 
@@ -97,23 +103,80 @@ def test_a_compressed_memory_reads_the_same_at_a_fraction_of_the_size(
     torch.testing.assert_close(attention(query, [small]), attention(query, [memory]))
 
 
+def _mask_readout(in_volumes: bool = True) -> Readout:
+    return Readout(
+        5, 16, 2, memory_is_mask=True, reads_attended=True, in_volumes=in_volumes
+    ).requires_grad_(False)
+
+
 def test_before_training_masks_in_the_branches_are_read_as_they_are() -> None:
     mask = torch.zeros(2, 1, 32, 32)
     mask[0, :, 8:20, 4:18] = 1
     memory = torch.nn.functional.pixel_unshuffle(mask, 4) * 2 - 1
-    decoded = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
-    fusion = AdaptiveFusion(16, 8, lift_offline=True, memory_is_mask=True)
-    for attended, mapped in ((memory, None), (None, memory), (memory, memory)):
-        logits = fusion.logits(decoded, attended, mapped)
-        assert torch.equal(logits > 0, mask[:, 0] > 0.5)
+    generator = torch.Generator().manual_seed(0)
+    decoded = torch.randn(2, 32, 32, generator=generator)
+    components = torch.randn(1, 5, 8, 8, generator=generator)
+    for readout in (_mask_readout(), _mask_readout(in_volumes=False)):
+        for attended, mapped in ((memory, None), (None, memory), (memory, memory)):
+            read = readout(components, [0.3], None if mapped is None else mapped[None])[0]
+            logits = readout.with_decoder(read, [0, 1], decoded, attended)
+            assert torch.equal(logits > 0, mask[:, 0] > 0.5)
 
 
 def test_before_training_a_decoder_that_knows_memory_is_heard_alone() -> None:
     """SAM2's memory features are no masks, and its decoder needs no teaching."""
-    decoded = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
-    fusion = AdaptiveFusion(64, 256, lift_offline=False)
-    memory = torch.randn(2, 64, 8, 8, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(fusion.logits(decoded, torch.zeros(2, 256, 8, 8), memory), decoded)
+    readout = Readout(5, 64, 2, memory_is_mask=False, reads_attended=False, in_volumes=True)
+    generator = torch.Generator().manual_seed(0)
+    decoded = torch.randn(2, 32, 32, generator=generator)
+    mapped = torch.randn(2, 64, 8, 8, generator=generator)
+    read = readout(torch.randn(1, 5, 8, 8, generator=generator), [0.3], mapped[None])[0]
+    attended = torch.randn(2, 256, 8, 8, generator=generator)
+    assert torch.equal(readout.with_decoder(read, [0, 1], decoded, attended), decoded)
+
+
+def test_the_decoder_speaks_only_for_the_structures_it_decoded() -> None:
+    readout = _mask_readout()
+    read, decoded = torch.zeros(2, 32, 32), torch.ones(1, 32, 32)
+    logits = readout.with_decoder(read, [1], decoded, None)
+    assert (logits[0] == 0).all() and (logits[1] == readout.decoder_gain).all()
+
+
+def test_in_volumes_the_readout_knows_features_place_and_level() -> None:
+    readout = _mask_readout()
+    assert readout.u_net is not None
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(readout.u_net.leave.weight, generator=generator)
+    mapped = torch.zeros(1, 2, 16, 6, 6)
+    plain = torch.zeros(1, 5, 6, 6)
+    here = readout(plain, [0.0], mapped)
+    assert here.std() > 0.01  # Rows and columns alone make a difference.
+    assert not torch.allclose(here, readout(plain, [1.0], mapped))
+    assert not torch.allclose(here, readout(plain + 1, [0.0], mapped))
+    other = mapped.clone()
+    other[:, 1] = 1  # What is said of one structure tells of the other.
+    assert not torch.allclose(here[:, 0], readout(plain, [0.0], other)[:, 0])
+
+
+def test_slices_read_together_are_read_as_one_by_one() -> None:
+    readout = _mask_readout()
+    assert readout.u_net is not None
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(readout.u_net.leave.weight, generator=generator)
+    components = torch.randn(3, 5, 8, 8, generator=generator)
+    mapped, levels = torch.randn(3, 2, 16, 8, 8, generator=generator), [-0.5, 0.0, 0.9]
+    together = readout(components, levels, mapped)
+    for i in range(3):
+        alone = readout(components[i : i + 1], levels[i : i + 1], mapped[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
+
+
+def test_in_videos_the_readout_has_only_what_the_branches_say() -> None:
+    mapped = torch.randn(1, 2, 16, 6, 6, generator=torch.Generator().manual_seed(0))
+    readout = _mask_readout(in_volumes=False)
+    assert readout.u_net is None
+    moved = torch.roll(mapped, (2, 1), dims=(3, 4))
+    found = torch.roll(readout(torch.zeros(1, 5, 6, 6), [0.0], mapped), (8, 4), dims=(2, 3))
+    torch.testing.assert_close(readout(torch.ones(1, 5, 6, 6), [0.9], moved), found)
 
 
 def _fusion(generator: torch.Generator) -> tuple[AdaptiveFusion, ImageFeatures, Tensor, Tensor]:
@@ -308,7 +371,7 @@ def test_a_disturbed_prediction_is_often_wrong_somewhere_and_right_on_average() 
 def test_few_support_slices_are_augmented_and_gone_through_more_often() -> None:
     options = MethodOptions()
     assert [options.copies_of(slices) for slices in (30, 110, 221, 900)] == [8, 3, 1, 1]
-    assert [options.steps_for(slices, 2) for slices in (442, 100, 2)] == [660, 660, 40]
+    assert [options.steps_for(slices, 8) for slices in (442, 100, 8)] == [480, 480, 40]
     by_hand = MethodOptions(epochs=3, augmented_copies=0)
     assert (by_hand.copies_of(30), by_hand.steps_for(30, 2)) == (0, 45)
 
@@ -328,3 +391,27 @@ def test_memories_keep_their_fields_when_structures_are_selected() -> None:
     assert torch.equal(chosen.features.flatten(), torch.tensor([4.0, 5, 0, 1]))
     assert chosen.pointer is not None and torch.equal(chosen.pointer, torch.eye(3)[[2, 0]])
     assert replace(memory, pointer=None).of([1]).pointer is None
+
+
+def test_a_structure_of_a_thousandth_of_a_slice_is_worth_drawing() -> None:
+    truth = torch.zeros(2, 1, 256, 256)
+    truth[0, :, 100:108, 100:108] = 1
+    near = torch.stack([near_structures(t, 64) for t in truth])
+    weights = Balance.of_support(list(near), NEAR_SHARE_IN_LOSS).weights(near)
+    # A network that found the structure and believes a little everywhere, and one that gave up.
+    found = torch.where(truth > 0, 1.0, -3.0)
+    nothing = torch.full_like(truth, -8.0)
+    plain = torch.ones_like(weights)
+
+    def gain(weights: Tensor) -> float:
+        lost = segmentation_loss(nothing, truth, weights)
+        return float(lost - segmentation_loss(found, truth, weights))
+
+    assert abs(gain(plain)) < 0.05 and gain(weights) > 0.2
+
+
+def test_the_loss_of_large_structures_has_no_weights() -> None:
+    near = torch.zeros(2, 1, 4096, dtype=torch.bool)
+    near[:, :, :1000] = True
+    weights = Balance.of_support(list(near), NEAR_SHARE_IN_LOSS).weights(near)
+    torch.testing.assert_close(weights, torch.ones_like(weights))

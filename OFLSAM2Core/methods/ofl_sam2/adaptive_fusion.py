@@ -9,21 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from OFLSAM2Core.backbones.base import Backbone, ImageFeatures
-
-LEVELS = 11
-
-BLOCK = 4
-"""The decoder's maps are so much finer than features."""
-
-SURE = (1.0, 3.0)
-"""Logits of what attention and the mapping network are sure of, before training."""
-
-GENTLE = 0.1
-"""How much the decoder counts before training, where the branches' masks can be read as they are
-(LiteMedSAM)."""
+from OFLSAM2Core.methods.ofl_sam2.places import LEVELS, level_bumps
 
 
 class AdaptiveFusion(nn.Module):
@@ -33,43 +21,24 @@ class AdaptiveFusion(nn.Module):
     lifted onto the image features: target = embedding + lift(memory features).
     """
 
-    def __init__(
-        self,
-        memory_channels: int,
-        channels: int,
-        lift_offline: bool,
-        memory_is_mask: bool = False,
-    ) -> None:
+    def __init__(self, memory_channels: int, channels: int, lift_offline: bool) -> None:
         super().__init__()
         self.lift = nn.Conv2d(memory_channels, channels, 3, padding=1)
         self.offset = nn.Conv2d(channels, channels, 3, padding=1)
         self.gate = nn.Conv2d(2 * channels, channels, 1)
         self.at_level = nn.Linear(LEVELS, channels)
         self.lift_offline = lift_offline
-        self.shortcuts = nn.ModuleList(nn.Conv2d(memory_channels, BLOCK**2, 1) for _ in range(2))
-        self.decoder_gain = nn.Parameter(torch.tensor(GENTLE if memory_is_mask else 1.0))
         nn.init.normal_(self.lift.weight, std=1e-2)
         for layer in (self.offset, self.gate, self.at_level):
             nn.init.zeros_(layer.weight)
         for layer in (self.lift, self.offset, self.gate, self.at_level):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-        for shortcut, sure in zip(self.shortcuts, SURE, strict=True):
-            assert isinstance(shortcut, nn.Conv2d) and shortcut.bias is not None
-            nn.init.zeros_(shortcut.weight)
-            nn.init.zeros_(shortcut.bias)
-            if memory_is_mask:
-                shortcut.weight.data[:, :, 0, 0] = sure * torch.eye(BLOCK**2)
 
     @classmethod
     def for_backbone(cls, backbone: Backbone) -> AdaptiveFusion:
         lift_offline = backbone.attended_channels == backbone.memory_channels
-        return cls(
-            backbone.memory_channels,
-            backbone.feature_channels,
-            lift_offline,
-            backbone.memory_is_mask,
-        )
+        return cls(backbone.memory_channels, backbone.feature_channels, lift_offline)
 
     def forward(
         self,
@@ -95,24 +64,6 @@ class AdaptiveFusion(nn.Module):
         weight = torch.sigmoid(self.gate(torch.cat([target_1, target_2], dim=1)))
         return weight * target_1 + (1 - weight) * target_2
 
-    def logits(self, decoded: Tensor, attended: Tensor | None, mapped: Tensor | None) -> Tensor:
-        """Logits (N, 4h, 4w): the decoder's (N, 4h, 4w), and what the branches say by themselves.
-
-        The mapping network alone reaches a Dice of 0.8 on left atria, before anything is trained;
-        through the lift and the decoder that would have to be learned anew. So the decoder comes
-        in gently, as what it says becomes worth hearing.
-        """
-        read = attended if self.lift_offline else None
-        found = self.decoder_gain * decoded
-        for layer, branch in zip(self.shortcuts, (read, mapped), strict=True):
-            if branch is not None:
-                found = found + functional.pixel_shuffle(layer(branch), BLOCK)[:, 0]
-        return found
-
-    def readout(self) -> list[nn.Parameter]:
-        """The weights of `logits`."""
-        return [self.decoder_gain, *self.shortcuts.parameters()]
-
     def offline(self, features: ImageFeatures, attended: Tensor) -> Tensor:
         """E1: attention's output, lifted where it consists of memory features."""
         if self.lift_offline:
@@ -127,10 +78,3 @@ class AdaptiveFusion(nn.Module):
         """Image features, and what the level along the body alone says about the structures."""
         bumps = level_bumps(features.level).to(features.embedding)
         return features.embedding + self.at_level(bumps).view(1, -1, 1, 1)
-
-
-def level_bumps(level: float) -> Tensor:
-    """A level as LEVELS overlapping bumps from -2 to 2, so that a linear layer can give each
-    its own meaning; what lies beyond counts as 2."""
-    centres = torch.linspace(-2, 2, LEVELS)
-    return torch.exp(-((min(max(level, -2.0), 2.0) - centres) ** 2) / (2 * 0.4**2))

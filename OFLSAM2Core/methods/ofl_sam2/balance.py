@@ -1,4 +1,4 @@
-"""How much each position counts where the mapping network is fitted.
+"""How much each position counts where the mapping network is fitted and the rest is trained.
 
 Most of a slice is background far away, and least squares then says "nowhere" of a structure that
 fills a thousandth of it: head and neck CT, 7 organs of 3 to 10 voxels across, were not found at all
@@ -19,7 +19,11 @@ NEAR = 2
 """Positions from a structure that count as near it."""
 
 NEAR_SHARE = 0.3
-"""Of all weight, what the positions near a structure have at least. 0.1 to 0.5 were tried."""
+"""Of all weight, what the positions near a structure have at least where the mapping network is
+fitted. 0.1 to 0.5 were tried."""
+
+NEAR_SHARE_IN_LOSS = 0.1
+"""The same where the rest is trained: there Dice looks after all but the smallest."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,11 @@ class Balance:
     far: Tensor
 
     @classmethod
-    def of_support(cls, places: Sequence[Tensor]) -> Balance:
-        """From `near_structures` of the support slices, (N, positions) each."""
+    def of_support(cls, places: Sequence[Tensor], least: float = NEAR_SHARE) -> Balance:
+        """From `near_structures` of the support slices, (N, positions) each. least: the share of
+        all weight that those positions have at least."""
         share = torch.stack([p.float().mean(dim=1) for p in places]).mean(dim=0)
-        wanted = share.clamp(min=NEAR_SHARE)
+        wanted = share.clamp(min=least)
         # A structure that is nowhere (missing in a case that stands alone) has no weight to give.
         near = torch.where(share > 0, wanted / share.clamp(min=1e-6), 1.0)
         far = torch.where(share > 0, (1 - wanted) / (1 - share).clamp(min=1e-6), 1.0)
@@ -44,6 +49,10 @@ class Balance:
 
     def of_structures(self, index: list[int]) -> Balance:
         return Balance(self.near[index], self.far[index])
+
+    def weights(self, near: Tensor) -> Tensor:
+        """(..., N, positions), of positions that are near each structure or not."""
+        return torch.where(near, self.near[:, None], self.far[:, None])
 
     def to(self, device: torch.device | str) -> Balance:
         return Balance(self.near.to(device), self.far.to(device))

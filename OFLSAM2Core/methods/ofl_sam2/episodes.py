@@ -1,4 +1,4 @@
-"""Training of fusion, in episodes that imitate segmenting a new volume.
+"""Training of readout and fusion, in episodes that imitate segmenting a new volume.
 
 A query slice sees memory of the *other* support cases only, the mapping network fitted without its
 own case, and its neighbour slice as predicted, not as labelled.
@@ -7,31 +7,40 @@ own case, and its neighbour slice as predicted, not as labelled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from OFLSAM2Core.backbones.base import Backbone, Memory
+from OFLSAM2Core.backbones.base import Backbone, ImageFeatures, Memory
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
+from OFLSAM2Core.methods.ofl_sam2.balance import Balance, near_structures
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelError
-from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead, mapped
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
+from OFLSAM2Core.methods.ofl_sam2.readout import Readout
 from OFLSAM2Core.methods.ofl_sam2.retrieval import most_similar
 from OFLSAM2Core.methods.ofl_sam2.side_by_side import SideBySide
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.results import Progress, ProgressCallback
 
-BATCH = 2
-"""Query slices a step. More steps of fewer slices learn faster in the same time."""
+BATCH = 8
+"""Query slices a step."""
+
+DECODED = 2
+"""Of them go through attention and the decoder, forth and back. In videos, where the readout has
+no U-Net, a step has no others."""
+
+DECODED_EVERY = 8
+"""Only every so many steps go through the decoder where there is a U-Net to learn as well: it
+learns six slices while one goes through the decoder."""
 
 MOST_STRUCTURES = 3
-"""Structures decoded for a query slice in a step; decoding is what a step costs."""
+"""Structures decoded for such a slice."""
 
-QUICKER = 5.0
-"""How much faster the few weights are learned that weigh decoder and branches."""
+QUICKER = 2.0
+"""How much faster the readout is learned."""
 
 FROM_NEIGHBOUR = 0.75
 """How often the neighbour slice is remembered: not always, for at test time it may have been
@@ -41,12 +50,9 @@ SHIFT, FIELD, FIELD_GRID = 1.5, 6.0, 8
 """Disturbance of the neighbour's predicted logits: deviation of the shift, largest deviation of
 the smooth field, points along its side."""
 
-NOWHERE = -10.0
-"""Logit of a structure that was not decoded yet."""
-
 
 class Episodes:
-    """The training of fusion and attention over encoded support slices."""
+    """The training of readout, fusion and attention over encoded support slices."""
 
     def __init__(
         self,
@@ -54,6 +60,7 @@ class Episodes:
         slices: Sequence[SupportSlice],
         head: FeatureHead,
         tau_without: dict[int, Tensor],
+        balance: Balance,
         level_error: LevelError,
         options: MethodOptions,
         rng: np.random.Generator,
@@ -64,89 +71,148 @@ class Episodes:
         self.slices = slices
         self.head = head
         self.tau_without = tau_without
+        self.balance = balance
         self.level_error = level_error
         self.options = options
         self.rng = rng
         self.fusion = AdaptiveFusion.for_backbone(backbone).to(backbone.device)
+        self.readout = Readout.for_backbone(backbone, head, structures=len(slices[0].masks)).to(
+            backbone.device
+        )
         attention = backbone.new_attention()
         self.attention = None if attention is None else attention.to(backbone.device)
         self._predicted: dict[int, Tensor] = {}
+        self._mapped_before = [False] * len(slices)
+        side, tau = backbone.feature_size, next(iter(tau_without.values()))
+        self._mapped_features = torch.empty(
+            (len(slices), len(tau), tau.shape[2], side, side), dtype=torch.float16
+        )
+        self._place_maps = {case: head.place_maps(tau, side) for case, tau in tau_without.items()}
         self._candidates = self._retrieve_from_other_cases()
 
     def train(self, on_progress: ProgressCallback) -> None:
-        """AdamW on Dice + cross-entropy through the frozen decoder."""
-        modules = nn.ModuleList([m for m in (self.fusion, self.attention) if m is not None])
-        steps = self.options.steps_for(len(self.slices), BATCH)
-        quick = self.fusion.readout()
-        others = [p for p in modules.parameters() if all(p is not each for each in quick)]
+        """AdamW on Dice + cross-entropy, for some queries through the frozen decoder."""
+        learned = [m for m in (self.fusion, self.attention) if m is not None]
+        batch = min(DECODED if self.readout.u_net is None else BATCH, len(self.slices))
+        steps = self.options.steps_for(len(self.slices), batch)
         rates = [self.options.learning_rate, QUICKER * self.options.learning_rate]
-        groups: list[dict[str, Any]] = [{"params": others}, {"params": quick, "weight_decay": 0.0}]
+        groups = [
+            {"params": [p for module in learned for p in module.parameters()]},
+            {"params": list(self.readout.parameters())},
+        ]
         optimiser = torch.optim.AdamW(groups, rates[0])
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, rates, total_steps=max(steps, 2), pct_start=0.1
         )
+        parameters = [p for group in groups for p in group["params"]]
         order: list[int] = []
         mean_loss = 0.0
-        with SideBySide(self.backbone.device, BATCH) as side_by_side:
+        with SideBySide(self.backbone.device, DECODED) as side_by_side:
             for step in range(steps):
-                if len(order) < BATCH:
+                if len(order) < batch:
                     order = list(self.rng.permutation(len(self.slices)))
-                queries = [int(order.pop()) for _ in range(BATCH)]
-                optimiser.zero_grad()
-                loss = self._backward(queries, side_by_side)
+                queries = [int(order.pop()) for _ in range(batch)]
+                through_decoder = self.readout.u_net is None or step % DECODED_EVERY == 0
+                loss = self._backward(queries, through_decoder, parameters, side_by_side)
                 optimiser.step()
                 schedule.step()
                 mean_loss += (loss - mean_loss) / min(step + 1, 50)
                 on_progress(Progress("learn", step + 1, steps, f"loss {mean_loss:.3f}"))
-        modules.eval().requires_grad_(False)
+        for module in (*learned, self.readout):
+            module.eval().requires_grad_(False)
 
-    def _backward(self, queries: list[int], side_by_side: SideBySide) -> float:
-        """The loss of a batch, whose gradient is added to the parameters'.
+    def _backward(
+        self,
+        queries: list[int],
+        through_decoder: bool,
+        parameters: Sequence[Tensor],
+        side_by_side: SideBySide,
+    ) -> float:
+        """The loss of a batch, whose gradient becomes the parameters'.
 
-        Dice is one for the whole batch, so its gradient is taken at the logits first, and from
-        there through each query's own graph.
+        The queries are worked on in DECODED parts, each on its own thread; Dice is one for the
+        whole batch, so its gradient is taken at the logits first, and from there through each
+        part's own graph. The parts' gradients are added up in their order: the same seed gives
+        the same task.
         """
-        structures = self._some_structures(queries)
-        # Each has its own random numbers: which thread is first must not matter.
-        draws = [(n, np.random.default_rng(self.rng.integers(2**32))) for n in queries]
-        decoded = side_by_side.each(lambda draw: self._decode(*draw, structures), draws)
-        logits = torch.stack([each.detach() for each in decoded]).requires_grad_()
-        truth = torch.stack([self.slices[n].masks[structures] for n in queries])
-        loss = segmentation_loss(logits, truth.to(logits.device).float() / 255)
+        structures = self._some_structures(queries[:DECODED]) if through_decoder else []
+        # Each part has its own random numbers: which thread is first must not matter.
+        parts = [
+            (queries[i::DECODED], np.random.default_rng(self.rng.integers(2**32)))
+            for i in range(min(DECODED, len(queries)))
+        ]
+        found = side_by_side.each(lambda part: self._logits(*part, structures), parts)
+        # In the queries' order, and back.
+        order = np.argsort([n for i in range(len(parts)) for n in range(i, len(queries), DECODED)])
+        logits = torch.cat([each.detach() for each in found])[order].requires_grad_()
+        truth = torch.stack([self.slices[n].masks for n in queries]).to(logits.device).float() / 255
+        near = torch.stack([near_structures(t, self.backbone.feature_size) for t in truth])
+        loss = segmentation_loss(logits, truth, self.balance.weights(near))
         (gradient,) = torch.autograd.grad(loss, logits)
-        pairs = list(zip(decoded, gradient, strict=True))
-        side_by_side.each(lambda pair: pair[0].backward(pair[1]), pairs)
-        for number, found in zip(queries, logits.detach(), strict=True):
-            self._remember_prediction(number, structures, found)
+        pairs = [(each, gradient[i::DECODED]) for i, each in enumerate(found)]
+        gradients = side_by_side.each(
+            lambda pair: torch.autograd.grad(pair[0], parameters, pair[1], allow_unused=True), pairs
+        )
+        for parameter, of_parts in zip(parameters, zip(*gradients, strict=True), strict=True):
+            there = [each for each in of_parts if each is not None]
+            parameter.grad = torch.stack(there).sum(dim=0) if there else None
+        for number, predicted in zip(queries, logits.detach(), strict=True):
+            self._predicted[number] = predicted.cpu().half()
         return loss.item()
 
-    def _remember_prediction(self, number: int, structures: list[int], logits: Tensor) -> None:
-        size = (len(self.slices[number].masks), *logits.shape[-2:])
-        unknown = torch.full(size, NOWHERE, dtype=torch.float16)
-        self._predicted.setdefault(number, unknown)[structures] = logits.cpu().half()
-
-    def _decode(self, number: int, rng: np.random.Generator, structures: list[int]) -> Tensor:
-        """Logits (N, 4h, 4w) of a query slice."""
-        query = self.slices[number]
-        level = self.level_error.disturbed(query.level, rng)
-        features = query.features(self.backbone, level)
-        attended = predicted = None
-        if self.options.use_memory:
-            support = [
-                self.slices[n].memory(self.backbone).of(structures)
-                for n in self._some_memories(number, rng)
-            ]
-            recent = self._neighbour(number, structures, rng)
-            attention = self.attention
-            if attention is not None:
-                attention = attention.seeded(int(rng.integers(2**32)))
-            attended = self.backbone.attend(features, support, recent, attention)
+    def _logits(
+        self, queries: list[int], rng: np.random.Generator, structures: list[int]
+    ) -> Tensor:
+        """Logits (B, N, 4h, 4w) of query slices; of the first, `structures`, if any,
+        go through the decoder."""
+        slices = [self.slices[n] for n in queries]
+        levels = [self.level_error.disturbed(each.level, rng) for each in slices]
+        features = [
+            each.features(self.backbone, level) for each, level in zip(slices, levels, strict=True)
+        ]
+        predicted = None
         if self.options.use_mapping:
-            rows = self.head.rows(features.comparable, level)
-            predicted = mapped(rows, self.tau_without[query.case][structures])
-        target = self.fusion(features, attended, predicted, self.options.use_fusion)
-        decoded = self.backbone.decode(features, target).logits[:, 0]
-        return self.fusion.logits(decoded, attended, predicted)
+            predicted = torch.stack(
+                [self._mapped(n, f) for n, f in zip(queries, features, strict=True)]
+            )
+        components = torch.stack([self.head(f.comparable) for f in features])
+        read = self.readout(components, levels, predicted)
+        if not structures:
+            return read
+        attended = None
+        if self.options.use_memory:
+            attended = self._attend(queries[0], features[0], structures, rng)
+        known = None if predicted is None else predicted[0, structures]
+        target = self.fusion(features[0], attended, known, self.options.use_fusion)
+        decoded = self.backbone.decode(features[0], target).logits[:, 0]
+        first = self.readout.with_decoder(read[0], structures, decoded, attended)
+        return torch.cat([first[None], read[1:]])
+
+    def _mapped(self, number: int, features: ImageFeatures) -> Tensor:
+        """What the mapping network fitted without a slice's case says of it: (N, M, h, w). The
+        features' part is the same every time, and kept; the level is not."""
+        case = self.slices[number].case
+        if not self._mapped_before[number]:
+            found = self.head.mapped_features(features.comparable, self.tau_without[case])
+            self._mapped_features[number] = found
+            self._mapped_before[number] = True
+        found = self._mapped_features[number].to(features.comparable)
+        there = self._place_maps[case]
+        return found if there is None else found + there.at(features.level)
+
+    def _attend(
+        self, number: int, features: ImageFeatures, structures: list[int], rng: np.random.Generator
+    ) -> Tensor:
+        """Memory of other cases, and of a neighbour as predicted, read out: (n, ..., h, w)."""
+        support = [
+            self.slices[n].memory(self.backbone).of(structures)
+            for n in self._some_memories(number, rng)
+        ]
+        recent = self._neighbour(number, structures, rng)
+        attention = self.attention
+        if attention is not None:
+            attention = attention.seeded(int(rng.integers(2**32)))
+        return self.backbone.attend(features, support, recent, attention)
 
     def _some_structures(self, queries: list[int]) -> list[int]:
         """Those in the slices first, then others: a structure must also learn where it is not."""
@@ -204,18 +270,22 @@ def disturbed(logits: Tensor, rng: np.random.Generator) -> Tensor:
     return logits + rng.normal(0, SHIFT) + smooth
 
 
-def segmentation_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Dice + cross-entropy. logits (B, N, h, w), truth (B, N, S, S) in [0, 1].
+def segmentation_loss(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    """Dice + cross-entropy. logits (B, N, h, w), truth (B, N, S, S) in [0, 1], weights
+    (B, N, positions) on the features' grid.
 
     Dice is taken over the batch, so that slices without the structure count where they should:
-    in its false positives.
+    in its false positives. Without weights a U-Net soon draws nothing of organs that fill a
+    thousandth of a slice: what little it believes everywhere outweighs them.
     """
     truth = F.interpolate(truth, size=logits.shape[-2:], mode="area")
+    side = int(weights.shape[-1] ** 0.5)
+    weights = F.interpolate(weights.unflatten(-1, (side, side)), size=logits.shape[-2:])
     probabilities = logits.sigmoid()
-    both = (probabilities * truth).sum(dim=(0, 2, 3))
-    either = probabilities.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
+    both = (weights * probabilities * truth).sum(dim=(0, 2, 3))
+    either = (weights * (probabilities + truth)).sum(dim=(0, 2, 3))
     dice = 1 - (2 * both + 1) / (either + 1)
-    return dice.mean() + F.binary_cross_entropy_with_logits(logits, truth)
+    return dice.mean() + F.binary_cross_entropy_with_logits(logits, truth, weights)
 
 
 def _resize(maps: Tensor, size: int) -> Tensor:

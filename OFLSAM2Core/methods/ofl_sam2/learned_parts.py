@@ -18,6 +18,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     NormalEquations,
 )
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
+from OFLSAM2Core.methods.ofl_sam2.readout import Readout
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class LearnedParts:
     """Everything that a learned task of this method holds."""
 
     fusion: AdaptiveFusion
+    readout: Readout
     attention: LearnedAttention | None
     mapping: MappingNetwork
     memory: SupportMemory
@@ -33,6 +35,7 @@ class LearnedParts:
     def to_tensors(self) -> dict[str, Tensor]:
         """By name; memory in half precision, which is what makes up the size."""
         tensors = {f"fusion.{name}": t for name, t in self.fusion.state_dict().items()}
+        tensors |= {f"readout.{name}": t for name, t in self.readout.state_dict().items()}
         if self.attention is not None:
             tensors |= {f"attention.{name}": t for name, t in self.attention.state_dict().items()}
         tensors |= {
@@ -77,6 +80,8 @@ class LearnedParts:
                 int(tensors["mapping.kernel"]),
                 bool(tensors["mapping.with_places"]),
             )
+            readout = Readout.for_backbone(backbone, head, structures=len(tensors["mapping.tau"]))
+            readout.load_state_dict(_part(tensors, "readout."))
             support = NormalEquations(
                 tensors["mapping.gram"].to(device), tensors["mapping.moment"].to(device)
             )
@@ -111,8 +116,9 @@ class LearnedParts:
                 "The learned task lacks a part, or a part has another shape.",
                 "Learn it again from the support cases.",
             ) from error
-        fusion.eval().requires_grad_(False).to(device)
-        return cls(fusion, attention, mapping, memory, levels)
+        for module in (fusion, readout):
+            module.eval().requires_grad_(False).to(device)
+        return cls(fusion, readout, attention, mapping, memory, levels)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Learning a task: encode the support, fit the mapping network, train fusion, keep memory."""
+"""Learning a task: encode the support, fit the mapping network, train, keep memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from torch import Tensor
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
-from OFLSAM2Core.methods.ofl_sam2.balance import Balance, near_structures
+from OFLSAM2Core.methods.ofl_sam2.balance import (
+    NEAR_SHARE_IN_LOSS,
+    Balance,
+    near_structures,
+)
 from OFLSAM2Core.methods.ofl_sam2.consistency import in_one_piece
 from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelError, LevelFinder, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     REGULARISER,
+    EquationsSum,
     FeatureHead,
     MappingNetwork,
     NormalEquations,
@@ -61,7 +66,7 @@ def learn(
     in_volumes = support[0].slicing.world_axis != FRAME_AXIS
     head = FeatureHead.fit([_comparable(s, backbone) for s in originals], with_places=in_volumes)
     near = [near_structures(s.masks.float() / 255, backbone.feature_size) for s in slices]
-    balance = Balance.of_support(near)
+    balance = Balance.of_support(near).to(backbone.device)
     by_case = _equations_by_case(
         backbone, head, slices, near, balance, level_error, rng, on_progress
     )
@@ -70,7 +75,8 @@ def learn(
         case: _fit(_mean([e for other, e in by_case.items() if other != case] or [own]), options)
         for case, own in by_case.items()
     }
-    episodes = Episodes(backbone, slices, head, tau_without, level_error, options, rng)
+    in_loss = Balance.of_support(near, NEAR_SHARE_IN_LOSS).to(backbone.device)
+    episodes = Episodes(backbone, slices, head, tau_without, in_loss, level_error, options, rng)
     episodes.train(on_progress)
 
     equations = _mean(list(by_case.values()))
@@ -81,8 +87,9 @@ def learn(
         memories = [episodes.attention.compress(memory) for memory in memories]
     parts = LearnedParts(
         fusion=episodes.fusion,
+        readout=episodes.readout,
         attention=episodes.attention,
-        mapping=MappingNetwork.start(head, tau, equations, balance.to(tau.device), REGULARISER),
+        mapping=MappingNetwork.start(head, tau, equations, balance, REGULARISER),
         memory=SupportMemory(memories, torch.stack([s.descriptor for s in kept])),
         levels=_level_finder(originals, support),
     )
@@ -153,27 +160,18 @@ def _equations_by_case(
     rng: np.random.Generator,
     on_progress: ProgressCallback,
 ) -> dict[int, NormalEquations]:
-    sums: dict[int, NormalEquations] = {}
-    counts: dict[int, int] = {}
+    sums: dict[int, EquationsSum] = {}
     for number, each in enumerate(slices):
         on_progress(Progress("learn", number, len(slices), "fitting the mapping network"))
-        wanted = each.memory(backbone).features
+        wanted = each.memory(backbone).features.flatten(2)
         # Neighbours say much the same: a part of the positions is enough, and fits faster.
-        some = torch.from_numpy(rng.permutation(wanted[0, 0].numel())[:POSITIONS])
-        rows = head.rows(_comparable(each, backbone), level_error.disturbed(each.level, rng))
-        some = some.to(rows.device)
-        one = NormalEquations.of(
-            rows[some],
-            wanted.flatten(2)[..., some],
-            near[number].to(rows.device)[:, some],
-            balance.to(rows.device),
+        some = torch.from_numpy(rng.permutation(wanted.shape[-1])[:POSITIONS]).to(wanted.device)
+        level = level_error.disturbed(each.level, rng)
+        rows = head.rows(_comparable(each, backbone), level, some)
+        sums.setdefault(each.case, EquationsSum()).add(
+            rows, wanted[..., some], near[number].to(rows.device)[:, some], balance
         )
-        sums[each.case] = sums[each.case].plus(one) if each.case in sums else one
-        counts[each.case] = counts.get(each.case, 0) + 1
-    return {
-        case: NormalEquations(total.gram / counts[case], total.moment / counts[case])
-        for case, total in sums.items()
-    }
+    return {case: total.mean() for case, total in sums.items()}
 
 
 def _mean(equations: Sequence[NormalEquations]) -> NormalEquations:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.methods.ofl_sam2.balance import Balance
-from OFLSAM2Core.methods.ofl_sam2.places import PLACES, places
+from OFLSAM2Core.methods.ofl_sam2.places import PLACES, PlaceMaps, places
 
 REGULARISER = 1e-2
 """lambda of LWL and LLB: it multiplies tau inside the residual."""
@@ -77,16 +77,53 @@ class FeatureHead:
         """(1, C, h, w) to (components, h, w)."""
         return torch.einsum("oc,chw->ohw", self.basis, embedding[0])
 
-    def rows(self, embedding: Tensor, level: float = 0.0) -> Tensor:
-        """The unknowns' coefficients at every position of a slice at a level: (h * w, unknowns)."""
-        patches = F.unfold(self(embedding)[None], self.kernel, padding=self.kernel // 2)[0].T
+    def rows(
+        self, embedding: Tensor, level: float = 0.0, positions: Tensor | None = None
+    ) -> Tensor:
+        """The unknowns' coefficients of a slice at a level: (P, unknowns), at every position of
+        h * w or at some, by their indices."""
+        patches = F.unfold(self(embedding)[None], self.kernel, padding=self.kernel // 2)[0]
+        there = places(level, embedding.shape[-1], patches.device) if self.with_places else None
+        if positions is not None:
+            patches = patches[:, positions]
+            there = None if there is None else there[positions]
         # Each of the kernel's positions sees nearly the same; without this the sum of squares
         # would grow with the kernel's size.
-        patches = patches / self.kernel
-        columns = [patches, torch.ones_like(patches[:, :1])]
-        if self.with_places:
-            columns.append(places(level, embedding.shape[-1], patches.device))
-        return torch.cat(columns, dim=1)
+        rows = patches.new_ones(patches.shape[1], self.unknowns)
+        torch.div(patches.T, self.kernel, out=rows[:, : len(patches)])
+        if there is not None:
+            rows[:, len(patches) + 1 :] = there
+        return rows
+
+    def mapped(self, embedding: Tensor, tau: Tensor, level: float = 0.0) -> Tensor:
+        """What tau (N, D, M) makes of a square slice at a level: memory features (N, M, h, w).
+
+        The same as `rows(embedding, level) @ tau`, as the convolution it is: forming the rows
+        takes six times as long.
+        """
+        found = self.mapped_features(embedding, tau)
+        there = self.place_maps(tau, embedding.shape[-1])
+        return found if there is None else found + there.at(level)
+
+    def mapped_features(self, embedding: Tensor, tau: Tensor) -> Tensor:
+        """The part of `mapped` that features make."""
+        count, _, channels = tau.shape
+        components = self.basis.shape[0]
+        size = components * self.kernel**2
+        weights = tau[:, :size].transpose(1, 2) / self.kernel
+        found = F.conv2d(
+            self(embedding)[None],
+            weights.reshape(-1, components, self.kernel, self.kernel),
+            tau[:, size].flatten(),
+            padding=self.kernel // 2,
+        )
+        return found.view(count, channels, *embedding.shape[-2:])
+
+    def place_maps(self, tau: Tensor, side: int) -> PlaceMaps | None:
+        """The part of `mapped` that places make; None where there are none."""
+        if not self.with_places:
+            return None
+        return PlaceMaps(tau[:, self.basis.shape[0] * self.kernel**2 + 1 :], side)
 
 
 @dataclass(frozen=True)
@@ -112,21 +149,9 @@ class NormalEquations:
         near: (N, h * w) bool, `near_structures`, for a balance; without it all positions count
         the same.
         """
-        count = len(wanted)
-        target = wanted.flatten(2)
-        gram = (rows.T @ rows).expand(count, -1, -1)
-        moment = (target @ rows).transpose(1, 2)
-        if near is not None and balance is not None:
-            # The sum over all positions is one product for all structures; that over the few
-            # near one of them costs little.
-            more = balance.near - balance.far
-            gram = gram * balance.far[:, None, None]
-            moment = moment * balance.far[:, None, None]
-            for n in range(count):
-                few = rows[near[n]]
-                gram[n] += more[n] * _outer(few)
-                moment[n] += more[n] * few.T @ target[n][:, near[n]].T
-        return cls(gram / len(rows), moment / len(rows))
+        total = EquationsSum()
+        total.add(rows, wanted.flatten(2), near, balance)
+        return total.mean()
 
     def plus(self, other: NormalEquations) -> NormalEquations:
         return NormalEquations(self.gram + other.gram, self.moment + other.moment)
@@ -163,6 +188,47 @@ class NormalEquations:
         return quadratic - linear + regulariser**2 * tau.square().sum(dim=(1, 2)) / 2
 
 
+class EquationsSum:
+    """Adds slices up in place: a matrix for each of many structures, anew for each of many slices,
+    would take longer to make room for than to compute."""
+
+    def __init__(self) -> None:
+        self._slices = 0
+        self._far: Tensor | None = None
+
+    def add(
+        self, rows: Tensor, wanted: Tensor, near: Tensor | None, balance: Balance | None
+    ) -> None:
+        """A slice, or some of its positions: rows (P, D), wanted (N, M, P), near (N, P)."""
+        count = len(wanted)
+        if self._far is None:
+            size = rows.shape[1]
+            self._far = rows.new_zeros(size, size)
+            self._more = rows.new_zeros(count if balance else 0, size, size)
+            self._moment = rows.new_zeros(count, size, wanted.shape[1])
+            self._share = rows.new_ones(count) if balance is None else balance.far
+        self._slices += 1
+        # The sum over all positions is one product for all structures; that over the few near one
+        # of them costs little.
+        self._far.addmm_(rows.T, rows, alpha=1 / len(rows))
+        weighted = wanted * self._share[:, None, None]
+        if near is not None and balance is not None:
+            for n in range(count):
+                more = float(balance.near[n] - balance.far[n])
+                few = rows[near[n]]
+                self._more[n].addmm_(few.T, few, alpha=more / len(rows))
+            weighted = wanted * balance.weights(near)[:, None]
+        self._moment += (weighted @ rows).transpose(1, 2) / len(rows)
+
+    def mean(self) -> NormalEquations:
+        """Over the slices added so far, of which there must be one."""
+        assert self._far is not None
+        gram = self._far * self._share[:, None, None]
+        if len(self._more):
+            gram += self._more
+        return NormalEquations(gram / self._slices, self._moment / self._slices)
+
+
 @dataclass(frozen=True)
 class MappingNetwork:
     """T_tau for N structures, with the samples it was fitted to.
@@ -193,9 +259,10 @@ class MappingNetwork:
         weight = torch.ones(len(tau), device=tau.device)
         return cls(head, tau, support, online, weight, balance, regulariser)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """E2 before lifting: rows (h * w, D) of a slice to memory features (N, M, h, w)."""
-        return mapped(rows, self.tau)
+    def __call__(self, embedding: Tensor, level: float = 0.0) -> Tensor:
+        """E2 before lifting: a slice's features (1, C, h, w), standardised, at a level along the
+        body to memory features (N, M, h, w)."""
+        return self.head.mapped(embedding, self.tau, level)
 
     def update(
         self,
@@ -238,12 +305,6 @@ class MappingNetwork:
             kept * support.gram + scale * self.online.gram[index],
             kept * support.moment + scale * self.online.moment[index],
         )
-
-
-def mapped(rows: Tensor, tau: Tensor) -> Tensor:
-    """Rows (h * w, D) of a square slice through tau (N, D, M): memory features (N, M, h, w)."""
-    side = int(len(rows) ** 0.5)
-    return (rows @ tau).transpose(1, 2).reshape(len(tau), -1, side, side)
 
 
 def _outer(rows: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ REACH = 1.5
 
 PLACES = IN_PLANE * IN_PLANE * ALONG
 
+LEVELS = 11
+"""Bumps of a level alone, where it enters a network."""
+
 
 def places(level: float, side: int, device: torch.device | str) -> Tensor:
     """(side * side, PLACES): overlapping bumps over rows, columns and levels, as products.
@@ -25,10 +28,33 @@ def places(level: float, side: int, device: torch.device | str) -> Tensor:
     Along the body the bumps of one slice sum to 1; in the plane they sum to about 4, so that
     places weigh as much as the features beside them.
     """
-    in_plane = _bumps(torch.linspace(-1, 1, side), IN_PLANE, 1.0) * 2
-    along = _bumps(torch.tensor([min(max(level, -REACH), REACH)]), ALONG, REACH)[0]
-    found = torch.einsum("ra,cb,l->rcabl", in_plane, in_plane, along)
+    found = torch.einsum("pk,l->pkl", _in_plane(side), _along(level))
     return found.reshape(side * side, PLACES).to(device)
+
+
+class PlaceMaps:
+    """Places through linear weights, at one level after another: since places are products, all
+    but the sum over levels is done once."""
+
+    def __init__(self, weights: Tensor, side: int) -> None:
+        """weights: (N, PLACES, M)."""
+        count, _, channels = weights.shape
+        each = weights.view(count, IN_PLANE**2, ALONG, channels)
+        maps = torch.einsum("pk,nklm->lnmp", _in_plane(side).to(weights), each)
+        self._maps = maps.reshape(ALONG, count, channels, side, side)
+
+    def at(self, level: float) -> Tensor:
+        """The same as `places(level) @ weights`: (N, M, side, side)."""
+        return torch.tensordot(_along(level).to(self._maps), self._maps, dims=1)
+
+
+def _in_plane(side: int) -> Tensor:
+    bumps = _bumps(torch.linspace(-1, 1, side), IN_PLANE, 1.0) * 2
+    return torch.einsum("ra,cb->rcab", bumps, bumps).reshape(side * side, -1)
+
+
+def _along(level: float) -> Tensor:
+    return _bumps(torch.tensor([min(max(level, -REACH), REACH)]), ALONG, REACH)[0]
 
 
 def _bumps(at: Tensor, count: int, reach: float) -> Tensor:
@@ -36,3 +62,10 @@ def _bumps(at: Tensor, count: int, reach: float) -> Tensor:
     width = 0.8 * 2 * reach / (count - 1)
     found = torch.exp(-((at[:, None] - torch.linspace(-reach, reach, count)) ** 2) / (2 * width**2))
     return found / found.sum(dim=1, keepdim=True)
+
+
+def level_bumps(level: float) -> Tensor:
+    """A level as LEVELS overlapping bumps from -2 to 2, so that a linear layer can give each
+    its own meaning; what lies beyond counts as 2."""
+    centres = torch.linspace(-2, 2, LEVELS)
+    return torch.exp(-((min(max(level, -2.0), 2.0) - centres) ** 2) / (2 * 0.4**2))

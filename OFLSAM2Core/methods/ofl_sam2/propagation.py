@@ -119,17 +119,22 @@ class Propagation:
     def _segment_slice(self, index: int, recents: list[RecentMemory]) -> CanonicalResult:
         features = self._standardised(index)
         attended = mapped = None
-        rows = self.mapping.head.rows(features.comparable, features.level)
         if self.options.use_memory:
             with self.timings.stage("attend"):
                 attended = self._attend(features, index, recents[0])
         with self.timings.stage("fuse"):
             if self.options.use_mapping:
-                mapped = self.mapping(rows)
+                mapped = self.mapping(features.comparable, features.level)
             target = self.parts.fusion(features, attended, mapped, self.options.use_fusion)
+            components = self.mapping.head(features.comparable)[None]
+            known = None if mapped is None else mapped[None]
+            read = self.parts.readout(components, [features.level], known)[0]
         with self.timings.stage("decode"):
             decoded = self.backbone.decode(features, target)
-            logits = self.parts.fusion.logits(decoded.logits[:, 0], attended, mapped)
+            structures = list(range(len(read)))
+            logits = self.parts.readout.with_decoder(
+                read, structures, decoded.logits[:, 0], attended
+            )
             probabilities = logits.sigmoid()
             if decoded.object_score is not None:
                 there = (decoded.object_score > 0).to(probabilities.dtype)
@@ -140,7 +145,7 @@ class Propagation:
             self._labels[index] = result.labels
         trusted = trusted_structures(scores, self.options)
         with self.timings.stage("update"):
-            self._learn_from(index, features, rows, decoded, probabilities, trusted, recents)
+            self._learn_from(index, features, decoded, probabilities, trusted, recents)
         return result
 
     def _attend(self, features: ImageFeatures, index: int, recent: RecentMemory) -> Tensor:
@@ -181,7 +186,6 @@ class Propagation:
         self,
         index: int,
         features: ImageFeatures,
-        rows: Tensor,
         decoded: Decoded,
         probabilities: Tensor,
         trusted: list[int],
@@ -201,6 +205,7 @@ class Propagation:
         for recent in recents:
             recent.add(index, kept, trusted)
         if self.options.use_mapping and self.options.update != "none":
+            rows = self.mapping.head.rows(features.comparable, features.level)
             near = near_structures(masks[:, 0], self.backbone.feature_size)
             self.mapping = self.mapping.update(
                 rows, memory.features, near, trusted, self.options.iterations_update

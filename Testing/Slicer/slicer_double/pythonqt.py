@@ -56,9 +56,10 @@ def _signal(thing: Any, signature: str) -> Any:
     name, _, arguments = signature.rstrip(")").partition("(")
     found = object.__getattribute__(thing, name)
     wanted = f"{name}({arguments})".replace(" ", "")
+    # Asked for anew each time, it is now and then gone before it answers.
+    meta = QtCore.QObject.metaObject(thing)
     known = [
-        bytes(QtCore.QObject.metaObject(thing).method(index).methodSignature()).decode()
-        for index in range(QtCore.QObject.metaObject(thing).methodCount())
+        bytes(meta.method(index).methodSignature()).decode() for index in range(meta.methodCount())
     ]
     if wanted not in known and not name.startswith("currentNode"):
         raise ValueError(f"{type(thing).__name__} has no signal {wanted}.")

@@ -1,0 +1,117 @@
+"""The readout: logits from features, both branches and places together.
+
+The decoder is frozen and dear: in the time of one slice through it, forth and back, this sees six.
+So what three cases teach about borders is learned here, on features that stay as they are, and the
+decoder's logits are added. docs/decisions/0007 has what each is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from OFLSAM2Core.backbones.base import Backbone
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
+from OFLSAM2Core.methods.ofl_sam2.small_u_net import SmallUNet
+
+BLOCK = 4
+"""Logits are so much finer than features, as the decoder's are."""
+
+WIDTH = 32
+"""Channels on the features' grid; twice and three times as many on the coarser ones."""
+
+SURE = (1.0, 3.0)
+"""Logits of what attention and the mapping network are sure of, before training."""
+
+GENTLE = 0.1
+"""How much the decoder counts before training, where the branches' masks can be read as they are
+(LiteMedSAM)."""
+
+
+class Readout(nn.Module):
+    """Logits of all N structures of B slices.
+
+    What the mapping network says is read by itself (it alone reaches a Dice of 0.83 on left atria
+    before anything is trained), and by a small U-Net that sees besides the features, the places
+    and the other structures. What the decoder and memory say is added.
+    """
+
+    def __init__(
+        self,
+        components: int,
+        memory_channels: int,
+        structures: int,
+        *,
+        memory_is_mask: bool,
+        reads_attended: bool,
+        in_volumes: bool,
+    ) -> None:
+        """components: of the features (`FeatureHead`). reads_attended: whether what attention
+        returns are memory features. in_volumes: whether there are places, and so the U-Net; the
+        few frames of a video would teach it where things are, and things move."""
+        super().__init__()
+        self.of_position = (structures, memory_channels)
+        sure_attended, sure_mapped = SURE if memory_is_mask else (0.0, 0.0)
+        self.mapped = _shortcut(memory_channels, sure_mapped)
+        self.attended = _shortcut(memory_channels, sure_attended) if reads_attended else None
+        self.decoder_gain = nn.Parameter(torch.tensor(GENTLE if memory_is_mask else 1.0))
+        self.u_net = None
+        if in_volumes:
+            seen = components + structures * memory_channels
+            self.u_net = SmallUNet(seen, structures * BLOCK**2, WIDTH)
+
+    @classmethod
+    def for_backbone(cls, backbone: Backbone, head: FeatureHead, structures: int) -> Readout:
+        return cls(
+            head.basis.shape[0],
+            backbone.memory_channels,
+            structures,
+            memory_is_mask=backbone.memory_is_mask,
+            reads_attended=backbone.attended_channels == backbone.memory_channels,
+            in_volumes=head.with_places,
+        )
+
+    def forward(self, components: Tensor, levels: Sequence[float], mapped: Tensor | None) -> Tensor:
+        """(B, N, 4h, 4w), without decoder and memory.
+
+        components: (B, F, h, w) of the features of slices at `levels`. mapped: (B, N, M, h, w),
+        what the mapping network says; None where that branch is switched off.
+        """
+        count = len(components)
+        if mapped is None:
+            mapped = components.new_zeros(count, *self.of_position, *components.shape[-2:])
+        found = self.mapped(mapped.flatten(0, 1))
+        if self.u_net is not None:
+            seen = torch.cat([components, mapped.flatten(1, 2)], dim=1)
+            found = found + self.u_net(seen, levels).view_as(found)
+        return F.pixel_shuffle(found, BLOCK).view(count, -1, *_finer(components))
+
+    def with_decoder(
+        self, read: Tensor, structures: list[int], decoded: Tensor, attended: Tensor | None
+    ) -> Tensor:
+        """`read` (N, 4h, 4w) of one slice, with more added for n `structures`: the decoder's
+        logits (n, 4h, 4w), and the memory features that attention read out (n, M, h, w), if it
+        does."""
+        more = self.decoder_gain * decoded
+        if self.attended is not None and attended is not None:
+            more = more + F.pixel_shuffle(self.attended(attended), BLOCK)[:, 0]
+        return read.index_add(0, torch.tensor(structures, device=read.device), more)
+
+
+def _finer(maps: Tensor) -> tuple[int, int]:
+    return BLOCK * maps.shape[-2], BLOCK * maps.shape[-1]
+
+
+def _shortcut(memory_channels: int, sure: float) -> nn.Conv2d:
+    """From memory features to the BLOCK x BLOCK pixels of a position; masks as they are, times
+    `sure`."""
+    layer = nn.Conv2d(memory_channels, BLOCK**2, 1)
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    if sure:
+        layer.weight.data[:, :, 0, 0] = sure * torch.eye(BLOCK**2)
+    return layer
