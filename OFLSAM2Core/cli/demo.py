@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     dataset = sample_data()
     support, test = dataset.choose(None, None, None)
-    # Four minutes are enough for a first look; `balanced` would take nine.
+    # Five minutes are enough for a first look; `balanced` would take ten.
     options = options_from(args, preset="fast")
     results = [f"{case}{suffix}" for case in test for suffix in (".seg.nrrd", "_confidence.nii.gz")]
     names = [_TASK, _PICTURE, *results, *REPORT_FILES]

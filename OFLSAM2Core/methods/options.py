@@ -10,7 +10,7 @@ from typing import Any
 from OFLSAM2Core.errors import InputError
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"training_steps": 120, "augmented_copies": 0},
+    "fast": {"training_steps": 240, "augmented_copies": 0},
     "balanced": {},
     "accurate": {"training_steps": 1600, "encoded_slices": 880},
 }
