@@ -54,7 +54,7 @@ class MethodOptions:
     closed_form: bool = True
     epochs: int = 0
     augmented_copies: int = -1
-    training_steps: int = 480
+    training_steps: int = 800
     encoded_slices: int = 440
     learning_rate: float = 1e-3
     use_memory: bool = True
