@@ -1,4 +1,4 @@
-"""A U-Net that is learned in minutes on a processor: three grids, half a million weights.
+"""A U-Net that is learned in minutes on a processor: three grids, 0.4 million weights.
 
 In the manner of Ronneberger et al. 2015, with residual blocks and group normalisation, which does
 not ask for large batches.
