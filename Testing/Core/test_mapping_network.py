@@ -15,7 +15,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     MappingNetwork,
     NormalEquations,
 )
-from OFLSAM2Core.methods.ofl_sam2.places import PLACES, PlaceMaps, places
+from OFLSAM2Core.methods.ofl_sam2.places import PLACES, places, through_places
 
 CHANNELS, SIDE, OUTPUTS = 12, 10, 4
 EVEN = Balance(torch.ones(2), torch.ones(2))
@@ -246,7 +246,8 @@ def test_places_change_along_the_body_and_not_beyond_what_is_known() -> None:
 
 def test_places_are_mapped_at_any_level_as_their_rows_are() -> None:
     weights = torch.randn(3, PLACES, 5, generator=torch.Generator().manual_seed(0))
-    maps = PlaceMaps(weights, SIDE)
     for level in (-3.0, -0.4, 0.0, 1.2):
         by_rows = (places(level, SIDE, "cpu") @ weights).transpose(1, 2)
-        torch.testing.assert_close(maps.at(level).flatten(2), by_rows, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            through_places(weights, level, SIDE).flatten(2), by_rows, atol=1e-4, rtol=1e-4
+        )

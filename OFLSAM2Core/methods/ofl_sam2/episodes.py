@@ -87,7 +87,6 @@ class Episodes:
         self._mapped_features = torch.empty(
             (len(slices), len(tau), tau.shape[2], side, side), dtype=torch.float16
         )
-        self._place_maps = {case: head.place_maps(tau, side) for case, tau in tau_without.items()}
         self._candidates = self._retrieve_from_other_cases()
 
     def train(self, on_progress: ProgressCallback) -> None:
@@ -191,14 +190,13 @@ class Episodes:
     def _mapped(self, number: int, features: ImageFeatures) -> Tensor:
         """What the mapping network fitted without a slice's case says of it: (N, M, h, w). The
         features' part is the same every time, and kept; the level is not."""
-        case = self.slices[number].case
+        tau = self.tau_without[self.slices[number].case]
         if not self._mapped_before[number]:
-            found = self.head.mapped_features(features.comparable, self.tau_without[case])
+            found = self.head.mapped_features(features.comparable, tau)
             self._mapped_features[number] = found
             self._mapped_before[number] = True
         found = self._mapped_features[number].to(features.comparable)
-        there = self._place_maps[case]
-        return found if there is None else found + there.at(features.level)
+        return self.head.with_level(found, tau, features.level)
 
     def _attend(
         self, number: int, features: ImageFeatures, structures: list[int], rng: np.random.Generator

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.methods.ofl_sam2.balance import Balance
-from OFLSAM2Core.methods.ofl_sam2.places import PLACES, PlaceMaps, places
+from OFLSAM2Core.methods.ofl_sam2.places import PLACES, places, through_places
 
 REGULARISER = 1e-2
 """lambda of LWL and LLB: it multiplies tau inside the residual."""
@@ -101,9 +101,7 @@ class FeatureHead:
         The same as `rows(embedding, level) @ tau`, as the convolution it is: forming the rows
         takes six times as long.
         """
-        found = self.mapped_features(embedding, tau)
-        there = self.place_maps(tau, embedding.shape[-1])
-        return found if there is None else found + there.at(level)
+        return self.with_level(self.mapped_features(embedding, tau), tau, level)
 
     def mapped_features(self, embedding: Tensor, tau: Tensor) -> Tensor:
         """The part of `mapped` that features make."""
@@ -119,11 +117,12 @@ class FeatureHead:
         )
         return found.view(count, channels, *embedding.shape[-2:])
 
-    def place_maps(self, tau: Tensor, side: int) -> PlaceMaps | None:
-        """The part of `mapped` that places make; None where there are none."""
+    def with_level(self, found: Tensor, tau: Tensor, level: float) -> Tensor:
+        """`mapped`, from the part that features make (N, M, h, w): places are added if known."""
         if not self.with_places:
-            return None
-        return PlaceMaps(tau[:, self.basis.shape[0] * self.kernel**2 + 1 :], side)
+            return found
+        weights = tau[:, self.basis.shape[0] * self.kernel**2 + 1 :]
+        return found + through_places(weights, level, found.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -211,14 +210,14 @@ class EquationsSum:
         # The sum over all positions is one product for all structures; that over the few near one
         # of them costs little.
         self._far.addmm_(rows.T, rows, alpha=1 / len(rows))
-        weighted = wanted * self._share[:, None, None]
+        weights = self._share[:, None]
         if near is not None and balance is not None:
+            weights = balance.weights(near)
             for n in range(count):
                 more = float(balance.near[n] - balance.far[n])
                 few = rows[near[n]]
                 self._more[n].addmm_(few.T, few, alpha=more / len(rows))
-            weighted = wanted * balance.weights(near)[:, None]
-        self._moment += (weighted @ rows).transpose(1, 2) / len(rows)
+        self._moment += ((wanted * weights[:, None]) @ rows).transpose(1, 2) / len(rows)
 
     def mean(self) -> NormalEquations:
         """Over the slices added so far, of which there must be one."""

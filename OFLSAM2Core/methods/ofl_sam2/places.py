@@ -32,20 +32,16 @@ def places(level: float, side: int, device: torch.device | str) -> Tensor:
     return found.reshape(side * side, PLACES).to(device)
 
 
-class PlaceMaps:
-    """Places through linear weights, at one level after another: since places are products, all
-    but the sum over levels is done once."""
+def through_places(weights: Tensor, level: float, side: int) -> Tensor:
+    """`places(level, side) @ weights`, for weights (N, PLACES, M), as maps (N, M, side, side).
 
-    def __init__(self, weights: Tensor, side: int) -> None:
-        """weights: (N, PLACES, M)."""
-        count, _, channels = weights.shape
-        each = weights.view(count, IN_PLANE**2, ALONG, channels)
-        maps = torch.einsum("pk,nklm->lnmp", _in_plane(side).to(weights), each)
-        self._maps = maps.reshape(ALONG, count, channels, side, side)
-
-    def at(self, level: float) -> Tensor:
-        """The same as `places(level) @ weights`: (N, M, side, side)."""
-        return torch.tensordot(_along(level).to(self._maps), self._maps, dims=1)
+    Places are products, so the levels are summed first: a seventh of the work is left.
+    """
+    count, _, channels = weights.shape
+    each = weights.view(count, IN_PLANE**2, ALONG, channels)
+    at_level = torch.einsum("nklm,l->nkm", each, _along(level).to(weights))
+    maps = torch.einsum("pk,nkm->nmp", _in_plane(side).to(weights), at_level)
+    return maps.reshape(count, channels, side, side)
 
 
 def _in_plane(side: int) -> Tensor:

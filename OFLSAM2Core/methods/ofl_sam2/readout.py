@@ -87,7 +87,7 @@ class Readout(nn.Module):
         if self.u_net is not None:
             seen = torch.cat([components, mapped.flatten(1, 2)], dim=1)
             found = found + self.u_net(seen, levels).view_as(found)
-        return F.pixel_shuffle(found, BLOCK).view(count, -1, *_finer(components))
+        return F.pixel_shuffle(found, BLOCK).unflatten(0, (count, -1))[:, :, 0]
 
     def with_decoder(
         self, read: Tensor, structures: list[int], decoded: Tensor, attended: Tensor | None
@@ -99,10 +99,6 @@ class Readout(nn.Module):
         if self.attended is not None and attended is not None:
             more = more + F.pixel_shuffle(self.attended(attended), BLOCK)[:, 0]
         return read.index_add(0, torch.tensor(structures, device=read.device), more)
-
-
-def _finer(maps: Tensor) -> tuple[int, int]:
-    return BLOCK * maps.shape[-2], BLOCK * maps.shape[-1]
 
 
 def _shortcut(memory_channels: int, sure: float) -> nn.Conv2d:

@@ -144,18 +144,18 @@ class _Shelf:
 
     def put(self, features: ImageFeatures) -> ImageFeatures:
         """Features of one slice, moved here."""
-        maps = (features.embedding, *features.high_res)
+        small = features.to("cpu", torch.float16)
+        maps = (small.embedding, *small.high_res)
         if not self._blocks:
             self._blocks = [
-                torch.empty((self._slices, *each.shape[1:]), dtype=torch.float16) for each in maps
+                torch.empty((self._slices, *each.shape[1:]), dtype=each.dtype) for each in maps
             ]
         here = slice(self._filled, self._filled + 1)
         self._filled += 1
         for block, each in zip(self._blocks, maps, strict=True):
             block[here].copy_(each)
         kept = [block[here] for block in self._blocks]
-        position = None if features.position is None else features.position.half().cpu()
-        return replace(features, embedding=kept[0], high_res=tuple(kept[1:]), position=position)
+        return replace(small, embedding=kept[0], high_res=tuple(kept[1:]))
 
 
 def _check_memory(features: ImageFeatures, masks: Tensor, slices: int) -> None:
