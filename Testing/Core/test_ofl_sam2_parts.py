@@ -18,6 +18,7 @@ from OFLSAM2Core.methods.ofl_sam2.balance import (
     near_structures,
 )
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
+from OFLSAM2Core.methods.ofl_sam2.detail import fine_detail
 from OFLSAM2Core.methods.ofl_sam2.episodes import disturbed, segmentation_loss
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelError, LevelFinder, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, SupportMemory
@@ -168,6 +169,30 @@ def test_slices_read_together_are_read_as_one_by_one() -> None:
     for i in range(3):
         alone = readout(components[i : i + 1], levels[i : i + 1], mapped[i : i + 1])
         torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
+
+
+def test_detail_is_the_same_in_a_brighter_picture_of_twice_the_contrast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 1, 64, 64, generator=generator).expand(1, 3, 64, 64) * 0.4
+    detail = fine_detail(image, 16)
+    assert detail.shape == (1, 16, 16, 16)
+    same = fine_detail(image * 2 + 0.1, 16)
+    assert torch.corrcoef(torch.stack([detail.flatten(), same.flatten()]))[0, 1] > 0.999
+    assert (same.std() / detail.std()).item() == pytest.approx(1, abs=0.25)
+
+
+def test_detail_lies_where_it_is_in_the_picture_and_nowhere_where_that_is_even() -> None:
+    image = torch.full((1, 3, 128, 128), 0.3)
+    image[:, :, 41, 82] = 1
+    detail = torch.nn.functional.pixel_shuffle(fine_detail(image, 32), 4)[0, 0]
+    assert divmod(int(detail.argmax()), 128) == (41, 82)
+    assert detail[:20].abs().max() < 1e-4 and fine_detail(image[..., :64, :64] * 0, 16).max() == 0
+
+
+def test_detail_of_a_large_image_is_that_of_the_grid_logits_have() -> None:
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    large = image.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    torch.testing.assert_close(fine_detail(large, 16), fine_detail(image, 16))
 
 
 def test_in_videos_the_readout_has_only_what_the_branches_say() -> None:

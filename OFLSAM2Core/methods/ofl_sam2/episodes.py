@@ -18,7 +18,7 @@ from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2.balance import Balance, near_structures
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelError
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
-from OFLSAM2Core.methods.ofl_sam2.readout import Readout
+from OFLSAM2Core.methods.ofl_sam2.readout import Readout, seen_of
 from OFLSAM2Core.methods.ofl_sam2.retrieval import most_similar
 from OFLSAM2Core.methods.ofl_sam2.side_by_side import SideBySide
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
@@ -174,8 +174,7 @@ class Episodes:
             predicted = torch.stack(
                 [self._mapped(n, f) for n, f in zip(queries, features, strict=True)]
             )
-        components = torch.stack([self.head(f.comparable) for f in features])
-        read = self.readout(components, levels, predicted)
+        read = self.readout(seen_of(features, self.head), levels, predicted)
         if not structures:
             return read
         attended = None

@@ -17,10 +17,12 @@ from OFLSAM2Core.methods.base import CanonicalResult
 from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory
 from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
+from OFLSAM2Core.methods.ofl_sam2.readout import seen_of
 from OFLSAM2Core.methods.ofl_sam2.retrieval import AWAY, descriptor
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
 from OFLSAM2Core.methods.options import MethodOptions
@@ -126,9 +128,9 @@ class Propagation:
             if self.options.use_mapping:
                 mapped = self.mapping(features.comparable, features.level)
             target = self.parts.fusion(features, attended, mapped, self.options.use_fusion)
-            components = self.mapping.head(features.comparable)[None]
             known = None if mapped is None else mapped[None]
-            read = self.parts.readout(components, [features.level], known)[0]
+            seen = seen_of([features], self.mapping.head)
+            read = self.parts.readout(seen, [features.level], known)[0]
         with self.timings.stage("decode"):
             decoded = self.backbone.decode(features, target)
             structures = list(range(len(read)))
@@ -215,7 +217,9 @@ class Propagation:
         if index not in self._encoded:
             with self.timings.stage("encode"):
                 image = torch.from_numpy(self.prepared.image(index))[None]
-                self._encoded[index] = self.backbone.encode(image.to(self.backbone.device))
+                self._encoded[index] = encode_with_detail(
+                    self.backbone, image.to(self.backbone.device)
+                )
         return self._encoded[index]
 
     def _standardised(self, index: int) -> ImageFeatures:

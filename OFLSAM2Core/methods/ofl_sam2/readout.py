@@ -13,12 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from OFLSAM2Core.backbones.base import Backbone
+from OFLSAM2Core.backbones.base import Backbone, ImageFeatures
+from OFLSAM2Core.methods.ofl_sam2.detail import BLOCK
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
 from OFLSAM2Core.methods.ofl_sam2.small_u_net import SmallUNet
-
-BLOCK = 4
-"""Logits are so much finer than features, as the decoder's are."""
 
 WIDTH = 32
 """Channels on the features' grid; twice and three times as many on the coarser ones."""
@@ -41,7 +39,7 @@ class Readout(nn.Module):
 
     def __init__(
         self,
-        components: int,
+        channels: int,
         memory_channels: int,
         structures: int,
         *,
@@ -49,7 +47,7 @@ class Readout(nn.Module):
         reads_attended: bool,
         in_volumes: bool,
     ) -> None:
-        """components: of the features (`FeatureHead`). reads_attended: whether what attention
+        """channels: of what is seen of a slice (`seen_of`). reads_attended: whether what attention
         returns are memory features. in_volumes: whether there are places, and so the U-Net; the
         few frames of a video would teach it where things are, and things move."""
         super().__init__()
@@ -60,13 +58,13 @@ class Readout(nn.Module):
         self.decoder_gain = nn.Parameter(torch.tensor(GENTLE if memory_is_mask else 1.0))
         self.u_net = None
         if in_volumes:
-            seen = components + structures * memory_channels
-            self.u_net = SmallUNet(seen, structures * BLOCK**2, WIDTH)
+            inputs = channels + structures * memory_channels
+            self.u_net = SmallUNet(inputs, structures * BLOCK**2, WIDTH)
 
     @classmethod
     def for_backbone(cls, backbone: Backbone, head: FeatureHead, structures: int) -> Readout:
         return cls(
-            head.basis.shape[0],
+            head.basis.shape[0] + BLOCK**2,
             backbone.memory_channels,
             structures,
             memory_is_mask=backbone.memory_is_mask,
@@ -74,19 +72,19 @@ class Readout(nn.Module):
             in_volumes=head.with_places,
         )
 
-    def forward(self, components: Tensor, levels: Sequence[float], mapped: Tensor | None) -> Tensor:
+    def forward(self, seen: Tensor, levels: Sequence[float], mapped: Tensor | None) -> Tensor:
         """(B, N, 4h, 4w), without decoder and memory.
 
-        components: (B, F, h, w) of the features of slices at `levels`. mapped: (B, N, M, h, w),
+        seen: (B, F, h, w), `seen_of` slices at `levels`. mapped: (B, N, M, h, w),
         what the mapping network says; None where that branch is switched off.
         """
-        count = len(components)
+        count = len(seen)
         if mapped is None:
-            mapped = components.new_zeros(count, *self.of_position, *components.shape[-2:])
+            mapped = seen.new_zeros(count, *self.of_position, *seen.shape[-2:])
         found = self.mapped(mapped.flatten(0, 1))
         if self.u_net is not None:
-            seen = torch.cat([components, mapped.flatten(1, 2)], dim=1)
-            found = found + self.u_net(seen, levels).view_as(found)
+            inputs = torch.cat([seen, mapped.flatten(1, 2)], dim=1)
+            found = found + self.u_net(inputs, levels).view_as(found)
         return F.pixel_shuffle(found, BLOCK).unflatten(0, (count, -1))[:, :, 0]
 
     def with_decoder(
@@ -99,6 +97,15 @@ class Readout(nn.Module):
         if self.attended is not None and attended is not None:
             more = more + F.pixel_shuffle(self.attended(attended), BLOCK)[:, 0]
         return read.index_add(0, torch.tensor(structures, device=read.device), more)
+
+
+def seen_of(features: Sequence[ImageFeatures], head: FeatureHead) -> Tensor:
+    """What the readout sees of slices: their features' components and fine detail, (B, F, h, w)."""
+    both = []
+    for each in features:
+        assert each.detail is not None
+        both.append(torch.cat([head(each.comparable), each.detail[0]]))
+    return torch.stack(both)
 
 
 def _shortcut(memory_channels: int, sure: float) -> nn.Conv2d:

@@ -13,6 +13,7 @@ from OFLSAM2Core.backbones.base import Backbone, ImageFeatures, Memory
 from OFLSAM2Core.memory_check import check_memory
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.augmentation import augment
+from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
@@ -102,7 +103,7 @@ def encode_support(
             shelf = _Shelf(len(indices))
             for index in indices:
                 on_progress(Progress("encode", len(encoded) + len(found), total, case.name))
-                features = backbone.encode(images[index].to(backbone.device))
+                features = encode_with_detail(backbone, images[index].to(backbone.device))
                 found[index] = shelf.put(features)
                 if not encoded and len(found) == 1:
                     _check_memory(found[index], masks[index], total)
@@ -145,7 +146,8 @@ class _Shelf:
     def put(self, features: ImageFeatures) -> ImageFeatures:
         """Features of one slice, moved here."""
         small = features.to("cpu", torch.float16)
-        maps = (small.embedding, *small.high_res)
+        assert small.detail is not None
+        maps = (small.embedding, small.detail, *small.high_res)
         if not self._blocks:
             self._blocks = [
                 torch.empty((self._slices, *each.shape[1:]), dtype=each.dtype) for each in maps
@@ -155,12 +157,13 @@ class _Shelf:
         for block, each in zip(self._blocks, maps, strict=True):
             block[here].copy_(each)
         kept = [block[here] for block in self._blocks]
-        return replace(small, embedding=kept[0], high_res=tuple(kept[1:]))
+        return replace(small, embedding=kept[0], detail=kept[1], high_res=tuple(kept[2:]))
 
 
 def _check_memory(features: ImageFeatures, masks: Tensor, slices: int) -> None:
     """Raises ResourceError. Left atrium, 442 slices, LiteMedSAM: 3.3 GB by this, 3.6 measured."""
-    stored = (features.embedding, *features.high_res, masks)
+    assert features.detail is not None
+    stored = (features.embedding, features.detail, *features.high_res, masks)
     # Half precision, as many as pixels: what is predicted, and what the mapping network says.
     predicted = 2 * 2 * len(masks) * features.embedding[0, 0].numel() * 16
     check_memory(
