@@ -20,7 +20,7 @@ from OFLSAM2Core.methods.ofl_sam2.balance import (
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
 from OFLSAM2Core.methods.ofl_sam2.detail import fine_detail
 from OFLSAM2Core.methods.ofl_sam2.episodes import disturbed, segmentation_loss
-from OFLSAM2Core.methods.ofl_sam2.levels import LevelError, LevelFinder, LevelScale
+from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelError, LevelFinder, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.propagation import propagation_order
 from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
@@ -119,7 +119,7 @@ def test_before_training_masks_in_the_branches_are_read_as_they_are() -> None:
     components = torch.randn(1, 5, 8, 8, generator=generator)
     for readout in (_mask_readout(), _mask_readout(in_volumes=False)):
         for attended, mapped in ((memory, None), (None, memory), (memory, memory)):
-            read = readout(components, [0.3], None if mapped is None else mapped[None])[0]
+            read = readout(components, [Level(0.3)], None if mapped is None else mapped[None])[0]
             logits = readout.with_decoder(read, [0, 1], decoded, attended)
             assert torch.equal(logits > 0, mask[:, 0] > 0.5)
 
@@ -130,7 +130,7 @@ def test_before_training_a_decoder_that_knows_memory_is_heard_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     decoded = torch.randn(2, 32, 32, generator=generator)
     mapped = torch.randn(2, 64, 8, 8, generator=generator)
-    read = readout(torch.randn(1, 5, 8, 8, generator=generator), [0.3], mapped[None])[0]
+    read = readout(torch.randn(1, 5, 8, 8, generator=generator), [Level(0.3)], mapped[None])[0]
     attended = torch.randn(2, 256, 8, 8, generator=generator)
     assert torch.equal(readout.with_decoder(read, [0, 1], decoded, attended), decoded)
 
@@ -149,13 +149,13 @@ def test_in_volumes_the_readout_knows_features_place_and_level() -> None:
     torch.nn.init.normal_(readout.u_net.leave.weight, generator=generator)
     mapped = torch.zeros(1, 2, 16, 6, 6)
     plain = torch.zeros(1, 5, 6, 6)
-    here = readout(plain, [0.0], mapped)
+    here = readout(plain, [Level(0.0)], mapped)
     assert here.std() > 0.01  # Rows and columns alone make a difference.
-    assert not torch.allclose(here, readout(plain, [1.0], mapped))
-    assert not torch.allclose(here, readout(plain + 1, [0.0], mapped))
+    assert not torch.allclose(here, readout(plain, [Level(1.0)], mapped))
+    assert not torch.allclose(here, readout(plain + 1, [Level(0.0)], mapped))
     other = mapped.clone()
     other[:, 1] = 1  # What is said of one structure tells of the other.
-    assert not torch.allclose(here[:, 0], readout(plain, [0.0], other)[:, 0])
+    assert not torch.allclose(here[:, 0], readout(plain, [Level(0.0)], other)[:, 0])
 
 
 def test_slices_read_together_are_read_as_one_by_one() -> None:
@@ -164,7 +164,10 @@ def test_slices_read_together_are_read_as_one_by_one() -> None:
     generator = torch.Generator().manual_seed(0)
     torch.nn.init.normal_(readout.u_net.leave.weight, generator=generator)
     components = torch.randn(3, 5, 8, 8, generator=generator)
-    mapped, levels = torch.randn(3, 2, 16, 8, 8, generator=generator), [-0.5, 0.0, 0.9]
+    mapped, levels = (
+        torch.randn(3, 2, 16, 8, 8, generator=generator),
+        [Level(-0.5), Level(0.0), Level(0.9, again=True)],
+    )
     together = readout(components, levels, mapped)
     for i in range(3):
         alone = readout(components[i : i + 1], levels[i : i + 1], mapped[i : i + 1])
@@ -200,8 +203,8 @@ def test_in_videos_the_readout_has_only_what_the_branches_say() -> None:
     readout = _mask_readout(in_volumes=False)
     assert readout.u_net is None
     moved = torch.roll(mapped, (2, 1), dims=(3, 4))
-    found = torch.roll(readout(torch.zeros(1, 5, 6, 6), [0.0], mapped), (8, 4), dims=(2, 3))
-    torch.testing.assert_close(readout(torch.ones(1, 5, 6, 6), [0.9], moved), found)
+    found = torch.roll(readout(torch.zeros(1, 5, 6, 6), [Level(0.0)], mapped), (8, 4), dims=(2, 3))
+    torch.testing.assert_close(readout(torch.ones(1, 5, 6, 6), [Level(0.9)], moved), found)
 
 
 def _fusion(generator: torch.Generator) -> tuple[AdaptiveFusion, ImageFeatures, Tensor, Tensor]:

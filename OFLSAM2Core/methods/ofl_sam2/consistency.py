@@ -62,6 +62,10 @@ class ProbabilityVolume:
                 values[_pieces_below(STRAY, values > 127)] = 0
         return ProbabilityVolume(kept)
 
+    def areas(self) -> npt.NDArray[np.int64]:
+        """Pixels of each structure in each slice: (N, slices)."""
+        return (self._values > 127).sum(axis=(2, 3))
+
     def slice(self, index: int, device: torch.device) -> Tensor:
         """(N, size, size) in [0, 1]."""
         return torch.from_numpy(self._values[:, index]).to(device).float() / 255

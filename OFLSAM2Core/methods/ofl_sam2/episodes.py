@@ -16,7 +16,7 @@ from torch import Tensor
 from OFLSAM2Core.backbones.base import Backbone, ImageFeatures, Memory
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2.balance import Balance, near_structures
-from OFLSAM2Core.methods.ofl_sam2.levels import LevelError
+from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelError
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
 from OFLSAM2Core.methods.ofl_sam2.readout import Readout, seen_of
 from OFLSAM2Core.methods.ofl_sam2.retrieval import most_similar
@@ -45,6 +45,9 @@ QUICKER = 2.0
 FROM_NEIGHBOUR = 0.75
 """How often the neighbour slice is remembered: not always, for at test time it may have been
 refused by the quality gate."""
+
+FOUND_AGAIN = 0.5
+"""How often the level of a query is nearly right, as at the second reading."""
 
 SHIFT, FIELD, FIELD_GRID = 1.5, 6.0, 8
 """Disturbance of the neighbour's predicted logits: deviation of the shift, largest deviation of
@@ -165,9 +168,10 @@ class Episodes:
         """Logits (B, N, 4h, 4w) of query slices; of the first, `structures`, if any,
         go through the decoder."""
         slices = [self.slices[n] for n in queries]
-        levels = [self.level_error.disturbed(each.level, rng) for each in slices]
+        levels = [self._found(each.level, rng) for each in slices]
         features = [
-            each.features(self.backbone, level) for each, level in zip(slices, levels, strict=True)
+            each.features(self.backbone, level.value)
+            for each, level in zip(slices, levels, strict=True)
         ]
         predicted = None
         if self.options.use_mapping:
@@ -186,12 +190,18 @@ class Episodes:
         first = self.readout.with_decoder(read[0], structures, decoded, attended)
         return torch.cat([first[None], read[1:]])
 
+    def _found(self, level: float, rng: np.random.Generator) -> Level:
+        """A level as it will be known in a new volume, at first or at the second reading."""
+        again = rng.random() < FOUND_AGAIN
+        error = self.level_error.found_again if again else self.level_error
+        return Level(error.disturbed(level, rng), again)
+
     def _mapped(self, number: int, features: ImageFeatures) -> Tensor:
         """What the mapping network fitted without a slice's case says of it: (N, M, h, w). The
         features' part is the same every time, and kept; the level is not."""
         tau = self.tau_without[self.slices[number].case]
         if not self._mapped_before[number]:
-            found = self.head.mapped_features(features.comparable, tau)
+            found = self.head.mapped_features(self.head(features.comparable), tau)
             self._mapped_features[number] = found
             self._mapped_before[number] = True
         found = self._mapped_features[number].to(features.comparable)

@@ -11,6 +11,7 @@ from OFLSAM2Core.backbones.base import Backbone, LearnedAttention, Memory
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2.balance import Balance
+from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelFinder
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     FeatureHead,
@@ -31,6 +32,7 @@ class LearnedParts:
     mapping: MappingNetwork
     memory: SupportMemory
     levels: LevelFinder
+    extents: Extents
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name; memory in half precision, which is what makes up the size."""
@@ -54,6 +56,7 @@ class LearnedParts:
             "levels.levels": self.levels.levels,
             "levels.cases": self.levels.cases,
             "levels.half": torch.tensor(self.levels.half),
+            "levels.extents": torch.from_numpy(self.extents.levels),
             "memory.features": torch.stack([m.features.half() for m in self.memory.memories]),
         }
         positions = [m.position for m in self.memory.memories if m.position is not None]
@@ -111,6 +114,7 @@ class LearnedParts:
                 tensors["levels.cases"].to(device),
                 float(tensors["levels.half"]),
             )
+            extents = Extents(tensors["levels.extents"].numpy())
         except (KeyError, RuntimeError) as error:
             raise TaskError(
                 "The learned task lacks a part, or a part has another shape.",
@@ -118,7 +122,7 @@ class LearnedParts:
             ) from error
         for module in (fusion, readout):
             module.eval().requires_grad_(False).to(device)
-        return cls(fusion, readout, attention, mapping, memory, levels)
+        return cls(fusion, readout, attention, mapping, memory, levels, extents)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

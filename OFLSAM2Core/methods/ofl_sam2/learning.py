@@ -20,6 +20,7 @@ from OFLSAM2Core.methods.ofl_sam2.balance import (
 )
 from OFLSAM2Core.methods.ofl_sam2.consistency import in_one_piece
 from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
+from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelError, LevelFinder, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
@@ -92,6 +93,7 @@ def learn(
         mapping=MappingNetwork.start(head, tau, equations, balance, REGULARISER),
         memory=SupportMemory(memories, torch.stack([s.descriptor for s in kept])),
         levels=_level_finder(originals, support),
+        extents=_extents(support, structures),
     )
     return LearnedTask(
         structures=structures,
@@ -122,6 +124,15 @@ def _level_finder(slices: Sequence[SupportSlice], support: Sequence[SupportSlice
 
 def _scale(case: SupportSlices) -> LevelScale:
     return LevelScale.of_labels(case.labels, case.slicing.slice_spacing)
+
+
+def _extents(support: Sequence[SupportSlices], structures: Sequence[Structure]) -> Extents:
+    areas = [
+        np.stack([(case.labels == each.label).sum(axis=(1, 2)) for each in structures])
+        for case in support
+    ]
+    spacings = [case.slicing.slice_spacing for case in support]
+    return Extents.of_support(areas, spacings, [_scale(case) for case in support])
 
 
 def _level_error(support: Sequence[SupportSlices], originals: Sequence[SupportSlice]) -> LevelError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,14 @@ LIKEST = 20.0
 """How much more a support case counts that looks more like the volume: a prostate without a coil
 beside it says little about one with it. Equal cases: error 0.63 instead of 0.44 (prostate), the
 same on the left atrium and the heart."""
+
+
+class Level(NamedTuple):
+    """Where a slice lies, as a network is told. again: whether found again from what was drawn
+    (extents.py), and so more surely."""
+
+    value: float
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,11 @@ class LevelError:
     def disturbed(self, level: float, rng: np.random.Generator) -> float:
         """A true level as it may be found."""
         return float(level * rng.normal(1, self.scaling) + rng.normal(0, self.shift))
+
+    @property
+    def found_again(self) -> LevelError:
+        """What is left of it once levels are found again: half, on prostates less."""
+        return LevelError(self.shift / 2, self.scaling / 2)
 
     @classmethod
     def of_pairs(cls, pairs: Sequence[tuple[LevelScale, LevelScale]]) -> LevelError:

@@ -101,21 +101,20 @@ class FeatureHead:
         The same as `rows(embedding, level) @ tau`, as the convolution it is: forming the rows
         takes six times as long.
         """
-        return self.with_level(self.mapped_features(embedding, tau), tau, level)
+        return self.with_level(self.mapped_features(self(embedding), tau), tau, level)
 
-    def mapped_features(self, embedding: Tensor, tau: Tensor) -> Tensor:
-        """The part of `mapped` that features make."""
+    def mapped_features(self, components: Tensor, tau: Tensor) -> Tensor:
+        """The part of `mapped` that features make, by their components (F, h, w)."""
         count, _, channels = tau.shape
-        components = self.basis.shape[0]
-        size = components * self.kernel**2
+        size = len(components) * self.kernel**2
         weights = tau[:, :size].transpose(1, 2) / self.kernel
         found = F.conv2d(
-            self(embedding)[None],
-            weights.reshape(-1, components, self.kernel, self.kernel),
+            components[None],
+            weights.reshape(-1, len(components), self.kernel, self.kernel),
             tau[:, size].flatten(),
             padding=self.kernel // 2,
         )
-        return found.view(count, channels, *embedding.shape[-2:])
+        return found.view(count, channels, *components.shape[-2:])
 
     def with_level(self, found: Tensor, tau: Tensor, level: float) -> Tensor:
         """`mapped`, from the part that features make (N, M, h, w): places are added if known."""
@@ -261,7 +260,12 @@ class MappingNetwork:
     def __call__(self, embedding: Tensor, level: float = 0.0) -> Tensor:
         """E2 before lifting: a slice's features (1, C, h, w), standardised, at a level along the
         body to memory features (N, M, h, w)."""
-        return self.head.mapped(embedding, self.tau, level)
+        return self.of_components(self.head(embedding), level)
+
+    def of_components(self, components: Tensor, level: float = 0.0) -> Tensor:
+        """The same from the features' components (F, h, w)."""
+        found = self.head.mapped_features(components, self.tau)
+        return self.head.with_level(found, self.tau, level)
 
     def update(
         self,

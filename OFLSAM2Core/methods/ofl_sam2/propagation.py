@@ -19,11 +19,12 @@ from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confiden
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
-from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
+from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory
 from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
 from OFLSAM2Core.methods.ofl_sam2.readout import seen_of
 from OFLSAM2Core.methods.ofl_sam2.retrieval import AWAY, descriptor
+from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import PreparedVolume
@@ -59,6 +60,7 @@ class Propagation:
         self._probabilities = ProbabilityVolume.empty(
             len(task.structures), self.count, 4 * backbone.feature_size
         )
+        self._second_reading = SecondReading(self.parts.readout)
         self._labels: dict[int, npt.NDArray[np.uint8]] = {}
 
     @torch.no_grad()
@@ -78,11 +80,12 @@ class Propagation:
             yield from self._made_consistent(on_progress)
 
     def _made_consistent(self, on_progress: ProgressCallback) -> Iterator[CanonicalResult]:
-        """The slices whose labels change once their neighbours are known."""
+        """The slices whose labels change once all are known."""
         with self.timings.stage("finish"):
-            probabilities = self._probabilities.smoothed(self.slicing.slice_spacing)
-            single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
-            probabilities = probabilities.without_strays(single)
+            probabilities = self._smoothed()
+        self._read_again(probabilities.areas(), on_progress)
+        with self.timings.stage("finish"):
+            probabilities = self._smoothed()
         for index in range(self.count):
             on_progress(Progress("finish", index, self.count))
             own = probabilities.slice(index, self.backbone.device)
@@ -91,6 +94,24 @@ class Propagation:
             if not np.array_equal(result.labels, self._labels[index]):
                 yield replace(result, revision=1)
         on_progress(Progress("finish", self.count, self.count))
+
+    def _smoothed(self) -> ProbabilityVolume:
+        single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
+        return self._probabilities.smoothed(self.slicing.slice_spacing).without_strays(single)
+
+    def _read_again(self, areas: npt.NDArray, on_progress: ProgressCallback) -> None:
+        """Levels from the areas that were drawn, and all slices by them."""
+        assert self._scale is not None
+        spacing = self.slicing.slice_spacing
+        scale = self.parts.extents.scale(areas, spacing, self._scale)
+        if scale == self._scale:
+            return
+        mapping = self.mapping if self.options.use_mapping else None
+        for index in range(self.count):
+            on_progress(Progress("finish", index, self.count, "reading once more"))
+            with self.timings.stage("finish"):
+                own = self._second_reading.read(index, scale.level(index * spacing), mapping)
+                self._probabilities.put(index, own)
 
     def _most_similar_slice(self, on_progress: ProgressCallback) -> int:
         """Look at slices spread over the volume, for its statistics and for where to start."""
@@ -125,22 +146,25 @@ class Propagation:
             with self.timings.stage("attend"):
                 attended = self._attend(features, index, recents[0])
         with self.timings.stage("fuse"):
+            seen = seen_of([features], self.mapping.head)
+            components = seen[0, : len(self.mapping.head.basis)]
             if self.options.use_mapping:
-                mapped = self.mapping(features.comparable, features.level)
+                mapped = self.mapping.of_components(components, features.level)
             target = self.parts.fusion(features, attended, mapped, self.options.use_fusion)
             known = None if mapped is None else mapped[None]
-            seen = seen_of([features], self.mapping.head)
-            read = self.parts.readout(seen, [features.level], known)[0]
+            read = self.parts.readout(seen, [Level(features.level)], known)[0]
         with self.timings.stage("decode"):
             decoded = self.backbone.decode(features, target)
             structures = list(range(len(read)))
             logits = self.parts.readout.with_decoder(
                 read, structures, decoded.logits[:, 0], attended
             )
-            probabilities = logits.sigmoid()
+            there = logits.new_ones(len(logits))
             if decoded.object_score is not None:
-                there = (decoded.object_score > 0).to(probabilities.dtype)
-                probabilities = probabilities * there[:, None, None]
+                there = (decoded.object_score > 0).to(logits.dtype)
+            probabilities = logits.sigmoid() * there[:, None, None]
+        if self.slicing.world_axis != FRAME_AXIS:
+            self._second_reading.keep(index, seen, logits - read, there)
         with self.timings.stage("write"):
             result, scores = self._on_grid(index, probabilities)
             self._probabilities.put(index, probabilities)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from OFLSAM2Core.backbones.base import Backbone, ImageFeatures
 from OFLSAM2Core.methods.ofl_sam2.detail import BLOCK
+from OFLSAM2Core.methods.ofl_sam2.levels import Level
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
 from OFLSAM2Core.methods.ofl_sam2.small_u_net import SmallUNet
 
@@ -72,7 +73,7 @@ class Readout(nn.Module):
             in_volumes=head.with_places,
         )
 
-    def forward(self, seen: Tensor, levels: Sequence[float], mapped: Tensor | None) -> Tensor:
+    def forward(self, seen: Tensor, levels: Sequence[Level], mapped: Tensor | None) -> Tensor:
         """(B, N, 4h, 4w), without decoder and memory.
 
         seen: (B, F, h, w), `seen_of` slices at `levels`. mapped: (B, N, M, h, w),

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from OFLSAM2Core.methods.ofl_sam2.levels import Level
 from OFLSAM2Core.methods.ofl_sam2.places import LEVELS, level_bumps
 
 GROUPS = 8
@@ -22,7 +23,7 @@ class SmallUNet(nn.Module):
 
     def __init__(self, channels: int, outputs: int, width: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(channels + 2 + LEVELS, width, 1)
+        self.enter = nn.Conv2d(channels + 3 + LEVELS, width, 1)
         self.fine = _Block(width, width)
         self.middle = _Block(width, 2 * width)
         self.coarse = _Block(2 * width, 3 * width)
@@ -33,7 +34,7 @@ class SmallUNet(nn.Module):
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, seen: Tensor, levels: Sequence[float]) -> Tensor:
+    def forward(self, seen: Tensor, levels: Sequence[Level]) -> Tensor:
         fine = self.fine(self.enter(torch.cat([seen, _where(seen, levels)], dim=1)))
         middle = self.middle(F.avg_pool2d(fine, 2, ceil_mode=True))
         coarse = self.coarse(F.avg_pool2d(middle, 2, ceil_mode=True))
@@ -61,12 +62,15 @@ def _up(coarse: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(coarse, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _where(maps: Tensor, levels: Sequence[float]) -> Tensor:
-    """Row, column (-1 to 1) and level of every position: (B, 2 + LEVELS, h, w)."""
+def _where(maps: Tensor, levels: Sequence[Level]) -> Tensor:
+    """Row, column (-1 to 1), level and how it was found, of every position:
+    (B, 3 + LEVELS, h, w)."""
     count, _, height, width = maps.shape
     rows = torch.linspace(-1, 1, height).view(1, 1, height, 1).expand(count, 1, height, width)
     columns = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(count, 1, height, width)
-    bumps = torch.stack([level_bumps(level) for level in levels])
+    bumps = torch.stack([level_bumps(level.value) for level in levels])
+    again = torch.tensor([[float(level.again)] for level in levels])
+    of_slice = torch.cat([bumps, again], dim=1)
     return torch.cat(
-        [rows, columns, bumps[:, :, None, None].expand(-1, -1, height, width)], dim=1
+        [rows, columns, of_slice[:, :, None, None].expand(-1, -1, height, width)], dim=1
     ).to(maps)

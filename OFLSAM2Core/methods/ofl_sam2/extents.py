@@ -1,0 +1,80 @@
+"""Levels found again, from what was drawn.
+
+How a volume's slices look says where its structures are, roughly: over fourteen prostates the
+middle is off by 0.4 half heights, and the height by a fifth. What was then drawn begins and ends
+much nearer to the truth (0.15), so levels are taken from it, and slices are read once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
+
+LEAST_AREA = 0.15
+"""Of a structure's largest area: where less is drawn, it has not begun or has ended."""
+
+SMOOTH = 0.7
+"""Slices, deviation of the Gaussian that areas are averaged by first."""
+
+MOST_CHANGE = 2.0
+"""A height that is so many times another is not believed."""
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Levels at which each of N structures begins and ends, mean of the support cases.
+
+    levels: (N, 2), NaN for an end that no case shows.
+    """
+
+    levels: npt.NDArray[np.float64]
+
+    @classmethod
+    def of_support(
+        cls, areas: Sequence[npt.NDArray], spacings: Sequence[float], scales: Sequence[LevelScale]
+    ) -> Extents:
+        """areas: of each case, (N, slices). spacings: mm between slices."""
+        levels = np.full((len(areas), len(areas[0]), 2), np.nan)
+        for case, (own, spacing, scale) in enumerate(zip(areas, spacings, scales, strict=True)):
+            for structure, profile in enumerate(own):
+                for end, index in _ends(profile):
+                    levels[case, structure, end] = scale.level(index * spacing)
+        known = ~np.isnan(levels)
+        total = np.where(known, levels, 0).sum(axis=0)
+        return cls(np.where(known.any(axis=0), total / known.sum(axis=0).clip(min=1), np.nan))
+
+    def scale(self, areas: npt.NDArray, spacing: float, found: LevelScale) -> LevelScale:
+        """The scale by which drawn structures begin and end where they do in the support.
+
+        areas: (N, slices), of what was drawn. found: the scale until now, which stays where too
+        little was drawn to do better.
+        """
+        levels, positions = [], []
+        for structure, profile in enumerate(areas):
+            for end, index in _ends(profile):
+                if not np.isnan(self.levels[structure, end]):
+                    levels.append(self.levels[structure, end])
+                    positions.append(index * spacing)
+        if len(levels) < 2 or np.ptp(levels) < 0.5:
+            return found
+        half, middle = np.polyfit(levels, positions, 1)
+        if not 1 / MOST_CHANGE < half / found.half < MOST_CHANGE:
+            return found
+        return LevelScale(float(middle), float(half))
+
+
+def _ends(profile: npt.NDArray) -> list[tuple[int, int]]:
+    """(0, first slice) and (1, last slice) of a structure, by its areas (slices,). What reaches the
+    first or last slice of the volume may go on beyond: that is no end."""
+    if not profile.any():
+        return []
+    smooth = ndimage.gaussian_filter1d(profile.astype(float), SMOOTH, mode="nearest")
+    there = np.flatnonzero(smooth > LEAST_AREA * smooth.max())
+    last = len(profile) - 1
+    return [(end, int(there[-end])) for end in (0, 1) if 0 < there[-end] < last]

@@ -1,0 +1,89 @@
+"""Levels found again from what was drawn, and slices read once more by them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from OFLSAM2Core.methods.ofl_sam2.balance import Balance
+from OFLSAM2Core.methods.ofl_sam2.extents import Extents
+from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
+    FeatureHead,
+    MappingNetwork,
+    NormalEquations,
+)
+from OFLSAM2Core.methods.ofl_sam2.readout import Readout
+from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
+
+
+def _ball(count: int, spacing: float, middle: float, half: float) -> npt.NDArray[np.float64]:
+    """Areas of a ball's slices."""
+    level = (np.arange(count) * spacing - middle) / half
+    return 1000 * np.clip(1 - level**2, 0, None)
+
+
+SUPPORT = [(40, 2.0, 36.0, 25.0), (60, 1.5, 50.0, 30.0)]
+
+
+def _extents() -> Extents:
+    return Extents.of_support(
+        [_ball(*case)[None] for case in SUPPORT],
+        [spacing for _, spacing, _, _ in SUPPORT],
+        [LevelScale(middle, half) for _, _, middle, half in SUPPORT],
+    )
+
+
+def test_levels_are_found_again_wherever_a_structure_lies_and_however_large_it_is() -> None:
+    for middle, half in ((40.0, 22.0), (55.0, 28.0), (61.0, 35.0)):
+        drawn = _ball(100, 1.0, middle, half)[None]
+        scale = _extents().scale(drawn, 1.0, LevelScale(48.0, 27.0))
+        assert scale.middle == pytest.approx(middle, abs=1.0)
+        assert scale.half == pytest.approx(half, rel=0.06)
+
+
+def test_what_goes_on_beyond_the_volume_does_not_move_levels() -> None:
+    found = LevelScale(48.0, 27.0)
+    cut = _ball(100, 1.0, 40.0, 22.0)[None, :50]
+    assert _extents().scale(cut, 1.0, found) == found
+    assert _extents().scale(np.zeros((1, 50)), 1.0, found) == found
+
+
+def test_the_ends_that_a_short_volume_still_shows_are_enough() -> None:
+    both = np.stack([_ball(80, 1.0, 40.0, 30.0), _ball(80, 1.0, 45.0, 12.0)])
+    extents = Extents.of_support([both], [1.0], [LevelScale(40.0, 30.0)])
+    scale = extents.scale(both[:, 20:65], 1.0, LevelScale(25.0, 24.0))
+    assert scale.middle == pytest.approx(20.0, abs=0.5)
+    assert scale.half == pytest.approx(30.0, rel=0.05)
+
+
+def test_a_height_that_cannot_be_is_not_believed() -> None:
+    found = LevelScale(48.0, 27.0)
+    assert _extents().scale(_ball(100, 1.0, 50.0, 4.0)[None], 1.0, found) == found
+
+
+def test_a_second_reading_at_the_same_level_is_the_first_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = FeatureHead(torch.randn(5, 8, generator=generator), with_places=True)
+    tau = 0.1 * torch.randn(2, head.unknowns, 16, generator=generator)
+    nothing = NormalEquations(torch.zeros(2, 1, 1), torch.zeros(2, 1, 16))
+    even = Balance(torch.ones(2), torch.ones(2))
+    mapping = MappingNetwork.start(head, tau, nothing, even, 0.01)
+    readout = Readout(
+        5 + 16, 16, 2, memory_is_mask=True, reads_attended=True, in_volumes=True
+    ).requires_grad_(False)
+    assert readout.u_net is not None
+    torch.nn.init.normal_(readout.u_net.leave.weight, generator=generator)
+
+    seen = torch.randn(1, 21, 8, 8, generator=generator)
+    added = torch.randn(2, 32, 32, generator=generator)
+    mapped = mapping.of_components(seen[0, :5], 0.3)[None]
+    first = (readout(seen, [Level(0.3, again=True)], mapped)[0] + added).sigmoid()
+    reading = SecondReading(readout)
+    reading.keep(4, seen, added, torch.tensor([1.0, 0.0]))
+    again = reading.read(4, 0.3, mapping)
+    torch.testing.assert_close(again[0], first[0], atol=0.01, rtol=0)
+    assert (again[1] == 0).all()  # The decoder found nothing there.
+    assert (reading.read(4, 0.9, mapping)[0] - again[0]).abs().max() > 0.05
