@@ -153,7 +153,7 @@ def test_updates_bring_the_prediction_nearer_to_what_was_seen(
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.95 * errors[0]
 
 
-def test_the_annotated_slices_never_lose_more_than_three_quarters_of_the_weight(
+def test_the_annotated_slices_never_lose_more_than_a_quarter_of_the_weight(
     head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     network = _network(head, slices, wanted)
