@@ -98,16 +98,17 @@ class FeatureHead:
             rows[:, len(patches) + 1 :] = there
         return rows
 
-    def mapped(self, embedding: Tensor, tau: Tensor, level: float = 0.0) -> Tensor:
-        """What tau (N, D, M) makes of a square slice at a level: memory features (N, M, h, w).
+    def mapped(self, components: Tensor, tau: Tensor, level: float) -> Tensor:
+        """What tau (N, D, M) makes of a square slice's components (F, h, w) at a level: memory
+        features (N, M, h, w).
 
         The same as `rows(embedding, level) @ tau`, as the convolution it is: forming the rows
         takes six times as long.
         """
-        return self.with_level(self.mapped_features(self(embedding), tau), tau, level)
+        return self.with_level(self.mapped_features(components, tau), tau, level)
 
     def mapped_features(self, components: Tensor, tau: Tensor) -> Tensor:
-        """The part of `mapped` that features make, by their components (F, h, w)."""
+        """The part of `mapped` that features make."""
         count, _, channels = tau.shape
         size = len(components) * self.kernel**2
         weights = tau[:, :size].transpose(1, 2) / self.kernel
@@ -265,10 +266,9 @@ class MappingNetwork:
         body to memory features (N, M, h, w)."""
         return self.of_components(self.head(embedding), level)
 
-    def of_components(self, components: Tensor, level: float = 0.0) -> Tensor:
+    def of_components(self, components: Tensor, level: float) -> Tensor:
         """The same from the features' components (F, h, w)."""
-        found = self.head.mapped_features(components, self.tau)
-        return self.head.with_level(found, self.tau, level)
+        return self.head.mapped(components, self.tau, level)
 
     def update(
         self,
