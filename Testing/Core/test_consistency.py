@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume, in_one_piece
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume, averaged_along, in_one_piece
 
 CPU = torch.device("cpu")
 
@@ -39,7 +40,7 @@ def test_probabilities_come_back_to_within_one_byte() -> None:
 def test_a_slice_that_was_missed_is_filled_from_its_neighbours() -> None:
     flickering = _ball()
     flickering[12] = 0
-    smooth = _labels(_filled(flickering).smoothed(spacing=1.0), 24)[0]
+    smooth = _labels(_filled(flickering).smoothed([1.5], spacing=1.0), 24)[0]
     truth = _ball()[12] > 0
     assert (smooth[12] & truth).sum() > 0.75 * truth.sum()
 
@@ -47,7 +48,7 @@ def test_a_slice_that_was_missed_is_filled_from_its_neighbours() -> None:
 def test_slices_ten_millimetres_apart_are_left_alone() -> None:
     ball = _ball()
     ball[12] = 0
-    smooth = _labels(_filled(ball).smoothed(10.0), 24)[0]
+    smooth = _labels(_filled(ball).smoothed([1.5], 10.0), 24)[0]
     assert not smooth[12].any()
     assert (smooth != (ball > 0)).sum() < 0.05 * (ball > 0).sum()
 
@@ -55,7 +56,7 @@ def test_slices_ten_millimetres_apart_are_left_alone() -> None:
 def test_a_sure_slice_counts_for_more_than_hesitant_neighbours() -> None:
     hesitant = 0.45 * np.ones((9, 8, 8), np.float32)
     hesitant[4] = 1
-    assert _labels(_filled(hesitant).smoothed(1.0), 9)[0][3:6].all()
+    assert _labels(_filled(hesitant).smoothed([1.5], 1.0), 9)[0][3:6].all()
 
 
 def test_of_two_large_pieces_both_stay() -> None:
@@ -63,6 +64,17 @@ def test_of_two_large_pieces_both_stay() -> None:
     two[12, 10:14, 10:18] = 0
     volume = _filled(two).without_strays([True])
     np.testing.assert_array_equal(_labels(volume, 24)[0], two > 0.5)
+
+
+def test_thin_structures_are_averaged_along_the_body_over_less_than_wide_ones() -> None:
+    wide, thin = np.zeros((5, 64, 64), np.uint8), np.zeros((5, 64, 64), np.uint8)
+    wide[2, 10:50, 10:50] = 1
+    thin[2, 10:18, 10:18] = 1
+    pixels = [1.0, 1.0]
+    assert averaged_along([wide, np.zeros_like(wide)], 1, pixels) == 1.5
+    assert averaged_along([thin, thin], 1, pixels) == pytest.approx(0.56)
+    # Width is measured in millimetres, not in pixels.
+    assert averaged_along([thin, thin], 1, [4.0, 4.0]) == pytest.approx(1.12)
 
 
 def test_strays_go_only_from_structures_that_are_in_one_piece() -> None:

@@ -8,6 +8,8 @@ probabilities), and structures that are in one piece in every support case lose 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,6 +18,10 @@ from torch import Tensor
 
 ALONG_THE_BODY = 1.5
 """Millimetres, deviation of the Gaussian along the body. Thick slices are hardly touched."""
+
+OF_WIDTH = 0.07
+"""Most of that, of a structure's width: averaging logits eats at what is thin. Hippocampi, 0.6 mm
+instead of 1.5 mm: Dice 0.805 instead of 0.797 (eight volumes); left atria are wide enough."""
 
 IN_PLANE = 1.0
 """Pixels of the decoder's maps: a quarter of the features' grid, whose steps show otherwise."""
@@ -43,11 +49,12 @@ class ProbabilityVolume:
         """Slice `index`: (N, size, size) in [0, 1]."""
         self._values[:, index] = (probabilities * 255).round().to(torch.uint8).cpu().numpy()
 
-    def smoothed(self, spacing: float) -> ProbabilityVolume:
-        """Averaged with the neighbourhood; slices are `spacing` mm apart."""
+    def smoothed(self, along: Sequence[float], spacing: float) -> ProbabilityVolume:
+        """Averaged with the neighbourhood, along the body by a deviation of so many mm for each
+        structure; slices are `spacing` mm apart."""
         averaged = np.empty_like(self._values)
-        widths = (ALONG_THE_BODY / spacing, IN_PLANE, IN_PLANE)
         for structure, values in enumerate(self._values):
+            widths = (along[structure] / spacing, IN_PLANE, IN_PLANE)
             # In single precision and one structure at a time: 200 slices are 52 MB.
             smooth = ndimage.gaussian_filter(_LOGITS[values], widths, mode="nearest")
             averaged[structure] = np.round(255 * special.expit(smooth))
@@ -69,6 +76,18 @@ class ProbabilityVolume:
     def slice(self, index: int, device: torch.device) -> Tensor:
         """(N, size, size) in [0, 1]."""
         return torch.from_numpy(self._values[:, index]).to(device).float() / 255
+
+
+def averaged_along(labels: list[npt.NDArray], label: int, pixels: list[float]) -> float:
+    """By how many mm a structure is averaged along the body.
+
+    labels: (S, H, W) of the support cases. pixels: of each, the area of a pixel in mm2.
+    """
+    areas = [
+        (volume == label).sum(axis=(1, 2)).max() * pixel
+        for volume, pixel in zip(labels, pixels, strict=True)
+    ]
+    return float(min(ALONG_THE_BODY, OF_WIDTH * np.sqrt(max(areas))))
 
 
 def in_one_piece(labels: list[npt.NDArray], label: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import astuple
 
@@ -18,7 +19,7 @@ from OFLSAM2Core.methods.ofl_sam2.balance import (
     Balance,
     near_structures,
 )
-from OFLSAM2Core.methods.ofl_sam2.consistency import in_one_piece
+from OFLSAM2Core.methods.ofl_sam2.consistency import averaged_along, in_one_piece
 from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
@@ -95,6 +96,8 @@ def learn(
         levels=_level_finder(originals, support),
         extents=_extents(support, structures),
     )
+    labels = [case.labels for case in support]
+    pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]
     return LearnedTask(
         structures=structures,
         backbone=backbone.name,
@@ -105,10 +108,10 @@ def learn(
         options=options,
         tensors=parts.to_tensors(),
         facts={
-            "in_one_piece": [
-                in_one_piece([case.labels for case in support], structure.label)
-                for structure in structures
-            ]
+            "in_one_piece": [in_one_piece(labels, each.label) for each in structures],
+            "averaged_along_mm": [
+                averaged_along(labels, each.label, pixels) for each in structures
+            ],
         },
         support_names=tuple(case.name for case in support),
     )

@@ -97,7 +97,9 @@ class Propagation:
 
     def _smoothed(self) -> ProbabilityVolume:
         single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
-        return self._probabilities.smoothed(self.slicing.slice_spacing).without_strays(single)
+        along = [float(each) for each in self.task.facts["averaged_along_mm"]]
+        smoothed = self._probabilities.smoothed(along, self.slicing.slice_spacing)
+        return smoothed.without_strays(single)
 
     def _read_again(self, areas: npt.NDArray, on_progress: ProgressCallback) -> None:
         """Levels from the areas that were drawn, and all slices by them."""
