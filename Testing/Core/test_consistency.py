@@ -68,13 +68,13 @@ def test_of_two_large_pieces_both_stay() -> None:
 
 def test_thin_structures_are_averaged_along_the_body_over_less_than_wide_ones() -> None:
     wide, thin = np.zeros((5, 64, 64), np.uint8), np.zeros((5, 64, 64), np.uint8)
-    wide[2, 10:50, 10:50] = 1
+    wide[2, 10:54, 10:54] = 1
     thin[2, 10:18, 10:18] = 1
     pixels = [1.0, 1.0]
     assert averaged_along([wide, np.zeros_like(wide)], 1, pixels) == 1.5
-    assert averaged_along([thin, thin], 1, pixels) == pytest.approx(0.56)
+    assert averaged_along([thin, thin], 1, pixels) == pytest.approx(0.32)
     # Width is measured in millimetres, not in pixels.
-    assert averaged_along([thin, thin], 1, [4.0, 4.0]) == pytest.approx(1.12)
+    assert averaged_along([thin, thin], 1, [4.0, 4.0]) == pytest.approx(0.64)
 
 
 def test_strays_go_only_from_structures_that_are_in_one_piece() -> None:

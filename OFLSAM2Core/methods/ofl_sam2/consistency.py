@@ -19,7 +19,7 @@ from torch import Tensor
 ALONG_THE_BODY = 1.5
 """Millimetres, deviation of the Gaussian along the body. Thick slices are hardly touched."""
 
-OF_WIDTH = 0.07
+OF_WIDTH = 0.04
 """Most of that, of a structure's width: averaging logits eats at what is thin. Hippocampi, 0.6 mm
 instead of 1.5 mm: Dice 0.805 instead of 0.797 (eight volumes); left atria are wide enough."""
 
