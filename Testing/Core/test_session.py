@@ -103,7 +103,10 @@ def test_the_same_seed_learns_the_same_task(
     again = session.learn(support)
     assert again.tensors.keys() == task.tensors.keys()
     for name, tensor in task.tensors.items():
-        torch.testing.assert_close(again.tensors[name], tensor, atol=1e-5, rtol=1e-4)
+        # Ends of structures that no support case shows are NaN.
+        torch.testing.assert_close(
+            again.tensors[name], tensor, atol=1e-5, rtol=1e-4, equal_nan=True
+        )
 
 
 def test_a_task_that_was_saved_and_loaded_gives_identical_labels(

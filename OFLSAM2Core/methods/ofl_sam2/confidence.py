@@ -30,11 +30,11 @@ def share_voxels(probabilities: Tensor) -> Tensor:
     """One distribution per voxel from each structure's own probability.
 
     probabilities: (N, H, W), each structure against all else. Returns (N + 1, H, W), background
-    first, summing to 1: the soft aggregation of RGMP (Oh et al. 2018), background = the product
-    of (1 - p), then a softmax over the logits. One structure is left as it is.
+    first, summing to 1: as the soft aggregation of RGMP (Oh et al. 2018), background = the product
+    of (1 - p), but then divided by the sum and not a softmax over the logits. What is largest is
+    the same; the softmax makes 0.95 against 0.05 a certainty of 0.997, and a third of the wrong
+    voxels of a hippocampus were shown as sure. One structure is left as it is.
     """
-    if len(probabilities) == 1:
-        return torch.cat([1 - probabilities, probabilities])
     background = (1 - probabilities).prod(dim=0, keepdim=True)
-    every = torch.cat([background, probabilities]).clamp(1e-6, 1 - 1e-6)
-    return torch.logit(every).softmax(dim=0)
+    every = torch.cat([background, probabilities])
+    return every / every.sum(dim=0).clamp(min=1e-6)
