@@ -45,9 +45,7 @@ class Extents:
             for structure, profile in enumerate(own):
                 for end, index in _ends(profile):
                     levels[case, structure, end] = scale.level(index * spacing)
-        known = ~np.isnan(levels)
-        total = np.where(known, levels, 0).sum(axis=0)
-        return cls(np.where(known.any(axis=0), total / known.sum(axis=0).clip(min=1), np.nan))
+        return cls(np.ma.masked_invalid(levels).mean(axis=0).filled(np.nan))
 
     def scale(self, areas: npt.NDArray, spacing: float, found: LevelScale) -> LevelScale:
         """The scale by which drawn structures begin and end where they do in the support.

@@ -83,9 +83,9 @@ class Propagation:
         """The slices whose labels change once all are known."""
         with self.timings.stage("finish"):
             probabilities = self._smoothed()
-        self._read_again(probabilities.areas(), on_progress)
-        with self.timings.stage("finish"):
-            probabilities = self._smoothed()
+        if self._read_again(probabilities.areas(), on_progress):
+            with self.timings.stage("finish"):
+                probabilities = self._smoothed()
         for index in range(self.count):
             on_progress(Progress("finish", index, self.count))
             own = probabilities.slice(index, self.backbone.device)
@@ -101,19 +101,20 @@ class Propagation:
         smoothed = self._probabilities.smoothed(along, self.slicing.slice_spacing)
         return smoothed.without_strays(single)
 
-    def _read_again(self, areas: npt.NDArray, on_progress: ProgressCallback) -> None:
-        """Levels from the areas that were drawn, and all slices by them."""
+    def _read_again(self, areas: npt.NDArray, on_progress: ProgressCallback) -> bool:
+        """Levels from the areas that were drawn, and slices by them; False where levels stay."""
         assert self._scale is not None
         spacing = self.slicing.slice_spacing
         scale = self.parts.extents.scale(areas, spacing, self._scale)
         if scale == self._scale:
-            return
+            return False
         mapping = self.mapping if self.options.use_mapping else None
         for index in range(self.count):
             on_progress(Progress("finish", index, self.count, "reading once more"))
             with self.timings.stage("finish"):
                 own = self._second_reading.read(index, scale.level(index * spacing), mapping)
                 self._probabilities.put(index, own)
+        return True
 
     def _most_similar_slice(self, on_progress: ProgressCallback) -> int:
         """Look at slices spread over the volume, for its statistics and for where to start."""
