@@ -62,6 +62,17 @@ def evaluate(
     started = time.monotonic()
     task = session.learn(cases, on_progress)
     yield Learned(task, time.monotonic() - started)
+    yield from segment_cases(session, dataset, task, test, on_progress)
+
+
+def segment_cases(
+    session: FewShotSession,
+    dataset: Dataset,
+    task: LearnedTask,
+    test: Sequence[str],
+    on_progress: ProgressCallback | None = None,
+) -> Iterator[EvaluatedCase]:
+    """Every test case, as it is done, with a task that is learned already."""
     for name in test:
         truth = dataset.read_case(name)
         outcome = Outcome(truth.volume)

@@ -67,14 +67,12 @@ def test_of_two_large_pieces_both_stay() -> None:
 
 
 def test_thin_structures_are_averaged_along_the_body_over_less_than_wide_ones() -> None:
-    wide, thin = np.zeros((5, 64, 64), np.uint8), np.zeros((5, 64, 64), np.uint8)
-    wide[2, 10:54, 10:54] = 1
-    thin[2, 10:18, 10:18] = 1
+    wide, thin, absent = (np.array([0, side**2, 0]) for side in (44, 8, 0))
     pixels = [1.0, 1.0]
-    assert averaged_along([wide, np.zeros_like(wide)], 1, pixels) == 1.5
-    assert averaged_along([thin, thin], 1, pixels) == pytest.approx(0.32)
+    assert averaged_along([wide, absent], pixels) == 1.5
+    assert averaged_along([thin, thin], pixels) == pytest.approx(0.32)
     # Width is measured in millimetres, not in pixels.
-    assert averaged_along([thin, thin], 1, [4.0, 4.0]) == pytest.approx(0.64)
+    assert averaged_along([thin, thin], [4.0, 4.0]) == pytest.approx(0.64)
 
 
 def test_strays_go_only_from_structures_that_are_in_one_piece() -> None:

@@ -78,16 +78,14 @@ class ProbabilityVolume:
         return torch.from_numpy(self._values[:, index]).to(device).float() / 255
 
 
-def averaged_along(labels: list[npt.NDArray], label: int, pixels: list[float]) -> float:
+def averaged_along(areas: Sequence[npt.NDArray], pixels: Sequence[float]) -> float:
     """By how many mm a structure is averaged along the body.
 
-    labels: (S, H, W) of the support cases. pixels: of each, the area of a pixel in mm2.
+    areas: its pixels in each slice, (slices,), of the support cases. pixels: of each case, the
+    area of a pixel in mm2.
     """
-    areas = [
-        (volume == label).sum(axis=(1, 2)).max() * pixel
-        for volume, pixel in zip(labels, pixels, strict=True)
-    ]
-    return float(min(ALONG_THE_BODY, OF_WIDTH * np.sqrt(max(areas))))
+    largest = max(own.max() * pixel for own, pixel in zip(areas, pixels, strict=True))
+    return float(min(ALONG_THE_BODY, OF_WIDTH * np.sqrt(largest)))
 
 
 def in_one_piece(labels: list[npt.NDArray], label: int) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import astuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     FeatureHead,
     MappingNetwork,
     NormalEquations,
+    some_positions,
 )
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.statistics import previewed_slices
@@ -44,9 +46,6 @@ logger = logging.getLogger(__name__)
 
 MEMORY_SLICES = 48
 """Support slices kept in the learned task, spread over the cases: about 0.6 MB each."""
-
-POSITIONS = 2048
-"""Positions of a support slice, drawn at random, that the mapping network is fitted on."""
 
 
 def learn(
@@ -87,6 +86,7 @@ def learn(
     memories = [each.memory(backbone) for each in kept]
     if episodes.attention is not None:
         memories = [episodes.attention.compress(memory) for memory in memories]
+    areas = [_areas(case, structures) for case in support]
     parts = LearnedParts(
         fusion=episodes.fusion,
         readout=episodes.readout,
@@ -94,7 +94,7 @@ def learn(
         mapping=MappingNetwork.start(head, tau, equations, balance, REGULARISER),
         memory=SupportMemory(memories, torch.stack([s.descriptor for s in kept])),
         levels=_level_finder(originals, support),
-        extents=_extents(support, structures),
+        extents=_extents(support, areas),
     )
     labels = [case.labels for case in support]
     pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]
@@ -110,7 +110,7 @@ def learn(
         facts={
             "in_one_piece": [in_one_piece(labels, each.label) for each in structures],
             "averaged_along_mm": [
-                averaged_along(labels, each.label, pixels) for each in structures
+                averaged_along([case[n] for case in areas], pixels) for n in range(len(structures))
             ],
         },
         support_names=tuple(case.name for case in support),
@@ -129,11 +129,12 @@ def _scale(case: SupportSlices) -> LevelScale:
     return LevelScale.of_labels(case.labels, case.slicing.slice_spacing)
 
 
-def _extents(support: Sequence[SupportSlices], structures: Sequence[Structure]) -> Extents:
-    areas = [
-        np.stack([(case.labels == each.label).sum(axis=(1, 2)) for each in structures])
-        for case in support
-    ]
+def _areas(case: SupportSlices, structures: Sequence[Structure]) -> npt.NDArray[np.int64]:
+    """Pixels of each structure in each slice: (N, slices)."""
+    return np.stack([(case.labels == each.label).sum(axis=(1, 2)) for each in structures])
+
+
+def _extents(support: Sequence[SupportSlices], areas: Sequence[npt.NDArray]) -> Extents:
     spacings = [case.slicing.slice_spacing for case in support]
     return Extents.of_support(areas, spacings, [_scale(case) for case in support])
 
@@ -178,8 +179,7 @@ def _equations_by_case(
     for number, each in enumerate(slices):
         on_progress(Progress("learn", number, len(slices), "fitting the mapping network"))
         wanted = each.memory(backbone).features.flatten(2)
-        # Neighbours say much the same: a part of the positions is enough, and fits faster.
-        some = torch.from_numpy(rng.permutation(wanted.shape[-1])[:POSITIONS]).to(wanted.device)
+        some = some_positions(wanted.shape[-1], rng).to(wanted.device)
         level = level_error.disturbed(each.level, rng)
         rows = head.rows(_comparable(each, backbone), level, some)
         sums.setdefault(each.case, EquationsSum()).add(

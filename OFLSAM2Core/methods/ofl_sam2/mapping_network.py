@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,6 +34,15 @@ LEAST_SUPPORT = 0.75
 """Of all weight, what the annotated samples never have less than. LWL has a quarter, and a first
 frame that shows the very object; with that, a prostate whose first slices were drawn too large was
 drawn three times too large in the end (docs/experiments/other-sets.md)."""
+
+POSITIONS = 2048
+"""Of a slice, drawn at random, that are fitted on: neighbours say much the same, so a part is
+enough, and takes less time."""
+
+
+def some_positions(count: int, rng: np.random.Generator) -> Tensor:
+    """Indices of at most POSITIONS of so many positions."""
+    return torch.from_numpy(rng.permutation(count)[:POSITIONS])
 
 
 class FeatureHead:
@@ -146,9 +156,10 @@ class NormalEquations:
         near: Tensor | None = None,
         balance: Balance | None = None,
     ) -> NormalEquations:
-        """Of one slice: rows (h * w, D), memory features wanted (N, M, h, w).
+        """Of one slice: rows (P, D), memory features wanted (N, M, h, w) or, at P positions,
+        (N, M, P).
 
-        near: (N, h * w) bool, `near_structures`, for a balance; without it all positions count
+        near: (N, P) bool, `near_structures`, for a balance; without it all positions count
         the same.
         """
         total = EquationsSum()
@@ -280,8 +291,8 @@ class MappingNetwork:
     ) -> MappingNetwork:
         """Take a slice in as a sample for the structures in `trusted`, and descend.
 
-        rows: (h * w, D). remembered: memory features of the prediction, (N, M, h, w). near:
-        (N, h * w), `near_structures` of the prediction.
+        rows: (P, D), at all positions of the slice or some. remembered: memory features of the
+        prediction there, (N, M, P). near: (N, P), `near_structures` of the prediction.
         """
         if not trusted or iterations == 0:
             return self

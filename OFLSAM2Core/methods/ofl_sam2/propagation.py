@@ -20,6 +20,7 @@ from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import some_positions
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory
 from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
 from OFLSAM2Core.methods.ofl_sam2.readout import seen_of
@@ -234,10 +235,18 @@ class Propagation:
         for recent in recents:
             recent.add(index, kept, trusted)
         if self.options.use_mapping and self.options.update != "none":
-            rows = self.mapping.head.rows(features.comparable, features.level)
+            remembered = memory.features.flatten(2)
+            # Other positions in every slice, the same in every run.
+            some = some_positions(remembered.shape[-1], np.random.default_rng(index))
+            some = some.to(remembered.device)
+            rows = self.mapping.head.rows(features.comparable, features.level, some)
             near = near_structures(masks[:, 0], self.backbone.feature_size)
             self.mapping = self.mapping.update(
-                rows, memory.features, near, trusted, self.options.iterations_update
+                rows,
+                remembered[..., some],
+                near[:, some],
+                trusted,
+                self.options.iterations_update,
             )
 
     def _encode(self, index: int) -> ImageFeatures:

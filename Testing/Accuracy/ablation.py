@@ -1,0 +1,169 @@
+"""What each part of the method is worth: one change at a time, same cases.
+
+    python Testing/Accuracy/ablation.py DATASET --out DIR
+
+Rows that differ only in segmenting share the task learned with everything on; parts that are
+switched off in learning, fewer supports and other seeds are learned anew. Features of slices, tasks
+and a report for each row are kept in DIR: what is there already is not done again, so the command
+can be stopped and repeated, and `--rows` chooses some. The table goes to DIR/ablation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kept_features import keep_features
+
+from OFLSAM2Core.backbones import load_backbone
+from OFLSAM2Core.device import choose_device
+from OFLSAM2Core.evaluation.datasets import Dataset
+from OFLSAM2Core.evaluation.evaluate import segment_cases
+from OFLSAM2Core.evaluation.report import EvaluationReport, mean_and_interval
+from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.session import FewShotSession
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    learning: options of learning, and of segmenting too. segmenting: of segmenting alone.
+    supports: numbers of the listed support cases; all of them where empty.
+    """
+
+    name: str
+    learning: dict[str, Any] = field(default_factory=dict)
+    segmenting: dict[str, Any] = field(default_factory=dict)
+    supports: tuple[int, ...] = ()
+    seed: int = 0
+
+    @property
+    def task_name(self) -> str:
+        """The same for rows that share a task."""
+        parts = [f"{key}-{value}" for key, value in sorted(self.learning.items())]
+        cases = [f"supports-{'-'.join(map(str, self.supports))}"] if self.supports else []
+        return "_".join([f"seed-{self.seed}", *parts, *cases])
+
+
+ROWS = (
+    Row("whole"),
+    Row("no-update", segmenting={"update": "none"}),
+    Row("blind-update", segmenting={"update": "blind"}),
+    Row("gamma-0.7", segmenting={"gamma": 0.7}),
+    Row("gamma-0.9", segmenting={"gamma": 0.9}),
+    Row("K-1", segmenting={"memories": 1}),
+    Row("K-2", segmenting={"memories": 2}),
+    Row("K-3", segmenting={"memories": 3}),
+    Row("seed-1", seed=1),
+    Row("seed-2", seed=2),
+    Row("supports-1-2", supports=(0, 1)),
+    Row("supports-1-3", supports=(0, 2)),
+    Row("supports-2-3", supports=(1, 2)),
+    Row("support-1", supports=(0,)),
+    Row("support-2", supports=(1,)),
+    Row("support-3", supports=(2,)),
+    Row("no-memory", learning={"use_memory": False}),
+    Row("no-online-branch", learning={"use_mapping": False}),
+    Row("plain-sum", learning={"use_fusion": False}),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cases", type=int, help="the first so many test cases; default: all")
+    parser.add_argument("--rows", help=f"of {', '.join(row.name for row in ROWS)}; default: all")
+    parser.add_argument("--features", type=Path, help="where features are kept; default: in DIR")
+    args = parser.parse_args()
+    wanted = args.rows.split(",") if args.rows else [row.name for row in ROWS]
+    unknown = set(wanted) - {row.name for row in ROWS}
+    if unknown:
+        parser.error(f"no row is named {', '.join(sorted(unknown))}")
+    dataset = Dataset.open(args.dataset)
+    backbone = load_backbone("litemedsam", choose_device("auto"))
+    keep_features(backbone, args.features or args.out / "features")
+    for row in ROWS:
+        if row.name in wanted:
+            run(row, dataset, backbone, args.out, args.cases)
+            (args.out / "ablation.md").write_text(table(args.out), encoding="utf-8")
+    print(table(args.out))
+
+
+def run(row: Row, dataset: Dataset, backbone: Any, out: Path, cases: int | None) -> None:
+    """Learn where there is no such task yet, and segment where there is no such report."""
+    folder = out / row.name
+    support = [dataset.support[i] for i in row.supports or range(len(dataset.support))]
+    _, test = dataset.choose(None, support, cases)
+    if (folder / "report.json").exists():
+        done = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if [case["case"] for case in done["cases"]] == test:
+            return
+    options = MethodOptions.from_preset("balanced", **row.learning)
+    file = out / f"{row.task_name}.oflsam2"
+    if not file.exists():
+        learning = FewShotSession(backbone, options=options, seed=row.seed)
+        learning.learn([dataset.read_case(name) for name in support]).save(file)
+    task = LearnedTask.load(file)
+    options = MethodOptions.from_preset("balanced", **row.learning, **row.segmenting)
+    session = FewShotSession(backbone, options=options, seed=row.seed)
+    about = {
+        "dataset": dataset.name,
+        "method": f"ofl-sam2, {row.name}",
+        "backbone": backbone.name,
+        "seed": row.seed,
+        "support": support,
+    }
+    unit = "voxel" if dataset.nominal_spacing else "mm"
+    report = EvaluationReport(about, dataset.table.structures, unit)
+    for item in segment_cases(session, dataset, task, test):
+        report.add(item)
+    report.complete = True
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write(folder)
+    print(f"{row.name}: {report.mean_dice:.4f} over {report.cases_done} cases", flush=True)
+
+
+def table(out: Path) -> str:
+    """All rows that are done: mean Dice, its change from the whole method, paired by case with a
+    95 % bootstrap interval, the worst case, and the rank correlation of S_cf and slice Dice."""
+    lines = [
+        "| row | mean Dice | change | worst case | Spearman of S_cf |",
+        "|---|---|---|---|---|",
+    ]
+    whole = _dice(out / "whole")
+    for row in ROWS:
+        own = _dice(out / row.name)
+        if not own:
+            continue
+        report = json.loads((out / row.name / "report.json").read_text(encoding="utf-8"))
+        mean = report["summary"]["mean_dice"]["mean"]
+        both = [own[case] - whole[case] for case in own if case in whole]
+        change = ""
+        if row.name != "whole" and len(both) > 1:
+            found = mean_and_interval(np.array(both)[:, None])
+            change = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
+        rank = report["summary"]["confidence"]["spearman_of_slice_confidence_and_dice"]
+        ranked = "-" if rank is None else f"{rank:.2f}"
+        worst = f"{min(own.values()):.3f}"
+        lines.append(f"| {row.name} | {mean:.4f} | {change} | {worst} | {ranked} |")
+    return "\n".join(lines) + "\n"
+
+
+def _dice(folder: Path) -> dict[str, float]:
+    """Mean over structures, by case; empty where the row is not done."""
+    file = folder / "report.json"
+    if not file.exists():
+        return {}
+    cases = json.loads(file.read_text(encoding="utf-8"))["cases"]
+    return {case["case"]: case["mean_dice"] for case in cases if case["mean_dice"] is not None}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The encoder's features of every slice, kept in files: the encoder is frozen and is the cost."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.backbones.base import Backbone, ImageFeatures
+
+
+def keep_features(backbone: Backbone, folder: Path) -> None:
+    """From now on `backbone` encodes no image twice. In half precision, 2 MB a slice.
+
+    For backbones whose features are the embedding alone (LiteMedSAM).
+    """
+    folder = folder / backbone.identity[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    encode = backbone.encode
+
+    def kept(images: Tensor) -> ImageFeatures:
+        file = folder / f"{hashlib.sha1(images.cpu().numpy().tobytes()).hexdigest()}.npy"
+        if not file.exists():
+            features = encode(images)
+            if features.high_res or features.position is not None:
+                raise SystemExit("Only the features of LiteMedSAM can be kept.")
+            part = file.with_suffix(".part.npy")
+            np.save(part, features.embedding.cpu().numpy().astype(np.float16))
+            part.replace(file)
+        embedding = torch.from_numpy(np.load(file).astype(np.float32))
+        return ImageFeatures(embedding.to(backbone.device))
+
+    backbone.encode = kept  # type: ignore[method-assign]
