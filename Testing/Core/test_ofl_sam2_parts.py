@@ -17,7 +17,12 @@ from OFLSAM2Core.methods.ofl_sam2.balance import (
     Balance,
     near_structures,
 )
-from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
+from OFLSAM2Core.methods.ofl_sam2.confidence import (
+    calibrated,
+    confidence_in_volume,
+    share_voxels,
+    slice_confidence,
+)
 from OFLSAM2Core.methods.ofl_sam2.detail import fine_detail
 from OFLSAM2Core.methods.ofl_sam2.episodes import disturbed, segmentation_loss
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelError, LevelFinder, LevelScale
@@ -443,3 +448,19 @@ def test_the_loss_of_large_structures_has_no_weights() -> None:
     near[:, :, :1000] = True
     weights = Balance.of_support(list(near), NEAR_SHARE_IN_LOSS).weights(near)
     torch.testing.assert_close(weights, torch.ones_like(weights))
+
+
+def test_calibration_is_less_sure_and_leaves_what_is_largest() -> None:
+    shared = share_voxels(torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(3)))
+    softer = calibrated(shared)
+    torch.testing.assert_close(softer.sum(dim=0), torch.ones(16, 16))
+    assert torch.equal(softer.argmax(dim=0), shared.argmax(dim=0))
+    assert bool((softer.amax(dim=0) < shared.amax(dim=0)).all())
+    sure = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
+    assert float(calibrated(sure).amax()) > 0.99
+
+
+def test_a_slice_that_disagrees_with_its_neighbours_is_less_sure_than_alone() -> None:
+    alone = torch.tensor([0.9, 0.9, 0.9])
+    scores = confidence_in_volume(alone, torch.tensor([1.0, 0.49, 0.0]))
+    torch.testing.assert_close(scores, torch.tensor([0.9, 0.63, 0.0]))

@@ -15,7 +15,12 @@ from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import CanonicalResult
 from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
-from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels, slice_confidence
+from OFLSAM2Core.methods.ofl_sam2.confidence import (
+    calibrated,
+    confidence_in_volume,
+    share_voxels,
+    slice_confidence,
+)
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
@@ -62,7 +67,6 @@ class Propagation:
             len(task.structures), self.count, 4 * backbone.feature_size
         )
         self._second_reading = SecondReading(self.parts.readout)
-        self._labels: dict[int, npt.NDArray[np.uint8]] = {}
 
     @torch.no_grad()
     def run(self, on_progress: ProgressCallback) -> Iterator[CanonicalResult]:
@@ -81,19 +85,20 @@ class Propagation:
             yield from self._made_consistent(on_progress)
 
     def _made_consistent(self, on_progress: ProgressCallback) -> Iterator[CanonicalResult]:
-        """The slices whose labels change once all are known."""
+        """All slices again, once all are known: what each shows as a part of the volume."""
         with self.timings.stage("finish"):
             probabilities = self._smoothed()
         if self._read_again(probabilities.areas(), on_progress):
             with self.timings.stage("finish"):
                 probabilities = self._smoothed()
+        with self.timings.stage("finish"):
+            agreement = torch.from_numpy(probabilities.agreement()).float()
         for index in range(self.count):
             on_progress(Progress("finish", index, self.count))
             own = probabilities.slice(index, self.backbone.device)
             with self.timings.stage("finish"):
-                result, _ = self._on_grid(index, own)
-            if not np.array_equal(result.labels, self._labels[index]):
-                yield replace(result, revision=1)
+                result, _ = self._on_grid(index, own, agreement[:, index].to(own.device))
+            yield replace(result, revision=1)
         on_progress(Progress("finish", self.count, self.count))
 
     def _smoothed(self) -> ProbabilityVolume:
@@ -109,7 +114,8 @@ class Propagation:
         scale = self.parts.extents.scale(areas, spacing, self._scale)
         if scale == self._scale:
             return False
-        mapping = self.mapping if self.options.use_mapping else None
+        # As it was learned from the support: what it has learned since was drawn at worse levels.
+        mapping = self.parts.mapping if self.options.use_mapping else None
         for index in range(self.count):
             on_progress(Progress("finish", index, self.count, "reading once more"))
             with self.timings.stage("finish"):
@@ -172,7 +178,6 @@ class Propagation:
         with self.timings.stage("write"):
             result, scores = self._on_grid(index, probabilities)
             self._probabilities.put(index, probabilities)
-            self._labels[index] = result.labels
         trusted = trusted_structures(scores, self.options)
         with self.timings.stage("update"):
             self._learn_from(index, features, decoded, probabilities, trusted, recents)
@@ -195,11 +200,19 @@ class Propagation:
                 read[structure] = found[place]
         return torch.stack([each for each in read if each is not None])
 
-    def _on_grid(self, index: int, probabilities: Tensor) -> tuple[CanonicalResult, Tensor]:
-        """Labels and confidence on the volume's own grid, and S_cf of every structure."""
+    def _on_grid(
+        self, index: int, probabilities: Tensor, agreement: Tensor | None = None
+    ) -> tuple[CanonicalResult, Tensor]:
+        """Labels and confidence on the volume's own grid, and S_cf of every structure.
+
+        agreement: with the slices beside it, (N,), once they are known.
+        """
         shared = share_voxels(self.prepared.to_grid(probabilities).clamp(0, 1))
-        shown, which = shared.max(dim=0)
+        which = shared.argmax(dim=0)
+        shown = calibrated(shared).amax(dim=0)
         scores = slice_confidence(shared[1:])
+        if agreement is not None:
+            scores = confidence_in_volume(scores, agreement)
         values = torch.tensor([0, *(s.label for s in self.task.structures)], dtype=torch.uint8)
         result = CanonicalResult(
             index=index,

@@ -1,5 +1,5 @@
-"""Slices read once more, when levels are known better and the mapping network has learned from all
-of the volume. Encoder, memory and decoder, which are dear, are not asked again."""
+"""Slices read once more, when levels are known better. Encoder, memory and decoder, which are dear,
+are not asked again."""
 
 from __future__ import annotations
 
