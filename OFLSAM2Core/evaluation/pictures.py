@@ -205,7 +205,7 @@ def _doubt(grey: npt.NDArray[np.float32], confidence: npt.NDArray) -> npt.NDArra
     resized = Image.fromarray(np.ascontiguousarray(confidence)).resize((width, height))
     doubt = np.clip((1 - np.asarray(resized, np.float32) / 255) * 2, 0, 1)[..., None]
     color = np.concatenate([np.full_like(doubt, 255), 220 * (1 - doubt), 0 * doubt], axis=-1)
-    opacity = np.sqrt(doubt) * 0.85
+    opacity = np.minimum(1.5 * doubt, 1) * 0.85
     return (1 - opacity) * grey + opacity * color
 
 
