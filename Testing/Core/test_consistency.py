@@ -75,17 +75,6 @@ def test_thin_structures_are_averaged_along_the_body_over_less_than_wide_ones() 
     assert averaged_along([thin, thin], [4.0, 4.0]) == pytest.approx(0.64)
 
 
-def test_a_slice_unlike_those_beside_it_agrees_less_than_they_would() -> None:
-    values = np.zeros((1, 6, 8, 8), np.uint8)
-    values[0, 1:4, 2:6, 2:6] = 255
-    alike = ProbabilityVolume(values.copy()).agreement()[0]
-    values[0, 2] = np.roll(values[0, 2], 2, axis=1)  # Half of it lies elsewhere now.
-    moved = ProbabilityVolume(values).agreement()[0]
-    np.testing.assert_allclose(alike, [0.5, 0.5, 1.0, 0.5, 0.5, 1.0])
-    np.testing.assert_allclose(moved, [0.5, 0.25, 0.5, 0.25, 0.5, 1.0])
-    assert ProbabilityVolume(values[:, :1]).agreement().tolist() == [[1.0]]
-
-
 def test_strays_go_only_from_structures_that_are_in_one_piece() -> None:
     two = np.maximum(_ball(centre=(12, 8, 8)), 0)
     two[3:5, 20:22, 20:22] = 0.9

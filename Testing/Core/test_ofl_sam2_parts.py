@@ -19,9 +19,9 @@ from OFLSAM2Core.methods.ofl_sam2.balance import (
 )
 from OFLSAM2Core.methods.ofl_sam2.confidence import (
     calibrated,
-    confidence_in_volume,
     share_voxels,
     slice_confidence,
+    surely_ended,
 )
 from OFLSAM2Core.methods.ofl_sam2.detail import fine_detail
 from OFLSAM2Core.methods.ofl_sam2.episodes import disturbed, segmentation_loss
@@ -460,7 +460,22 @@ def test_calibration_is_less_sure_and_leaves_what_is_largest() -> None:
     assert float(calibrated(sure).amax()) > 0.99
 
 
-def test_a_slice_that_disagrees_with_its_neighbours_is_less_sure_than_alone() -> None:
-    alone = torch.tensor([0.9, 0.9, 0.9])
-    scores = confidence_in_volume(alone, torch.tensor([1.0, 0.49, 0.0]))
-    torch.testing.assert_close(scores, torch.tensor([0.9, 0.63, 0.0]))
+def test_an_empty_slice_is_trusted_the_more_the_farther_it_is_from_what_was_drawn() -> None:
+    areas = np.zeros((3, 12), np.int64)
+    areas[0, 3:8] = 50
+    areas[0, 5] = 0
+    areas[1, :4] = 50
+    beside, between, nowhere = surely_ended(areas)
+    assert (beside[[3, 4, 6, 7]] == 1).all() and beside[5] == 0.5
+    assert 0.5 < beside[8] < beside[9] < beside[10] < beside[11] < 1
+    np.testing.assert_allclose(beside[2::-1], beside[8:11])
+    assert (between[:4] == 1).all() and between[4] < between[11]
+    assert (nowhere == 0.5).all()
+
+
+def test_half_the_structures_height_is_the_measure_of_where_it_may_end() -> None:
+    low, high = np.zeros((1, 60), np.int64), np.zeros((1, 60), np.int64)
+    low[0, 20:30] = high[0, 20:40] = 50
+    np.testing.assert_allclose(
+        surely_ended(low)[0, 30 + 2], surely_ended(high)[0, 40 + 4], atol=0.03
+    )

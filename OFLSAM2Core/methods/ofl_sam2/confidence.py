@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from scipy import special
 from torch import Tensor
 
 FAINT = 0.05
 """Probability mass below which a pixel says nothing about a structure."""
 
+ENDS = 0.3
+"""Deviation of where a structure ends from where it was seen to, of half its height. Spearman's
+correlation of S_cf with the true Dice of slices on new prostates, hippocampi and hearts is 0.48,
+0.52, 0.78 as if ends were known, 0.61, 0.69, 0.90 with 0.1, 0.72, 0.81, 0.90 with 0.3; left atrium
+0.77 with any (they are drawn too long, none is missed)."""
 
 TOO_SURE = 1.5
 """Temperature of what is shown as confidence: the readout has learned to be as sure as it may be of
@@ -33,15 +41,26 @@ def slice_confidence(probabilities: Tensor) -> Tensor:
     return torch.where(size > 0, expected, 1 - maps.amax(dim=1))
 
 
-def confidence_in_volume(scores: Tensor, agreement: Tensor) -> Tensor:
-    """S_cf (N,) of a slice as a part of its volume, once the slices beside it are known.
+def surely_ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:
+    """How sure it is that structures are not where they were not drawn, by which S_cf of such
+    slices is multiplied once all are known: (N, slices); 1 where they were drawn.
 
-    agreement: (N,), the Dice of its masks and theirs. Probabilities alone say how sure a slice is,
-    and it is as sure of what is drawn one slice too far as of anything: they rank the slices of
-    new prostates by true Dice with a Spearman's correlation of 0.48, times the root of the
-    agreement with 0.77 (left atrium 0.77 and 0.74, hippocampus 0.52 and 0.84, heart 0.78 and 0.85).
+    areas: pixels that were drawn, (N, slices).
+
+    A network is as sure of the slice behind the last one it drew as of any other empty one, and
+    there structures are missed. They end somewhere around where they seem to, with a deviation of
+    ENDS. A structure that was drawn nowhere, or not in between, may as well be there as not.
     """
-    return scores * agreement.sqrt()
+    sure = np.ones(areas.shape)
+    at = np.arange(areas.shape[1])
+    for own, drawn in zip(sure, areas > 0, strict=True):
+        own[~drawn] = 0.5
+        if drawn.any():
+            first, last = np.flatnonzero(drawn)[[0, -1]] + (-0.5, 0.5)
+            beyond = np.maximum(first - at, at - last)
+            outside = beyond > 0
+            own[outside] = special.ndtr(beyond[outside] / (ENDS * (last - first) / 2))
+    return sure
 
 
 def share_voxels(probabilities: Tensor) -> Tensor:

@@ -73,18 +73,6 @@ class ProbabilityVolume:
         """Pixels of each structure in each slice: (N, slices)."""
         return (self._values > 127).sum(axis=(2, 3))
 
-    def agreement(self) -> npt.NDArray[np.float64]:
-        """How far each slice agrees with those beside it, (N, slices): the Dice of a structure's
-        masks, mean of both sides; 1 between slices that both are without it, and where there is
-        no other slice."""
-        areas = self.areas()
-        masks = self._values > 127
-        both = (masks[:, 1:] & masks[:, :-1]).sum(axis=(2, 3))
-        total = areas[:, 1:] + areas[:, :-1]
-        overlap = np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
-        sides = np.pad(overlap, ((0, 0), (1, 1)), constant_values=1.0)
-        return (sides[:, 1:] + sides[:, :-1]) / 2
-
     def slice(self, index: int, device: torch.device) -> Tensor:
         """(N, size, size) in [0, 1]."""
         return torch.from_numpy(self._values[:, index]).to(device).float() / 255

@@ -17,9 +17,9 @@ from OFLSAM2Core.methods.base import CanonicalResult
 from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
 from OFLSAM2Core.methods.ofl_sam2.confidence import (
     calibrated,
-    confidence_in_volume,
     share_voxels,
     slice_confidence,
+    surely_ended,
 )
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
@@ -92,12 +92,12 @@ class Propagation:
             with self.timings.stage("finish"):
                 probabilities = self._smoothed()
         with self.timings.stage("finish"):
-            agreement = torch.from_numpy(probabilities.agreement()).float()
+            ended = torch.from_numpy(surely_ended(probabilities.areas())).float()
         for index in range(self.count):
             on_progress(Progress("finish", index, self.count))
             own = probabilities.slice(index, self.backbone.device)
             with self.timings.stage("finish"):
-                result, _ = self._on_grid(index, own, agreement[:, index].to(own.device))
+                result, _ = self._on_grid(index, own, ended[:, index].to(own.device))
             yield replace(result, revision=1)
         on_progress(Progress("finish", self.count, self.count))
 
@@ -201,18 +201,18 @@ class Propagation:
         return torch.stack([each for each in read if each is not None])
 
     def _on_grid(
-        self, index: int, probabilities: Tensor, agreement: Tensor | None = None
+        self, index: int, probabilities: Tensor, ended: Tensor | None = None
     ) -> tuple[CanonicalResult, Tensor]:
         """Labels and confidence on the volume's own grid, and S_cf of every structure.
 
-        agreement: with the slices beside it, (N,), once they are known.
+        ended: (N,), `surely_ended` of the slice, once all are known.
         """
         shared = share_voxels(self.prepared.to_grid(probabilities).clamp(0, 1))
         which = shared.argmax(dim=0)
         shown = calibrated(shared).amax(dim=0)
         scores = slice_confidence(shared[1:])
-        if agreement is not None:
-            scores = confidence_in_volume(scores, agreement)
+        if ended is not None:
+            scores = scores * ended
         values = torch.tensor([0, *(s.label for s in self.task.structures)], dtype=torch.uint8)
         result = CanonicalResult(
             index=index,
