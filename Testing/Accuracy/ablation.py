@@ -101,10 +101,9 @@ def run(row: Row, dataset: Dataset, backbone: Any, out: Path, cases: int | None)
     folder = out / row.name
     support = [dataset.support[i] for i in row.supports or range(len(dataset.support))]
     _, test = dataset.choose(None, support, cases)
-    if (folder / "report.json").exists():
-        done = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        if [case["case"] for case in done["cases"]] == test:
-            return
+    done = _report(folder)
+    if done is not None and [case["case"] for case in done["cases"]] == test:
+        return
     options = MethodOptions.from_preset("balanced", **row.learning)
     file = out / f"{row.task_name}.oflsam2"
     if not file.exists():
@@ -137,12 +136,12 @@ def table(out: Path) -> str:
         "| row | mean Dice | change | worst case | Spearman of S_cf |",
         "|---|---|---|---|---|",
     ]
-    whole = _dice(out / "whole")
+    whole = _dice(_report(out / "whole"))
     for row in ROWS:
-        own = _dice(out / row.name)
-        if not own:
+        report = _report(out / row.name)
+        own = _dice(report)
+        if report is None or not own:
             continue
-        report = json.loads((out / row.name / "report.json").read_text(encoding="utf-8"))
         mean = report["summary"]["mean_dice"]["mean"]
         both = [own[case] - whole[case] for case in own if case in whole]
         change = ""
@@ -156,12 +155,15 @@ def table(out: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _dice(folder: Path) -> dict[str, float]:
-    """Mean over structures, by case; empty where the row is not done."""
+def _report(folder: Path) -> dict[str, Any] | None:
+    """None where the row is not done."""
     file = folder / "report.json"
-    if not file.exists():
-        return {}
-    cases = json.loads(file.read_text(encoding="utf-8"))["cases"]
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _dice(report: dict[str, Any] | None) -> dict[str, float]:
+    """Mean over structures, by case."""
+    cases = [] if report is None else report["cases"]
     return {case["case"]: case["mean_dice"] for case in cases if case["mean_dice"] is not None}
 
 
