@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from OFLSAM2Core import __version__
-from OFLSAM2Core.cli.files import output_folder
+from OFLSAM2Core.cli.files import add_allow_missing_option, output_folder
 from OFLSAM2Core.cli.interrupt import in_background
 from OFLSAM2Core.cli.options import (
     DEFAULT_BACKBONE,
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--supports", type=int, metavar="N", help="learn from the first N; default: all listed"
     )
     support.add_argument("--support-cases", metavar="A,B,C", help="learn from these cases")
+    add_allow_missing_option(parser)
     parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
     add_overwrite_option(parser)
     add_session_options(parser)
@@ -57,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         for item in in_background(
-            lambda progress: evaluate(session, dataset, support, test, progress), bars
+            lambda progress: evaluate(
+                session, dataset, support, test, progress, allow_missing=args.allow_missing
+            ),
+            bars,
         ):
             if isinstance(item, Learned):
                 report.seconds_to_learn = item.seconds

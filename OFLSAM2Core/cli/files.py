@@ -25,6 +25,10 @@ def add_support_options(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help='what label values mean: {"1": "name", ...}; not needed for .seg.nrrd files',
     )
+    add_allow_missing_option(parser)
+
+
+def add_allow_missing_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-missing",
         action="store_true",

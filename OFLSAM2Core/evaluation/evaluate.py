@@ -56,11 +56,16 @@ def evaluate(
     support: Sequence[str],
     test: Sequence[str],
     on_progress: ProgressCallback | None = None,
+    *,
+    allow_missing: bool = False,
 ) -> Iterator[Learned | EvaluatedCase]:
-    """Yields `Learned` once, then every test case as it is done. Reads one case at a time."""
+    """Yields `Learned` once, then every test case as it is done. Reads one test case at a time.
+
+    allow_missing: accept a structure that is missing in some of the support.
+    """
     cases = [dataset.read_case(name) for name in support]
     started = time.monotonic()
-    task = session.learn(cases, on_progress)
+    task = session.learn(cases, on_progress, allow_missing=allow_missing)
     yield Learned(task, time.monotonic() - started)
     yield from segment_cases(session, dataset, task, test, on_progress)
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import struct
 import sys
@@ -111,6 +112,18 @@ def test_evaluate_writes_its_report_and_ends_with_the_mean_dice(cases, tmp_path)
     assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "cases.png"}
 
 
+def test_evaluate_learns_from_support_with_a_missing_structure_only_when_allowed(cases, tmp_path):
+    partial = shutil.copytree(cases, tmp_path / "partial")
+    labels = partial / "hippocampus_003_label.nii.gz"
+    whole = sitk.ReadImage(str(labels))
+    sitk.WriteImage(whole * (whole != 2), str(labels))
+    words = ["evaluate", partial, "--out", tmp_path / "r", "--supports", 2, "--cases", 1, *QUICK]
+    refused = run(*words)
+    assert refused.returncode == 2
+    assert NAMES[1] in refused.stderr and "hippocampus_003" in refused.stderr
+    assert "over 1 cases" in succeed(*words, "--allow-missing")
+
+
 def test_bench_prints_every_stage_and_the_pace(tmp_path):
     report = tmp_path / "bench.json"
     said = succeed(
@@ -211,7 +224,8 @@ def test_errors_are_in_the_log_file(tmp_path):
         "demo": "--out",
         "learn": "--support --out --labels --backbone --device",
         "segment": "--task --support --out --labelmap --confidence --report --picture",
-        "evaluate": "--out --supports --support-cases --cases --method --backbone --seed --set",
+        "evaluate": "--out --supports --support-cases --allow-missing --cases --method --backbone"
+        " --seed --set",
         "bench": "--backbone --device --size --structures",
         "backbones": "list fetch verify remove",
         "methods": "",
