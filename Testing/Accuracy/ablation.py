@@ -87,6 +87,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no row is named {', '.join(sorted(unknown))}")
     dataset = Dataset.open(args.dataset)
+    args.out.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone("litemedsam", choose_device("auto"))
     keep_features(backbone, args.features or args.out / "features")
     for row in ROWS:
@@ -121,20 +122,21 @@ def run(row: Row, dataset: Dataset, backbone: Any, out: Path, cases: int | None)
     }
     unit = "voxel" if dataset.nominal_spacing else "mm"
     report = EvaluationReport(about, dataset.table.structures, unit)
+    folder.mkdir(parents=True, exist_ok=True)
     for item in segment_cases(session, dataset, task, test):
         report.add(item)
-    report.complete = True
-    folder.mkdir(parents=True, exist_ok=True)
-    report.write(folder)
+        report.complete = report.cases_done == len(test)
+        report.write(folder)  # After each case: a row takes up to an hour.
     print(f"{row.name}: {report.mean_dice:.4f} over {report.cases_done} cases", flush=True)
 
 
 def table(out: Path) -> str:
-    """All rows that are done: mean Dice, its change from the whole method, paired by case with a
-    95 % bootstrap interval, the worst case, and the rank correlation of S_cf and slice Dice."""
+    """All rows that are done or begun: mean Dice, its change from the whole method, paired by case
+    with a 95 % bootstrap interval, the worst case, and the rank correlation of S_cf and slice
+    Dice."""
     lines = [
-        "| row | mean Dice | change | worst case | Spearman of S_cf |",
-        "|---|---|---|---|---|",
+        "| row | cases | mean Dice | change | worst case | Spearman of S_cf |",
+        "|---|---|---|---|---|---|",
     ]
     whole = _dice(_report(out / "whole"))
     for row in ROWS:
@@ -151,7 +153,7 @@ def table(out: Path) -> str:
         rank = report["summary"]["confidence"]["spearman_of_slice_confidence_and_dice"]
         ranked = "-" if rank is None else f"{rank:.2f}"
         worst = f"{min(own.values()):.3f}"
-        lines.append(f"| {row.name} | {mean:.4f} | {change} | {worst} | {ranked} |")
+        lines.append(f"| {row.name} | {len(own)} | {mean:.4f} | {change} | {worst} | {ranked} |")
     return "\n".join(lines) + "\n"
 
 

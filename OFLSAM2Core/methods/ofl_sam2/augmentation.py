@@ -8,17 +8,26 @@ from scipy import ndimage
 
 ROTATION = 15.0
 """Degrees, either way."""
-SCALE = 0.2
+SCALE = 0.35
 """Largest logarithm of a change in size."""
-SHIFT = 0.06
+SHIFT = 0.1
 """Of the image's side, either way."""
+
+IN_PLACE = (-1.15, 0.7)
+"""Logarithm of how much a structure shrinks or grows where it is, while what lies around makes
+room, as ventricles contract and their walls thicken. Just short of folding the image."""
+UNCHANGED = 0.4
+"""How often a structure keeps its size."""
 
 
 def augment(
     image: npt.NDArray[np.float32], masks: npt.NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """A random affine map of image (3, S, S) and masks (N, S, S), and a random grey curve, noise
-    and shading of the image; values stay in [0, 1]."""
+    """A copy of image (3, S, S) and masks (N, S, S), values in [0, 1].
+
+    Both are moved by a random affine map, and structures shrink or grow in their places, each by
+    itself; the image gets a random grey curve, shading, blur and noise.
+    """
     size = image.shape[-1]
     angle = np.deg2rad(rng.uniform(-ROTATION, ROTATION))
     scale = np.exp(rng.uniform(-SCALE, SCALE))
@@ -26,8 +35,12 @@ def augment(
     centre = np.full(2, (size - 1) / 2)
     offset = centre - turn @ (centre + rng.uniform(-SHIFT, SHIFT, 2) * size)
 
+    pixels = np.stack(np.meshgrid(*[np.arange(size)] * 2, indexing="ij"))
+    source = np.einsum("ab,bij->aij", turn, pixels) + offset[:, None, None]
+    source = _resized_in_place(source, masks, rng)
+
     def moved(plane: npt.NDArray) -> npt.NDArray:
-        return ndimage.affine_transform(plane, turn, offset, order=1)
+        return ndimage.map_coordinates(plane, source, order=1)
 
     grey = np.stack([moved(plane) for plane in _distinct(image)])
     grey = _other_scanner(np.clip(grey, 0, 1), rng)
@@ -36,6 +49,27 @@ def augment(
         np.ascontiguousarray(planes, dtype=np.float32),
         np.clip(np.stack([moved(mask) for mask in masks]), 0, 1).astype(np.float32),
     )
+
+
+def _resized_in_place(
+    source: npt.NDArray[np.float64], masks: npt.NDArray[np.float32], rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Coordinates (2, S, S) of where pixels come from, changed around structures.
+
+    Around a structure's centre pixels come from farther off or nearer by a factor, which falls off
+    to one within the structure's radius.
+    """
+    for mask in masks:
+        inside = mask > 0.5
+        if not inside.any() or rng.random() < UNCHANGED:
+            continue
+        centre = np.argwhere(inside).mean(axis=0)[:, None, None]
+        reach = np.sqrt(inside.sum() / np.pi) * rng.uniform(0.4, 0.8)
+        factor = np.exp(-rng.uniform(*IN_PLACE))
+        away = source - centre
+        near = np.exp(-np.square(away).sum(axis=0) / (2 * reach**2))
+        source = centre + away * (1 + (factor - 1) * near)
+    return source
 
 
 def _distinct(image: npt.NDArray) -> npt.NDArray:
@@ -52,8 +86,8 @@ def _other_scanner(grey: npt.NDArray, rng: np.random.Generator) -> npt.NDArray:
     rows, columns = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
     tilt = rng.uniform(-0.2, 0.2, 2)
     grey = grey * (1 + tilt[0] * rows + tilt[1] * columns)
-    if rng.random() < 0.3:
+    if rng.random() < 0.1:
         grey = ndimage.gaussian_filter(grey, (0, *[rng.uniform(0.3, 1.2)] * 2))
-    if rng.random() < 0.3:
+    if rng.random() < 0.1:
         grey = grey + rng.normal(0, rng.uniform(0.01, 0.05), grey.shape)
     return np.where(inside, np.clip(grey, 0, 1), 0)
