@@ -101,7 +101,9 @@ def test_the_image_is_never_folded(masks, extreme, monkeypatch):
             assert (a * d - b * c).min() > 0
 
 
-def test_copies_without_structures_are_not_changed_in_place(masks):
+def test_only_structures_that_others_are_beside_are_changed_in_place(masks):
     pixels = np.mgrid[:SIZE, :SIZE].astype(float)
-    rng = np.random.default_rng(0)
-    assert np.array_equal(augmentation._resized_in_place(pixels, np.zeros_like(masks), rng), pixels)
+    for structures in (np.zeros_like(masks), masks[:1]):
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            assert np.array_equal(augmentation._resized_in_place(pixels, structures, rng), pixels)

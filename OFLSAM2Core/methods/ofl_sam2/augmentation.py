@@ -8,9 +8,9 @@ from scipy import ndimage
 
 ROTATION = 15.0
 """Degrees, either way."""
-SCALE = 0.35
+SCALE = 0.2
 """Largest logarithm of a change in size."""
-SHIFT = 0.1
+SHIFT = 0.06
 """Of the image's side, either way."""
 
 IN_PLACE = (-1.15, 0.7)
@@ -57,8 +57,10 @@ def _resized_in_place(
     """Coordinates (2, S, S) of where pixels come from, changed around structures.
 
     Around a structure's centre pixels come from farther off or nearer by a factor, which falls off
-    to one within the structure's radius.
+    to one within the structure's radius. A structure alone has none to change its proportion to.
     """
+    if len(masks) == 1:
+        return source
     for mask in masks:
         inside = mask > 0.5
         if not inside.any() or rng.random() < UNCHANGED:
@@ -86,8 +88,8 @@ def _other_scanner(grey: npt.NDArray, rng: np.random.Generator) -> npt.NDArray:
     rows, columns = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
     tilt = rng.uniform(-0.2, 0.2, 2)
     grey = grey * (1 + tilt[0] * rows + tilt[1] * columns)
-    if rng.random() < 0.1:
+    if rng.random() < 0.3:
         grey = ndimage.gaussian_filter(grey, (0, *[rng.uniform(0.3, 1.2)] * 2))
-    if rng.random() < 0.1:
+    if rng.random() < 0.3:
         grey = grey + rng.normal(0, rng.uniform(0.01, 0.05), grey.shape)
     return np.where(inside, np.clip(grey, 0, 1), 0)
