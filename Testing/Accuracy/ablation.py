@@ -158,7 +158,7 @@ def table(out: Path) -> str:
 
 
 def _report(folder: Path) -> dict[str, Any] | None:
-    """None where the row is not done."""
+    """None where the row is not begun."""
     file = folder / "report.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 

@@ -35,8 +35,7 @@ def augment(
     centre = np.full(2, (size - 1) / 2)
     offset = centre - turn @ (centre + rng.uniform(-SHIFT, SHIFT, 2) * size)
 
-    pixels = np.stack(np.meshgrid(*[np.arange(size)] * 2, indexing="ij"))
-    source = np.einsum("ab,bij->aij", turn, pixels) + offset[:, None, None]
+    source = np.einsum("ab,bij->aij", turn, np.indices((size, size))) + offset[:, None, None]
     source = _resized_in_place(source, masks, rng)
 
     def moved(plane: npt.NDArray) -> npt.NDArray:
