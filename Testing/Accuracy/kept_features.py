@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def keep_features(backbone: Backbone, folder: Path) -> None:
             features = encode(images)
             if features.high_res or features.position is not None:
                 raise SystemExit("Only the features of LiteMedSAM can be kept.")
-            part = file.with_suffix(".part.npy")
+            part = file.with_suffix(f".{os.getpid()}.npy")  # Of this process alone.
             np.save(part, features.embedding.cpu().numpy().astype(np.float16))
             part.replace(file)
         embedding = torch.from_numpy(np.load(file).astype(np.float32))

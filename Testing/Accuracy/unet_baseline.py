@@ -38,7 +38,7 @@ from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, Learned, evaluate
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import EvaluationReport
-from OFLSAM2Core.methods.ofl_sam2.consistency import in_one_piece
+from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece
 from OFLSAM2Core.results import SliceResult
 from OFLSAM2Core.volume import SupportCase, Volume
 

@@ -14,11 +14,13 @@ import numpy.typing as npt
 import psutil
 import pytest
 import torch
+from torch import Tensor
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.errors import Cancelled, InputError, ResourceError, TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.ofl_sam2 import episodes, learning
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.results import Progress, SliceResult
 from OFLSAM2Core.session import FewShotSession
@@ -185,6 +187,24 @@ def test_memory_alone_mapping_alone_and_blind_updates_all_segment(
         other = FewShotSession(session.backbone, options=options)
         seen.append(_segment(other, target.volume, task)[1])
     assert not np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[3], seen[4])
+
+
+def test_what_is_near_small_structures_counts_more_in_training_until_its_last_third(
+    session: FewShotSession, support: list[SupportCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread: list[float] = []
+    loss = episodes.segmentation_loss
+
+    def seen(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+        spread.append(float(weights.amax() - weights.amin()))
+        return loss(logits, truth, weights)
+
+    monkeypatch.setattr(episodes, "segmentation_loss", seen)
+    monkeypatch.setattr(learning, "NEAR_SHARE_IN_LOSS", 0.9)  # As if these were small.
+    FewShotSession(session.backbone, options=replace(QUICK, epochs=5)).learn(support)
+    weighted = round(0.7 * len(spread))
+    assert len(spread) >= 10
+    assert min(spread[:weighted]) > 0 and max(spread[weighted:]) == 0
 
 
 def test_one_support_case_is_enough_to_learn_with_a_warning(

@@ -50,6 +50,10 @@ class Balance:
     def of_structures(self, index: list[int]) -> Balance:
         return Balance(self.near[index], self.far[index])
 
+    def even(self) -> Balance:
+        """Every position counts the same."""
+        return Balance(torch.ones_like(self.near), torch.ones_like(self.far))
+
     def weights(self, near: Tensor) -> Tensor:
         """(..., N, positions), of positions that are near each structure or not."""
         return torch.where(near, self.near[:, None], self.far[:, None])

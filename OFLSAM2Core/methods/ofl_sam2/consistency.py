@@ -3,7 +3,7 @@
 Slices are segmented one by one, so their ends and borders flicker from slice to slice. Averaging
 along the body removes that (left atrium, 0.6 mm slices: Dice 0.841 to 0.857; averaging logits, so
 that a sure slice counts for more than a hesitant one, is 0.005 better than averaging
-probabilities), and structures that are in one piece in every support case lose their stray pieces.
+probabilities), and pieces that do not belong to a structure go (`pieces.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import torch
 from scipy import ndimage, special
 from torch import Tensor
 
+from OFLSAM2Core.methods.ofl_sam2.pieces import strays
+from OFLSAM2Core.metrics import bounding_box
+
 ALONG_THE_BODY = 1.5
 """Millimetres, deviation of the Gaussian along the body. Thick slices are hardly touched."""
 
@@ -25,10 +28,6 @@ instead of 1.5 mm: Dice 0.805 instead of 0.797 (eight volumes); left atria are w
 
 IN_PLANE = 1.0
 """Pixels of the decoder's maps: a quarter of the features' grid, whose steps show otherwise."""
-
-STRAY = 0.5
-"""Pieces smaller than this share of the largest are strays. Of two large ones nobody knows which
-is meant: both stay, for the user to see."""
 
 _LOGITS = np.log((np.arange(256) + 0.5) / (255.5 - np.arange(256))).astype(np.float32)
 
@@ -60,13 +59,17 @@ class ProbabilityVolume:
             averaged[structure] = np.round(255 * special.expit(smooth))
         return ProbabilityVolume(averaged)
 
-    def without_strays(self, single: list[bool]) -> ProbabilityVolume:
-        """Structures in `single` keep their large pieces (above one half) and what surrounds
-        them; strays become background."""
+    def without_strays(
+        self, single: Sequence[bool], touched: Sequence[Sequence[int]]
+    ) -> ProbabilityVolume:
+        """Pieces (above one half) that do not belong to a structure become background; see
+        `strays`."""
+        drawn = self._values > 127
+        box = bounding_box(np.asarray(drawn.any(axis=0)))
+        gone = strays([mask[box] for mask in drawn], single, touched)
         kept = self._values.copy()
-        for structure, values in enumerate(kept):
-            if single[structure]:
-                values[_pieces_below(STRAY, values > 127)] = 0
+        for values, voxels in zip(kept, gone, strict=True):
+            values[box][voxels] = 0
         return ProbabilityVolume(kept)
 
     def areas(self) -> npt.NDArray[np.int64]:
@@ -86,22 +89,3 @@ def averaged_along(areas: Sequence[npt.NDArray], pixels: Sequence[float]) -> flo
     """
     largest = max(own.max() * pixel for own, pixel in zip(areas, pixels, strict=True))
     return float(min(ALONG_THE_BODY, OF_WIDTH * np.sqrt(largest)))
-
-
-def in_one_piece(labels: list[npt.NDArray], label: int) -> bool:
-    """Whether at least 99 % of a structure hang together in every support case that has it."""
-    for volume in labels:
-        mask = volume == label
-        if mask.any() and _pieces_below(1.0, mask).sum() > 0.01 * mask.sum():
-            return False
-    return True
-
-
-def _pieces_below(share: float, mask: npt.NDArray) -> npt.NDArray:
-    """All pieces smaller than a share of the largest; diagonal neighbours hang together."""
-    pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    if count < 2:
-        return np.zeros_like(mask)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return mask & (sizes < share * sizes.max())[pieces]

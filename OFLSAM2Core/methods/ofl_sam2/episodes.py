@@ -49,6 +49,11 @@ refused by the quality gate."""
 FOUND_AGAIN = 0.5
 """How often the level of a query is nearly right, as at the second reading."""
 
+BALANCED = 0.7
+"""Share of the steps in which positions near small structures count more, so that these are found
+at all. Then all count the same: else too much is believed, and small structures are drawn too
+large."""
+
 SHIFT, FIELD, FIELD_GRID = 1.5, 6.0, 8
 """Disturbance of the neighbour's predicted logits: deviation of the shift, largest deviation of
 the smooth field, points along its side."""
@@ -103,8 +108,9 @@ class Episodes:
             {"params": list(self.readout.parameters())},
         ]
         optimiser = torch.optim.AdamW(groups, rates[0])
+        # The tenth in which the rate rises ends at step steps / 10 - 1, by which torch divides.
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, rates, total_steps=max(steps, 2), pct_start=0.1
+            optimiser, rates, total_steps=max(steps, 11), pct_start=0.1
         )
         parameters = [p for group in groups for p in group["params"]]
         order: list[int] = []
@@ -115,7 +121,8 @@ class Episodes:
                     order = list(self.rng.permutation(len(self.slices)))
                 queries = [int(order.pop()) for _ in range(batch)]
                 through_decoder = self.readout.u_net is None or step % DECODED_EVERY == 0
-                loss = self._backward(queries, through_decoder, parameters, side_by_side)
+                balance = self.balance if step < BALANCED * steps else self.balance.even()
+                loss = self._backward(queries, through_decoder, balance, parameters, side_by_side)
                 optimiser.step()
                 schedule.step()
                 mean_loss += (loss - mean_loss) / min(step + 1, 50)
@@ -127,6 +134,7 @@ class Episodes:
         self,
         queries: list[int],
         through_decoder: bool,
+        balance: Balance,
         parameters: Sequence[Tensor],
         side_by_side: SideBySide,
     ) -> float:
@@ -149,7 +157,7 @@ class Episodes:
         logits = torch.cat([each.detach() for each in found])[order].requires_grad_()
         truth = torch.stack([self.slices[n].masks for n in queries]).to(logits.device).float() / 255
         near = torch.stack([near_structures(t, self.backbone.feature_size) for t in truth])
-        loss = segmentation_loss(logits, truth, self.balance.weights(near))
+        loss = segmentation_loss(logits, truth, balance.weights(near))
         (gradient,) = torch.autograd.grad(loss, logits)
         pairs = [(each, gradient[i::DECODED]) for i, each in enumerate(found)]
         gradients = side_by_side.each(

@@ -20,7 +20,7 @@ from OFLSAM2Core.methods.ofl_sam2.balance import (
     Balance,
     near_structures,
 )
-from OFLSAM2Core.methods.ofl_sam2.consistency import averaged_along, in_one_piece
+from OFLSAM2Core.methods.ofl_sam2.consistency import averaged_along
 from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
@@ -34,6 +34,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     some_positions,
 )
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
+from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece, neighbours
 from OFLSAM2Core.methods.ofl_sam2.statistics import previewed_slices
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, encode_support
 from OFLSAM2Core.methods.options import MethodOptions
@@ -109,6 +110,7 @@ def learn(
         tensors=parts.to_tensors(),
         facts={
             "in_one_piece": [in_one_piece(labels, each.label) for each in structures],
+            "touched": neighbours(labels, [each.label for each in structures]),
             "averaged_along_mm": [
                 averaged_along([case[n] for case in areas], pixels) for n in range(len(structures))
             ],

@@ -103,9 +103,11 @@ class Propagation:
 
     def _smoothed(self) -> ProbabilityVolume:
         single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
+        # Not in tasks learned before this was looked at.
+        touched = self.task.facts.get("touched", [[]] * len(single))
         along = [float(each) for each in self.task.facts["averaged_along_mm"]]
         smoothed = self._probabilities.smoothed(along, self.slicing.slice_spacing)
-        return smoothed.without_strays(single)
+        return smoothed.without_strays(single, touched)
 
     def _read_again(self, areas: npt.NDArray, on_progress: ProgressCallback) -> bool:
         """Levels from the areas that were drawn, and slices by them; False where levels stay."""
