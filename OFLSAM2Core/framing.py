@@ -72,6 +72,19 @@ class Framing:
         )
         return result
 
+    def cuts(self, plane: npt.NDArray) -> bool:
+        """Whether something in a slice plane (H, W) lies at an edge of the region beyond which the
+        slice goes on."""
+        top, bottom, left, right = self.region
+        rows, columns = self.slice_shape
+        shown = plane[top:bottom, left:right] > 0
+        return bool(
+            (top > 0 and shown[0].any())
+            or (bottom < rows and shown[-1].any())
+            or (left > 0 and shown[:, 0].any())
+            or (right < columns and shown[:, -1].any())
+        )
+
     def to_grid(self, maps: _Maps) -> _Maps:
         """(N, s, s) network maps at any resolution s to (N, H, W) on the slice, zero outside the
         region. Arrays give an array, tensors a tensor on the same device."""

@@ -6,19 +6,21 @@ Two things are learned from the support cases and stored in the learned task:
   around the structures, unless a window is given. MR (and all else) has none: every volume is
   scaled by its own percentiles. Colour frames are taken as they are.
 - size. One network pixel has the same physical size in every case, the smallest with which
-  the support slices fit; so a structure has the size in a target that it had in the support.
+  the support slices fit, or the square of them that is shown (field_of_view.py); so a structure has
+  the size in a target that it had in the support.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.field_of_view import longest_side, square_around, wanted_side
 from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.intensity import (
     Curve,
@@ -39,12 +41,15 @@ class Preparation:
     size: pixels along a side of the network's image.
     curve: intensities (ascending) and the grey values they are shown as, for CT and wherever a
         window was given.
+    whole_pixel: where a square around the structures is shown, millimetres a network pixel of
+        whole slices, in which it is looked for. None where whole slices are shown.
     """
 
     modality: str
     pixel: float
     size: int = 256
     curve: Curve | None = None
+    whole_pixel: float | None = None
 
     @classmethod
     def learn(
@@ -54,11 +59,13 @@ class Preparation:
         modality: str = "auto",
         size: int = 256,
         window: tuple[float, float] | None = None,
+        zoom: bool = False,
     ) -> Preparation:
         """Learn from the support cases, each cut by its slicing.
 
         modality: "CT", "MR", "RGB", or "auto" to tell from the voxels.
         window: intensities to show as black and white in every volume; colour frames have none.
+        zoom: whether a square around the structures may be shown instead of whole slices.
         Raises InputError where sequences and volumes are mixed.
         """
         sequences = {case.volume.is_sequence for case in support_cases}
@@ -76,22 +83,38 @@ class Preparation:
             modality = detect_modality(stacks)
         elif modality not in ("CT", "MR"):
             raise InputError(f"There is no modality '{modality}'.", "Use CT, MR or auto.")
+        labels = [
+            slicing.cut(case.labels) for case, slicing in zip(support_cases, slicings, strict=True)
+        ]
         curve: Curve | None = None
         if window is not None and modality != "RGB":
             curve = window, (0.0, 1.0)
         elif modality == "CT":
-            labels = [
-                slicing.cut(case.labels)
-                for case, slicing in zip(support_cases, slicings, strict=True)
-            ]
             curve = learn_curve(stacks, labels, [slicing.steps for slicing in slicings])
-        pixel = max(_longest_side(slicing) for slicing in slicings) / size
-        return cls(modality, pixel, size, curve)
+        pixel = max(longest_side(slicing) for slicing in slicings) / size
+        # Things in a video move about.
+        side = wanted_side(labels, slicings) if zoom and modality != "RGB" else None
+        if side is None:
+            return cls(modality, pixel, size, curve)
+        return cls(modality, side / size, size, curve, whole_pixel=pixel)
 
-    def prepare(self, volume: Volume, slicing: Slicing) -> PreparedVolume:
+    @property
+    def whole(self) -> Preparation | None:
+        """How whole slices are shown, to look in them for what `prepare` shows; None where that
+        is whole slices already."""
+        if self.whole_pixel is None:
+            return None
+        return replace(self, pixel=self.whole_pixel, whole_pixel=None)
+
+    def prepare(
+        self, volume: Volume, slicing: Slicing, centre: tuple[float, float] | None = None
+    ) -> PreparedVolume:
         """Make a volume ready: its slices one by one, in the network's form.
 
-        A volume larger than the network's image is shown smaller as a whole, never cropped;
+        centre: where the square around the structures lies, row and column in slice pixels;
+        needed, and used, where `whole` is not None.
+
+        Whole slices that are larger than the network's image are shown smaller, never cropped;
         `note` says so. Raises TaskError where a sequence meets what was learned from volumes,
         or the other way round.
         """
@@ -102,24 +125,31 @@ class Preparation:
                 f"'{volume.name}' is {given}, and the task was learned from {learned}.",
                 "Use a task learned from the same kind of images.",
             )
-        pixel, note = self.pixel, ""
-        smallest = _longest_side(slicing) / self.size
+        pixel, note, region = self.pixel, "", None
+        stack = shown = slicing.cut(volume.array)
+        smallest = longest_side(slicing) / self.size
+        if self.whole_pixel is not None:
+            if centre is None:
+                raise ValueError("where the structures are is needed to show a square around them")
+            region = square_around(centre, pixel * self.size, slicing)
+            shown = stack[:, region[0] : region[1], region[2] : region[3]]
         # Up to one network pixel too large is rounding, not worth another scale.
-        if smallest > pixel * (1 + 1 / self.size):
+        elif smallest > pixel * (1 + 1 / self.size):
             note = (
                 f"'{volume.name}' is larger than the support volumes; it is shown "
                 f"{smallest / pixel:.2f} times smaller than they were, so that it fits."
             )
             pixel = smallest
-        framing = Framing.fit(slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size)
-        stack = slicing.cut(volume.array)
+        framing = Framing.fit(
+            slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size, region
+        )
         curve: Curve
         if self.modality == "RGB":
             curve = ((0.0, 255.0), (0.0, 1.0))
         elif self.curve is not None:
             curve = self.curve
         else:
-            curve = volume_curve(stack)
+            curve = volume_curve(shown)
         return PreparedVolume(stack, curve, framing, note)
 
     def to_json(self) -> dict[str, Any]:
@@ -133,6 +163,7 @@ class Preparation:
             pixel=float(data["pixel"]),
             size=int(data["size"]),
             curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
+            whole_pixel=None if data.get("whole_pixel") is None else float(data["whole_pixel"]),
         )
 
 
@@ -180,12 +211,6 @@ class PreparedVolume:
 
 def _floats(values: Iterable[Any]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
-
-
-def _longest_side(slicing: Slicing) -> float:
-    rows, columns = slicing.slice_shape
-    row_step, column_step = slicing.spacing_in_plane
-    return max(rows * row_step, columns * column_step)
 
 
 def _through(curve: Curve, planes: npt.NDArray) -> npt.NDArray[np.float32]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.field_of_view import centre_of
 from OFLSAM2Core.input_checks import check_labels, check_volume
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods import get_method
@@ -106,13 +107,15 @@ class FewShotSession:
             slicings,
             size=self.backbone.image_size,
             window=self.options.window(),
+            zoom=self.options.zoom,
         )
-        support = [
-            SupportSlices(
-                case.name, preparation.prepare(case.volume, slicing), slicing, slicing.cut(own)
-            )
-            for case, slicing, own in zip(support_cases, slicings, labels, strict=True)
-        ]
+        support = []
+        for case, slicing, own in zip(support_cases, slicings, labels, strict=True):
+            stack = slicing.cut(own)
+            prepared = preparation.prepare(case.volume, slicing, centre_of(stack))
+            whole = preparation.whole
+            shown_whole = None if whole is None else whole.prepare(case.volume, slicing)
+            support.append(SupportSlices(case.name, prepared, slicing, stack, shown_whole))
         return self.method.learn(
             self.backbone, support, structures, preparation, self.options, self.seed, report
         )
@@ -133,7 +136,12 @@ class FewShotSession:
         check_volume(volume)
         slicing = Slicing.for_volume(volume, task.world_axis)
         check_sliceable(volume, slicing)
-        prepared = task.preparation.prepare(volume, slicing)
+        report = on_progress or _no_progress
+        centre = None
+        if task.preparation.whole is not None:
+            whole = task.preparation.whole.prepare(volume, slicing)
+            centre = self.method.locate(self.backbone, whole, slicing, task, report, self.timings)
+        prepared = task.preparation.prepare(volume, slicing, centre)
         if prepared.note:
             logger.warning(prepared.note)
         results = self.method.segment(
@@ -142,10 +150,12 @@ class FewShotSession:
             slicing,
             task,
             self.options,
-            on_progress or _no_progress,
+            report,
             self.timings,
         )
+        cut: dict[int, bool] = {}
         for result in results:
+            cut[result.index] = prepared.framing.cuts(result.labels)
             yield SliceResult(
                 index=slicing.index_in_volume(result.index),
                 axis=slicing.axis,
@@ -153,6 +163,16 @@ class FewShotSession:
                 confidence=np.ascontiguousarray(slicing.plane_to_volume(result.confidence)),
                 scores=result.scores,
                 revision=result.revision,
+            )
+        if any(cut.values()):
+            logger.warning(
+                "In %d of %d slices of '%s' what was segmented reaches the edge of what was looked "
+                "at, a square of %.0f mm around the structures; what lies beyond it is missing. "
+                "Learn again without the option zoom to look at whole slices.",
+                sum(cut.values()),
+                slicing.count,
+                volume.name,
+                task.preparation.pixel * task.preparation.size,
             )
 
 

@@ -24,12 +24,14 @@ class SupportSlices:
     """A support case as a method gets it: prepared, cut, with labels as canonical slices.
 
     labels: (S, H, W), values are `Structure.label`.
+    whole: the same with whole slices, where `prepared` shows a square of them.
     """
 
     name: str
     prepared: PreparedVolume
     slicing: Slicing
     labels: npt.NDArray
+    whole: PreparedVolume | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,19 @@ class Method(ABC):
         seed: int,
         on_progress: ProgressCallback,
     ) -> LearnedTask: ...
+
+    @abstractmethod
+    def locate(
+        self,
+        backbone: Backbone,
+        whole: PreparedVolume,
+        slicing: Slicing,
+        task: LearnedTask,
+        on_progress: ProgressCallback,
+        timings: Timings,
+    ) -> tuple[float, float]:
+        """Row and column, in slice pixels, of the middle of all structures together, in a volume
+        of which whole slices are shown. Asked only where the task shows a square of them."""
 
     @abstractmethod
     def segment(

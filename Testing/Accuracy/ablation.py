@@ -68,6 +68,7 @@ ROWS = (
     Row("support-1", supports=(0,)),
     Row("support-2", supports=(1,)),
     Row("support-3", supports=(2,)),
+    Row("zoom", learning={"zoom": True}),
     Row("no-memory", learning={"use_memory": False}),
     Row("no-online-branch", learning={"use_mapping": False}),
     Row("plain-sum", learning={"use_fusion": False}),

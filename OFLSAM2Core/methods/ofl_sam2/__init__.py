@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
+
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import CanonicalResult, Method, SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.learning import learn
+from OFLSAM2Core.methods.ofl_sam2.locator import Locator
 from OFLSAM2Core.methods.ofl_sam2.propagation import Propagation
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import Preparation, PreparedVolume
@@ -35,6 +38,19 @@ class OflSam2(Method):
         on_progress: ProgressCallback,
     ) -> LearnedTask:
         return learn(backbone, support, structures, preparation, options, seed, on_progress)
+
+    def locate(
+        self,
+        backbone: Backbone,
+        whole: PreparedVolume,
+        slicing: Slicing,
+        task: LearnedTask,
+        on_progress: ProgressCallback,
+        timings: Timings,
+    ) -> tuple[float, float]:
+        with torch.no_grad(), timings.stage("locate"):
+            locator = Locator.from_tensors(task.tensors, backbone.device)
+            return locator.find(backbone, whole, slicing, on_progress)
 
     def segment(
         self,

@@ -25,6 +25,7 @@ from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelError, LevelFinder, LevelScale
+from OFLSAM2Core.methods.ofl_sam2.locator import Locator
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     REGULARISER,
     EquationsSum,
@@ -61,6 +62,7 @@ def learn(
     """A task learned from prepared support cases; the same seed gives the same task."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
+    locator = Locator.learn(backbone, support, on_progress) if preparation.whole else None
     slices = encode_support(backbone, support, structures, options, rng, on_progress)
     originals = [s for s in slices if s.copy == 0]
     level_error = _level_error(support, originals)
@@ -107,7 +109,7 @@ def learn(
         world_axis=support[0].slicing.world_axis,
         preparation=preparation,
         options=options,
-        tensors=parts.to_tensors(),
+        tensors=parts.to_tensors() | (locator.to_tensors() if locator else {}),
         facts={
             "in_one_piece": [in_one_piece(labels, each.label) for each in structures],
             "touched": neighbours(labels, [each.label for each in structures]),

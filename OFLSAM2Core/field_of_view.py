@@ -1,0 +1,76 @@
+"""How much of a slice is shown: all of it, or a square around the structures.
+
+Hearts fill a third of a cine MRI's width, the organs of a neck a quarter of a planning CT's; shown
+whole, three quarters of what the network sees is something else, and a small organ is one position
+of its features. So the support says how large a square is wanted; where in a new volume it lies is
+found by the method. What fills most of its slices already is shown whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.framing import Box
+from OFLSAM2Core.metrics import bounding_box
+from OFLSAM2Core.slicing import Slicing
+
+ROOM = 1.6
+"""Side of the square, of the largest extent of the structures in the support: room for larger ones,
+for what lies beside them, and for not finding their middle exactly."""
+
+WORTHWHILE = 0.75
+"""Of the slices' longest side: a square that is larger than this is not worth looking for."""
+
+
+def wanted_side(labels: Sequence[npt.NDArray], slicings: Sequence[Slicing]) -> float | None:
+    """Side of the square in mm; None where whole slices are to be shown.
+
+    labels: of each support case, canonical slices (S, H, W), 0 where nothing is.
+    """
+    extent = max(
+        max(extent_of(own, slicing)) for own, slicing in zip(labels, slicings, strict=True)
+    )
+    side = ROOM * extent
+    return side if side < WORTHWHILE * max(longest_side(each) for each in slicings) else None
+
+
+def extent_of(labels: npt.NDArray, slicing: Slicing) -> tuple[float, float]:
+    """Along rows' and columns' direction in mm, of all structures in all slices together."""
+    (top, bottom), (left, right) = _edges(labels)
+    row_step, column_step = slicing.spacing_in_plane
+    return (bottom - top) * row_step, (right - left) * column_step
+
+
+def centre_of(labels: npt.NDArray) -> tuple[float, float]:
+    """Row and column in the middle between all structures' edges, in pixels: 0 is the upper edge
+    of the first, not its middle."""
+    (top, bottom), (left, right) = _edges(labels)
+    return (top + bottom) / 2, (left + right) / 2
+
+
+def square_around(centre: tuple[float, float], side: float, slicing: Slicing) -> Box:
+    """The square's pixels in a slice. It is moved where it would leave the slice; a slice that is
+    narrower is shown in its whole width."""
+    edges = []
+    steps = slicing.spacing_in_plane
+    for middle, length, step in zip(centre, slicing.slice_shape, steps, strict=True):
+        wanted = min(max(round(side / step), 1), length)
+        first = min(max(round(middle - wanted / 2), 0), length - wanted)
+        edges += [first, first + wanted]
+    return edges[0], edges[1], edges[2], edges[3]
+
+
+def longest_side(slicing: Slicing) -> float:
+    """Of a slice, in mm."""
+    rows, columns = slicing.slice_shape
+    row_step, column_step = slicing.spacing_in_plane
+    return max(rows * row_step, columns * column_step)
+
+
+def _edges(labels: npt.NDArray) -> list[tuple[int, int]]:
+    """First and behind the last, of rows and of columns with structures."""
+    box = bounding_box(np.asarray((labels > 0).any(axis=0)))
+    return [each.indices(length)[:2] for each, length in zip(box, labels.shape[1:], strict=True)]
