@@ -72,17 +72,13 @@ class Framing:
         )
         return result
 
-    def cuts(self, plane: npt.NDArray) -> bool:
-        """Whether something in a slice plane (H, W) lies at an edge of the region beyond which the
-        slice goes on."""
+    def point_on_slice(self, row: float, column: float) -> tuple[float, float]:
+        """From network pixels to slice pixels; in both 0 is the upper edge of the first."""
         top, bottom, left, right = self.region
-        rows, columns = self.slice_shape
-        shown = plane[top:bottom, left:right] > 0
-        return bool(
-            (top > 0 and shown[0].any())
-            or (bottom < rows and shown[-1].any())
-            or (left > 0 and shown[:, 0].any())
-            or (right < columns and shown[:, -1].any())
+        row_from, row_to, column_from, column_to = self.box
+        return (
+            top + (row - row_from) * (bottom - top) / (row_to - row_from),
+            left + (column - column_from) * (right - left) / (column_to - column_from),
         )
 
     def to_grid(self, maps: _Maps) -> _Maps:

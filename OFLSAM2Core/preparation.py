@@ -6,14 +6,14 @@ Two things are learned from the support cases and stored in the learned task:
   around the structures, unless a window is given. MR (and all else) has none: every volume is
   scaled by its own percentiles. Colour frames are taken as they are.
 - size. One network pixel has the same physical size in every case, the smallest with which
-  the support slices fit, or the square of them that is shown (field_of_view.py); so a structure has
-  the size in a target that it had in the support.
+  the support slices fit, so that a structure has the size in a target that it had in the support;
+  and likewise for a square around the structures (field_of_view.py), where it is worth showing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -41,15 +41,14 @@ class Preparation:
     size: pixels along a side of the network's image.
     curve: intensities (ascending) and the grey values they are shown as, for CT and wherever a
         window was given.
-    whole_pixel: where a square around the structures is shown, millimetres a network pixel of
-        whole slices, in which it is looked for. None where whole slices are shown.
+    square_pixel: the same for a square around the structures; None where none is shown.
     """
 
     modality: str
     pixel: float
     size: int = 256
     curve: Curve | None = None
-    whole_pixel: float | None = None
+    square_pixel: float | None = None
 
     @classmethod
     def learn(
@@ -65,7 +64,7 @@ class Preparation:
 
         modality: "CT", "MR", "RGB", or "auto" to tell from the voxels.
         window: intensities to show as black and white in every volume; colour frames have none.
-        zoom: whether a square around the structures may be shown instead of whole slices.
+        zoom: whether a square around the structures may be shown besides whole slices.
         Raises InputError where sequences and volumes are mixed.
         """
         sequences = {case.volume.is_sequence for case in support_cases}
@@ -94,27 +93,12 @@ class Preparation:
         pixel = max(longest_side(slicing) for slicing in slicings) / size
         # Things in a video move about.
         side = wanted_side(labels, slicings) if zoom and modality != "RGB" else None
-        if side is None:
-            return cls(modality, pixel, size, curve)
-        return cls(modality, side / size, size, curve, whole_pixel=pixel)
+        return cls(modality, pixel, size, curve, None if side is None else side / size)
 
-    @property
-    def whole(self) -> Preparation | None:
-        """How whole slices are shown, to look in them for what `prepare` shows; None where that
-        is whole slices already."""
-        if self.whole_pixel is None:
-            return None
-        return replace(self, pixel=self.whole_pixel, whole_pixel=None)
-
-    def prepare(
-        self, volume: Volume, slicing: Slicing, centre: tuple[float, float] | None = None
-    ) -> PreparedVolume:
+    def prepare(self, volume: Volume, slicing: Slicing) -> PreparedVolume:
         """Make a volume ready: its slices one by one, in the network's form.
 
-        centre: where the square around the structures lies, row and column in slice pixels;
-        needed, and used, where `whole` is not None.
-
-        Whole slices that are larger than the network's image are shown smaller, never cropped;
+        Slices that are larger than the network's image are shown smaller, never cropped;
         `note` says so. Raises TaskError where a sequence meets what was learned from volumes,
         or the other way round.
         """
@@ -125,32 +109,39 @@ class Preparation:
                 f"'{volume.name}' is {given}, and the task was learned from {learned}.",
                 "Use a task learned from the same kind of images.",
             )
-        pixel, note, region = self.pixel, "", None
-        stack = shown = slicing.cut(volume.array)
+        pixel, note = self.pixel, ""
+        stack = slicing.cut(volume.array)
         smallest = longest_side(slicing) / self.size
-        if self.whole_pixel is not None:
-            if centre is None:
-                raise ValueError("where the structures are is needed to show a square around them")
-            region = square_around(centre, pixel * self.size, slicing)
-            shown = stack[:, region[0] : region[1], region[2] : region[3]]
         # Up to one network pixel too large is rounding, not worth another scale.
-        elif smallest > pixel * (1 + 1 / self.size):
+        if smallest > pixel * (1 + 1 / self.size):
             note = (
                 f"'{volume.name}' is larger than the support volumes; it is shown "
                 f"{smallest / pixel:.2f} times smaller than they were, so that it fits."
             )
             pixel = smallest
+        framing = Framing.fit(slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size)
+        return PreparedVolume(stack, self._curve_of(stack), framing, note)
+
+    def prepare_square(
+        self, volume: Volume, slicing: Slicing, centre: tuple[float, float]
+    ) -> PreparedVolume:
+        """The same with a square of the slices around `centre`, row and column in slice pixels.
+
+        Only where `square_pixel` is not None. Grey values are those of the square.
+        """
+        assert self.square_pixel is not None
+        region = square_around(centre, self.square_pixel * self.size, slicing)
+        stack = slicing.cut(volume.array)
         framing = Framing.fit(
-            slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size, region
+            slicing.slice_shape, slicing.spacing_in_plane, self.square_pixel, self.size, region
         )
-        curve: Curve
+        shown = stack[:, region[0] : region[1], region[2] : region[3]]
+        return PreparedVolume(stack, self._curve_of(shown), framing)
+
+    def _curve_of(self, shown: npt.NDArray) -> Curve:
         if self.modality == "RGB":
-            curve = ((0.0, 255.0), (0.0, 1.0))
-        elif self.curve is not None:
-            curve = self.curve
-        else:
-            curve = volume_curve(shown)
-        return PreparedVolume(stack, curve, framing, note)
+            return (0.0, 255.0), (0.0, 1.0)
+        return self.curve or volume_curve(shown)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -163,7 +154,7 @@ class Preparation:
             pixel=float(data["pixel"]),
             size=int(data["size"]),
             curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
-            whole_pixel=None if data.get("whole_pixel") is None else float(data["whole_pixel"]),
+            square_pixel=None if data.get("square_pixel") is None else float(data["square_pixel"]),
         )
 
 

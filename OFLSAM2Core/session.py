@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,10 +113,11 @@ class FewShotSession:
         support = []
         for case, slicing, own in zip(support_cases, slicings, labels, strict=True):
             stack = slicing.cut(own)
-            prepared = preparation.prepare(case.volume, slicing, centre_of(stack))
-            whole = preparation.whole
-            shown_whole = None if whole is None else whole.prepare(case.volume, slicing)
-            support.append(SupportSlices(case.name, prepared, slicing, stack, shown_whole))
+            prepared = preparation.prepare(case.volume, slicing)
+            square = None
+            if preparation.square_pixel is not None:
+                square = preparation.prepare_square(case.volume, slicing, centre_of(stack))
+            support.append(SupportSlices(case.name, prepared, slicing, stack, square))
         return self.method.learn(
             self.backbone, support, structures, preparation, self.options, self.seed, report
         )
@@ -137,25 +139,23 @@ class FewShotSession:
         slicing = Slicing.for_volume(volume, task.world_axis)
         check_sliceable(volume, slicing)
         report = on_progress or _no_progress
-        centre = None
-        if task.preparation.whole is not None:
-            whole = task.preparation.whole.prepare(volume, slicing)
-            centre = self.method.locate(self.backbone, whole, slicing, task, report, self.timings)
-        prepared = task.preparation.prepare(volume, slicing, centre)
+        prepared = task.preparation.prepare(volume, slicing)
         if prepared.note:
             logger.warning(prepared.note)
+        look_closer = None
+        if self.options.zoom and task.preparation.square_pixel is not None:
+            look_closer = partial(task.preparation.prepare_square, volume, slicing)
         results = self.method.segment(
             self.backbone,
             prepared,
+            look_closer,
             slicing,
             task,
             self.options,
             report,
             self.timings,
         )
-        cut: dict[int, bool] = {}
         for result in results:
-            cut[result.index] = prepared.framing.cuts(result.labels)
             yield SliceResult(
                 index=slicing.index_in_volume(result.index),
                 axis=slicing.axis,
@@ -163,16 +163,6 @@ class FewShotSession:
                 confidence=np.ascontiguousarray(slicing.plane_to_volume(result.confidence)),
                 scores=result.scores,
                 revision=result.revision,
-            )
-        if any(cut.values()):
-            logger.warning(
-                "In %d of %d slices of '%s' what was segmented reaches the edge of what was looked "
-                "at, a square of %.0f mm around the structures; what lies beyond it is missing. "
-                "Learn again without the option zoom to look at whole slices.",
-                sum(cut.values()),
-                slicing.count,
-                volume.name,
-                task.preparation.pixel * task.preparation.size,
             )
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Timings:
-    """Seconds and counts by stage ("locate", "encode", "attend", "update", "fuse", "decode",
-    "write", "finish")."""
+    """Seconds and counts by stage ("encode", "attend", "update", "fuse", "decode", "write",
+    "look closer", "finish")."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))

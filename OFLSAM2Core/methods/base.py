@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,14 +24,14 @@ class SupportSlices:
     """A support case as a method gets it: prepared, cut, with labels as canonical slices.
 
     labels: (S, H, W), values are `Structure.label`.
-    whole: the same with whole slices, where `prepared` shows a square of them.
+    square: the same of a square around the structures, where one is worth showing.
     """
 
     name: str
     prepared: PreparedVolume
     slicing: Slicing
     labels: npt.NDArray
-    whole: PreparedVolume | None = None
+    square: PreparedVolume | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,10 @@ class CanonicalResult:
     confidence: npt.NDArray[np.uint8]
     scores: dict[str, float]
     revision: int = 0
+
+
+LookCloser = Callable[[tuple[float, float]], PreparedVolume]
+"""From the middle of the structures, row and column in slice pixels, to the square around it."""
 
 
 class Method(ABC):
@@ -64,26 +68,15 @@ class Method(ABC):
     ) -> LearnedTask: ...
 
     @abstractmethod
-    def locate(
-        self,
-        backbone: Backbone,
-        whole: PreparedVolume,
-        slicing: Slicing,
-        task: LearnedTask,
-        on_progress: ProgressCallback,
-        timings: Timings,
-    ) -> tuple[float, float]:
-        """Row and column, in slice pixels, of the middle of all structures together, in a volume
-        of which whole slices are shown. Asked only where the task shows a square of them."""
-
-    @abstractmethod
     def segment(
         self,
         backbone: Backbone,
         prepared: PreparedVolume,
+        look_closer: LookCloser | None,
         slicing: Slicing,
         task: LearnedTask,
         options: MethodOptions,
         on_progress: ProgressCallback,
         timings: Timings,
-    ) -> Iterator[CanonicalResult]: ...
+    ) -> Iterator[CanonicalResult]:
+        """look_closer: None where the task shows no square."""

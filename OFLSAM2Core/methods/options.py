@@ -10,7 +10,7 @@ from typing import Any
 from OFLSAM2Core.errors import InputError
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"training_steps": 240, "augmented_copies": 0},
+    "fast": {"training_steps": 240, "augmented_copies": 0, "zoom": False},
     "balanced": {},
     "accurate": {"training_steps": 1600, "encoded_slices": 880},
 }
@@ -26,7 +26,7 @@ class MethodOptions:
     slicing_axis: "auto", "sagittal", "coronal" or "axial".
     intensity_window: "auto" (learned from the support), or the intensities shown as black and as
         white, "LOW,HIGH".
-    zoom: show a square around the structures instead of whole slices, where these are much larger.
+    zoom: look closer, at a square around the structures, where whole slices are much larger.
     gamma: S_cf above which a prediction enters memory and updates the mapping network.
     memories: K, retrieved support slices. The paper has 2; on the left atrium 4 gave 0.826 where
         2 gave 0.820 (7 cases).
@@ -47,7 +47,7 @@ class MethodOptions:
 
     slicing_axis: str = "auto"
     intensity_window: str = "auto"
-    zoom: bool = False
+    zoom: bool = True
     gamma: float = 0.8
     memories: int = 4
     recent: int = 2

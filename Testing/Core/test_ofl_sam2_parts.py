@@ -465,7 +465,7 @@ def test_an_empty_slice_is_trusted_the_more_the_farther_it_is_from_what_was_draw
     areas[0, 3:8] = 50
     areas[0, 5] = 0
     areas[1, :4] = 50
-    beside, between, nowhere = surely_ended(areas)
+    beside, between, nowhere = surely_ended(areas, np.zeros((3, 12)))
     assert (beside[[3, 4, 6, 7]] == 1).all() and beside[5] == 0.5
     assert 0.5 < beside[8] < beside[9] < beside[10] < beside[11] < 1
     np.testing.assert_allclose(beside[2::-1], beside[8:11])
@@ -476,6 +476,17 @@ def test_an_empty_slice_is_trusted_the_more_the_farther_it_is_from_what_was_draw
 def test_half_the_structures_height_is_the_measure_of_where_it_may_end() -> None:
     low, high = np.zeros((1, 60), np.int64), np.zeros((1, 60), np.int64)
     low[0, 20:30] = high[0, 20:40] = 50
+    unknown = np.zeros((1, 60))
     np.testing.assert_allclose(
-        surely_ended(low)[0, 30 + 2], surely_ended(high)[0, 40 + 4], atol=0.03
+        surely_ended(low, unknown)[0, 30 + 2], surely_ended(high, unknown)[0, 40 + 4], atol=0.03
     )
+
+
+def test_an_empty_slice_is_doubted_where_the_support_shows_the_structure() -> None:
+    areas = np.zeros((1, 12), np.int64)
+    areas[0, 3:8] = 50
+    expected = np.zeros((1, 12))
+    expected[0, 5:] = 0.9
+    before, after = surely_ended(areas, np.zeros((1, 12))), surely_ended(areas, expected)
+    np.testing.assert_array_equal(after[0, :8], before[0, :8])
+    np.testing.assert_allclose(after[0, 8:], 0.1)

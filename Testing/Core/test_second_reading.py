@@ -64,6 +64,24 @@ def test_a_height_that_cannot_be_is_not_believed() -> None:
     assert _extents().scale(_ball(100, 1.0, 50.0, 4.0)[None], 1.0, found) == found
 
 
+def test_structures_are_expected_where_those_of_the_support_are() -> None:
+    first, last = _extents().levels[0]
+    levels = np.linspace(-2, 2, 41)
+    there = _extents().there(levels, 0.3)[0]
+    assert there[20] > 0.99 and there[0] < 0.01 and there[-1] < 0.01
+    np.testing.assert_allclose(
+        np.interp([first - 0.05, last + 0.05], levels, there), 0.5, atol=0.01
+    )
+    np.testing.assert_allclose(there, there[::-1], atol=0.03)
+
+
+def test_nothing_is_expected_of_a_structure_whose_end_no_case_shows() -> None:
+    both = np.stack([_ball(40, 1.0, 5.0, 20.0), _ball(40, 1.0, 20.0, 12.0)])
+    extents = Extents.of_support([both], [1.0], [LevelScale(20.0, 20.0)])
+    open_ended, closed = extents.there(np.linspace(-1, 1, 40), 0.3)
+    assert (open_ended == 0).all() and closed.max() > 0.9
+
+
 def test_a_second_reading_at_the_same_level_is_the_first_one() -> None:
     generator = torch.Generator().manual_seed(0)
     head = FeatureHead(torch.randn(5, 8, generator=generator), with_places=True)

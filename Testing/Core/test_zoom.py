@@ -1,4 +1,4 @@
-"""A square around the structures instead of whole slices: wanted by the support, found in targets.
+"""A square around the structures besides whole slices: wanted by the support, found in targets.
 
 Real hippocampi, in canvases of texture four times as large, each somewhere else.
 """
@@ -6,19 +6,26 @@ Real hippocampi, in canvases of texture four times as large, each somewhere else
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from orientations import ORIENTATIONS, stored
+import torch
+from orientations import ORIENTATIONS, stored, stored_array
 from scipy import ndimage
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.field_of_view import centre_of, square_around, wanted_side
 from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.ofl_sam2.close_up import WEIGHT, by_both
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.metrics import bounding_box
 from OFLSAM2Core.preparation import Preparation
 from OFLSAM2Core.session import FewShotSession
 from OFLSAM2Core.slicing import Slicing
@@ -74,12 +81,12 @@ def test_the_square_has_room_around_the_largest_structures_of_the_support() -> N
     assert wanted_side(labels[:1], [slicing]) == pytest.approx(1.6 * 10)
 
 
-def test_where_structures_fill_much_of_a_slice_it_is_shown_whole() -> None:
+def test_where_structures_fill_much_of_a_slice_there_is_no_square() -> None:
     case = _box((4, 100, 90), slice(10, 60), slice(20, 30))
-    assert _learn(case).whole is None
+    assert _learn(case).square_pixel is None
     narrow = _box((4, 100, 90), slice(10, 50), slice(20, 30))
-    assert _learn(narrow).whole is not None
-    assert _learn(narrow, zoom=False).whole is None
+    assert _learn(narrow).square_pixel is not None
+    assert _learn(narrow, zoom=False).square_pixel is None
 
 
 def test_the_square_stays_within_the_slice_and_takes_all_of_a_narrow_one() -> None:
@@ -93,17 +100,15 @@ def test_a_pixel_of_the_network_is_as_large_in_every_volume_and_finer_than_of_wh
     None
 ):
     preparation = _learn(_box((4, 100, 90), slice(10, 30), slice(20, 30)))
-    whole = preparation.whole
-    assert whole is not None and whole.pixel == pytest.approx(100 / 256)
-    assert preparation.pixel == pytest.approx(32 / 256)
+    assert preparation.pixel == pytest.approx(100 / 256)
+    assert preparation.square_pixel == pytest.approx(32 / 256)
     covered = []
     for shape in ((4, 100, 90), (4, 300, 250)):
         case = _box(shape, slice(40, 56), slice(50, 62))
         slicing = Slicing.for_volume(case.volume)
         labels = slicing.cut(case.labels)
-        prepared = preparation.prepare(case.volume, slicing, centre_of(labels))
+        prepared = preparation.prepare_square(case.volume, slicing, centre_of(labels))
         covered.append(prepared.mask_to_network(labels[1], 1))
-        assert prepared.note == ""
         # And back again: where it was, and nothing outside the square.
         back = prepared.to_grid(covered[-1][np.newaxis])[0]
         np.testing.assert_array_equal(back > 0.5, labels[1] == 1)
@@ -111,27 +116,53 @@ def test_a_pixel_of_the_network_is_as_large_in_every_volume_and_finer_than_of_wh
     assert covered[0].sum() == pytest.approx(16 * 12 * 8**2, rel=1e-3)
 
 
-def test_it_is_known_where_the_square_cuts_something_off() -> None:
-    slicing = Slicing.for_volume(Volume(np.zeros((4, 100, 90), np.float32)))
-    region = square_around((50, 10), 40, slicing)
-    framing = Framing.fit((100, 90), (1, 1), 0.2, 256, region)
-    assert region == (30, 70, 0, 40)
-    for row, column, expected in (
-        (30, 20, True),
-        (69, 20, True),
-        (50, 39, True),
-        (50, 0, False),  # Here the slice ends.
-        (50, 20, False),
-    ):
-        plane = np.zeros((100, 90), np.uint8)
-        plane[row, column] = 2
-        assert framing.cuts(plane) is expected
+def test_a_point_of_the_network_lies_where_it_does_on_the_slice() -> None:
+    region = (30, 70, 0, 40)
+    framing = Framing.fit((100, 90), (1.0, 1.5), 0.3, 256, region)
+    plane = np.zeros((1, 100, 90), np.uint8)
+    plane[0, 40:50, 8:20] = 1
+    rows, columns = bounding_box(framing.to_network(plane)[0] > 0.5)
+    for edge, expected in (("start", (40, 8)), ("stop", (50, 20))):
+        found = framing.point_on_slice(getattr(rows, edge), getattr(columns, edge))
+        np.testing.assert_allclose(found, expected, atol=0.3)
 
 
-def test_a_square_cannot_be_shown_without_knowing_where() -> None:
-    case = _box((4, 100, 90), slice(10, 30), slice(20, 30))
-    with pytest.raises(ValueError, match="where the structures are"):
-        _learn(case).prepare(case.volume, Slicing.for_volume(case.volume))
+def test_the_middle_of_what_is_drawn_is_between_its_edges() -> None:
+    volume = ProbabilityVolume.empty(2, 3, 16)
+    assert volume.middle() is None
+    drawn = torch.zeros(2, 16, 16)
+    drawn[0, 2:6, 3] = 0.9
+    volume.put(1, drawn)
+    drawn[1, 9, 3:8], drawn[0, 15] = 0.6, 0.4
+    volume.put(2, drawn)
+    assert volume.middle() == (6, 5.5)
+
+
+def test_two_readings_are_weighed_within_the_square() -> None:
+    case = _box((3, 100, 90), slice(40, 60), slice(50, 62))
+    preparation, slicing = _learn(case), Slicing.for_volume(case.volume)
+    prepared = preparation.prepare(case.volume, slicing)
+    square = preparation.prepare_square(case.volume, slicing, (50, 56))
+
+    def everywhere(probability: float) -> ProbabilityVolume:
+        volume = ProbabilityVolume.empty(1, 3, 256)
+        for index in range(3):
+            volume.put(index, torch.full((1, 256, 256), probability))
+        return volume
+
+    cpu = torch.device("cpu")
+    far = 1 / (1 + 9 ** (2 * WEIGHT - 1))
+    for one, other, expected in ((0.8, 0.8, 0.8), (0.9, 0.1, far), (0.1, 0.9, 1 - far), (0, 0, 0)):
+        fused = by_both(everywhere(one), prepared, everywhere(other), square, cpu)
+        assert fused.count == 3
+        top, bottom, left, right = square.framing.region
+        assert fused.slice(0, cpu).shape == (1, bottom - top, right - left)
+        torch.testing.assert_close(
+            fused.slice(1, cpu),
+            torch.full((1, bottom - top, right - left), float(expected)),
+            atol=0.01,  # In bytes 0.9 and 0.1 are not quite opposite.
+            rtol=0,
+        )
 
 
 def test_a_preparation_with_a_square_is_the_same_after_json() -> None:
@@ -139,58 +170,62 @@ def test_a_preparation_with_a_square_is_the_same_after_json() -> None:
     assert Preparation.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
 
 
-def test_structures_are_found_where_they_are(session: FewShotSession, task: LearnedTask) -> None:
-    whole = task.preparation.whole
-    assert whole is not None
-    for number, (order, signs) in zip(("006", "007"), ORIENTATIONS[::30], strict=False):
-        case = _in_canvas(number)
-        volume = stored(case.volume, order, signs)
-        slicing = Slicing.for_volume(volume, "axial")
-        prepared = whole.prepare(volume, slicing)
-        found = session.method.locate(
-            session.backbone, prepared, slicing, task, lambda progress: None, session.timings
-        )
-        truth = centre_of(Slicing.for_volume(case.volume, "axial").cut(case.labels))
-        side = task.preparation.pixel * task.preparation.size
-        assert np.abs(np.subtract(found, truth)).max() < 0.15 * side
-
-
-def test_labels_come_back_on_the_whole_slice(session: FewShotSession, task: LearnedTask) -> None:
-    case = _in_canvas("006")
-    labels, confidence = np.zeros((2, *case.labels.shape), np.uint8)
+def _segmented(session: FewShotSession, task: LearnedTask, case: SupportCase) -> npt.NDArray:
+    """Labels and confidence of the last revision: (2, *shape)."""
+    found = np.zeros((2, *case.labels.shape), np.uint8)
     for result in session.segment(case.volume, task):
-        labels[result.place], confidence[result.place] = result.labels, result.confidence
-    mine, theirs = labels > 0, case.labels > 0
-    assert 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.5
-    rows, columns = (np.flatnonzero(mine.any(axis=axes)) for axes in ((0, 2), (0, 1)))
-    side = task.preparation.pixel * task.preparation.size
-    assert np.ptp(rows) < side and np.ptp(columns) < side
-    # Far from the square, that nothing is there is as sure as can be.
-    assert confidence[:, :10, :10].min() == confidence.max()
+        found[(0, *result.place)], found[(1, *result.place)] = result.labels, result.confidence
+    return found
 
 
-def test_a_sam2_backbone_is_shown_squares_too_and_finds_them_with_a_task_read_from_a_file(
+def test_only_around_the_structures_does_a_closer_look_change_anything(
+    session: FewShotSession, task: LearnedTask
+) -> None:
+    assert task.preparation.square_pixel is not None
+    side = task.preparation.square_pixel * task.preparation.size
+    case = _in_canvas("007")
+    order, signs = ORIENTATIONS[30]
+    turned = replace(
+        case,
+        volume=stored(case.volume, order, signs),
+        labels=stored_array(case.labels, order, signs),
+    )
+    without = FewShotSession(session.backbone, options=replace(session.options, zoom=False))
+    whole, both = (_segmented(each, task, turned) for each in (without, session))
+    slicing = Slicing.for_volume(turned.volume, "axial")
+    changed = slicing.cut((whole != both).any(axis=0)).any(axis=0)
+    truth = slicing.cut(turned.labels)
+    top, bottom, left, right = square_around(centre_of(truth), 1.3 * side, slicing)
+    assert changed[top:bottom, left:right].any()
+    changed[top:bottom, left:right] = False
+    assert not changed.any()
+    mine, theirs = slicing.cut(both[0]) > 0, truth > 0
+    assert 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.4
+
+
+def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     tmp_path: Path,
 ) -> None:
     options = MethodOptions(epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True)
     session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
     task = session.learn([_in_canvas(number) for number in ("001", "003")])
-    assert task.preparation.whole is not None
-    volume = _in_canvas("006").volume
+    assert task.preparation.square_pixel is not None
     loaded = LearnedTask.load(task.save(tmp_path / "task.oflsam2"))
-    first, second = (
-        {result.index: result.confidence for result in session.segment(volume, each)}
-        for each in (task, loaded)
-    )
-    assert sorted(first) == sorted(second) == list(range(5))
-    for index, confidence in first.items():
-        assert confidence.shape == (CANVAS, CANVAS)
-        np.testing.assert_array_equal(confidence, second[index])
+    first, second = (_segmented(session, each, _in_canvas("006")) for each in (task, loaded))
+    np.testing.assert_array_equal(first, second)
 
 
-def test_whole_slices_are_shown_unless_zoom_is_asked_for() -> None:
-    options = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial")
+def test_a_task_without_what_was_learned_from_squares_is_refused(
+    session: FewShotSession, task: LearnedTask
+) -> None:
+    kept = {name: each for name, each in task.tensors.items() if name != "close_up.tau"}
+    with pytest.raises(TaskError, match="squares around its structures"):
+        _segmented(session, replace(task, tensors=kept), _in_canvas("006"))
+
+
+def test_without_zoom_no_squares_are_learned_from() -> None:
+    options = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial", zoom=False)
     session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
     task = session.learn([_in_canvas("001")])
-    assert task.preparation.whole is None
-    assert not any(name.startswith("locator") for name in task.tensors)
+    assert task.preparation.square_pixel is None
+    assert not any(name.startswith("close_up") for name in task.tensors)

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import CanonicalResult, Method, SupportSlices
+from OFLSAM2Core.methods.base import CanonicalResult, LookCloser, Method, SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.learning import learn
-from OFLSAM2Core.methods.ofl_sam2.locator import Locator
 from OFLSAM2Core.methods.ofl_sam2.propagation import Propagation
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import Preparation, PreparedVolume
@@ -39,28 +36,16 @@ class OflSam2(Method):
     ) -> LearnedTask:
         return learn(backbone, support, structures, preparation, options, seed, on_progress)
 
-    def locate(
-        self,
-        backbone: Backbone,
-        whole: PreparedVolume,
-        slicing: Slicing,
-        task: LearnedTask,
-        on_progress: ProgressCallback,
-        timings: Timings,
-    ) -> tuple[float, float]:
-        with torch.no_grad(), timings.stage("locate"):
-            locator = Locator.from_tensors(task.tensors, backbone.device)
-            return locator.find(backbone, whole, slicing, on_progress)
-
     def segment(
         self,
         backbone: Backbone,
         prepared: PreparedVolume,
+        look_closer: LookCloser | None,
         slicing: Slicing,
         task: LearnedTask,
         options: MethodOptions,
         on_progress: ProgressCallback,
         timings: Timings,
     ) -> Iterator[CanonicalResult]:
-        propagation = Propagation(backbone, prepared, slicing, task, options, timings)
+        propagation = Propagation(backbone, prepared, look_closer, slicing, task, options, timings)
         return propagation.run(on_progress)

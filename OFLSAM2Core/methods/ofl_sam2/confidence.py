@@ -41,15 +41,17 @@ def slice_confidence(probabilities: Tensor) -> Tensor:
     return torch.where(size > 0, expected, 1 - maps.amax(dim=1))
 
 
-def surely_ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:
+def surely_ended(areas: npt.NDArray, expected: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """How sure it is that structures are not where they were not drawn, by which S_cf of such
     slices is multiplied once all are known: (N, slices); 1 where they were drawn.
 
-    areas: pixels that were drawn, (N, slices).
+    areas: pixels that were drawn, (N, slices). expected: how likely structures are there by where
+    they begin and end in the support, (N, slices), `Extents.there`.
 
     A network is as sure of the slice behind the last one it drew as of any other empty one, and
     there structures are missed. They end somewhere around where they seem to, with a deviation of
-    ENDS. A structure that was drawn nowhere, or not in between, may as well be there as not.
+    ENDS; and if the others show that they should not have ended yet, it is no surer than that. A
+    structure that was drawn nowhere, or not in between, may as well be there as not.
     """
     sure = np.ones(areas.shape)
     at = np.arange(areas.shape[1])
@@ -60,7 +62,7 @@ def surely_ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:
             beyond = np.maximum(first - at, at - last)
             outside = beyond > 0
             own[outside] = special.ndtr(beyond[outside] / (ENDS * (last - first) / 2))
-    return sure
+    return np.where(areas > 0, 1, np.minimum(sure, 1 - expected))
 
 
 def share_voxels(probabilities: Tensor) -> Tensor:

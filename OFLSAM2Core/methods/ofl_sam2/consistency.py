@@ -33,16 +33,27 @@ _LOGITS = np.log((np.arange(256) + 0.5) / (255.5 - np.arange(256))).astype(np.fl
 
 
 class ProbabilityVolume:
-    """The structures' probabilities of all slices on the network's grid, one byte each."""
+    """The structures' probabilities of all slices, one byte each, on the network's grid or on a
+    part of the volume's own."""
 
     def __init__(self, values: npt.NDArray[np.uint8]) -> None:
-        """values: (N, slices, size, size)."""
+        """values: (N, slices, rows, columns)."""
         self._values = values
 
     @classmethod
     def empty(cls, structures: int, count: int, size: int) -> ProbabilityVolume:
         """No structure anywhere yet."""
         return cls(np.zeros((structures, count, size, size), np.uint8))
+
+    @property
+    def count(self) -> int:
+        """Of slices."""
+        return self._values.shape[1]
+
+    @property
+    def side(self) -> int:
+        """Of the network's grid."""
+        return self._values.shape[-1]
 
     def put(self, index: int, probabilities: Tensor) -> None:
         """Slice `index`: (N, size, size) in [0, 1]."""
@@ -76,8 +87,17 @@ class ProbabilityVolume:
         """Pixels of each structure in each slice: (N, slices)."""
         return (self._values > 127).sum(axis=(2, 3))
 
+    def middle(self) -> tuple[float, float] | None:
+        """Row and column in the middle between the edges of all that is drawn (0 is the upper edge
+        of the first); None where nothing is."""
+        drawn = (self._values > 127).any(axis=(0, 1))
+        if not drawn.any():
+            return None
+        rows, columns = bounding_box(np.asarray(drawn))
+        return (rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2
+
     def slice(self, index: int, device: torch.device) -> Tensor:
-        """(N, size, size) in [0, 1]."""
+        """(N, rows, columns) in [0, 1]."""
         return torch.from_numpy(self._values[:, index]).to(device).float() / 255
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from scipy import ndimage, special
 
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 
@@ -65,6 +65,15 @@ class Extents:
         if not 1 / MOST_CHANGE < half / found.half < MOST_CHANGE:
             return found
         return LevelScale(float(middle), float(half))
+
+    def there(self, levels: npt.NDArray, deviation: float) -> npt.NDArray[np.float64]:
+        """How likely structures are in slices at `levels` (slices,), as they begin and end in the
+        support with a deviation of so many levels: (N, slices). 0 where an end is not known."""
+        half_slice = np.abs(np.diff(levels)).mean() / 2 if len(levels) > 1 else 0.0
+        first, last = self.levels[:, :1], self.levels[:, 1:]
+        begun = special.ndtr((levels - first + half_slice) / deviation)
+        not_ended = special.ndtr((last - levels + half_slice) / deviation)
+        return np.nan_to_num(begun * not_ended)
 
 
 def _ends(profile: npt.NDArray) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from OFLSAM2Core.backbones.base import Backbone, LearnedAttention, Memory
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2.balance import Balance
+from OFLSAM2Core.methods.ofl_sam2.close_up import CloseUp
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelFinder
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
@@ -33,6 +34,7 @@ class LearnedParts:
     memory: SupportMemory
     levels: LevelFinder
     extents: Extents
+    close_up: CloseUp | None = None
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name; memory in half precision, which is what makes up the size."""
@@ -65,6 +67,8 @@ class LearnedParts:
         pointers = [m.pointer for m in self.memory.memories if m.pointer is not None]
         if pointers:
             tensors["memory.pointers"] = torch.stack(pointers)
+        if self.close_up is not None:
+            tensors |= self.close_up.to_tensors()
         return {name: t.detach().cpu().clone() for name, t in tensors.items()}
 
     @classmethod
@@ -122,7 +126,8 @@ class LearnedParts:
             ) from error
         for module in (fusion, readout):
             module.eval().requires_grad_(False).to(device)
-        return cls(fusion, readout, attention, mapping, memory, levels, extents)
+        close_up = CloseUp.from_tensors(tensors, backbone)
+        return cls(fusion, readout, attention, mapping, memory, levels, extents, close_up)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

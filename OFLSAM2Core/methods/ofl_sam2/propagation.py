@@ -6,23 +6,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import CanonicalResult
+from OFLSAM2Core.methods.base import CanonicalResult, LookCloser
 from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
 from OFLSAM2Core.methods.ofl_sam2.confidence import (
     calibrated,
     share_voxels,
     slice_confidence,
-    surely_ended,
 )
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
+from OFLSAM2Core.methods.ofl_sam2.finish import Finish
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import some_positions
@@ -46,6 +45,7 @@ class Propagation:
         self,
         backbone: Backbone,
         prepared: PreparedVolume,
+        look_closer: LookCloser | None,
         slicing: Slicing,
         task: LearnedTask,
         options: MethodOptions,
@@ -53,6 +53,7 @@ class Propagation:
     ) -> None:
         self.backbone = backbone
         self.prepared = prepared
+        self.look_closer = look_closer
         self.task = task
         self.options = options
         self.timings = timings
@@ -82,48 +83,26 @@ class Propagation:
             yield result
         on_progress(Progress("segment", self.count, self.count))
         if self.slicing.world_axis != FRAME_AXIS:
-            yield from self._made_consistent(on_progress)
+            yield from self._finished(on_progress)
 
-    def _made_consistent(self, on_progress: ProgressCallback) -> Iterator[CanonicalResult]:
-        """All slices again, once all are known: what each shows as a part of the volume."""
-        with self.timings.stage("finish"):
-            probabilities = self._smoothed()
-        if self._read_again(probabilities.areas(), on_progress):
-            with self.timings.stage("finish"):
-                probabilities = self._smoothed()
-        with self.timings.stage("finish"):
-            ended = torch.from_numpy(surely_ended(probabilities.areas())).float()
-        for index in range(self.count):
-            on_progress(Progress("finish", index, self.count))
-            own = probabilities.slice(index, self.backbone.device)
-            with self.timings.stage("finish"):
-                result, _ = self._on_grid(index, own, ended[:, index].to(own.device))
-            yield replace(result, revision=1)
-        on_progress(Progress("finish", self.count, self.count))
-
-    def _smoothed(self) -> ProbabilityVolume:
-        single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
-        # Not in tasks learned before this was looked at.
-        touched = self.task.facts.get("touched", [[]] * len(single))
-        along = [float(each) for each in self.task.facts["averaged_along_mm"]]
-        smoothed = self._probabilities.smoothed(along, self.slicing.slice_spacing)
-        return smoothed.without_strays(single, touched)
-
-    def _read_again(self, areas: npt.NDArray, on_progress: ProgressCallback) -> bool:
-        """Levels from the areas that were drawn, and slices by them; False where levels stay."""
+    def _finished(self, on_progress: ProgressCallback) -> Iterator[CanonicalResult]:
+        """All slices again, once all are known."""
         assert self._scale is not None
-        spacing = self.slicing.slice_spacing
-        scale = self.parts.extents.scale(areas, spacing, self._scale)
-        if scale == self._scale:
-            return False
-        # As it was learned from the support: what it has learned since was drawn at worse levels.
-        mapping = self.parts.mapping if self.options.use_mapping else None
-        for index in range(self.count):
-            on_progress(Progress("finish", index, self.count, "reading once more"))
-            with self.timings.stage("finish"):
-                own = self._second_reading.read(index, scale.level(index * spacing), mapping)
-                self._probabilities.put(index, own)
-        return True
+        finish = Finish(
+            self.backbone,
+            self.prepared,
+            self.look_closer,
+            self.slicing,
+            self.task,
+            self.parts,
+            self._second_reading,
+            self.options,
+            self.timings,
+        )
+        for index, own, ended in finish.run(self._probabilities, self._scale, on_progress):
+            with self.timings.stage("write"):
+                result, _ = self._result(index, own, ended)
+            yield replace(result, revision=1)
 
     def _most_similar_slice(self, on_progress: ProgressCallback) -> int:
         """Look at slices spread over the volume, for its statistics and for where to start."""
@@ -178,7 +157,7 @@ class Propagation:
         if self.slicing.world_axis != FRAME_AXIS:
             self._second_reading.keep(index, seen, logits - read, there)
         with self.timings.stage("write"):
-            result, scores = self._on_grid(index, probabilities)
+            result, scores = self._result(index, self.prepared.to_grid(probabilities))
             self._probabilities.put(index, probabilities)
         trusted = trusted_structures(scores, self.options)
         with self.timings.stage("update"):
@@ -202,14 +181,15 @@ class Propagation:
                 read[structure] = found[place]
         return torch.stack([each for each in read if each is not None])
 
-    def _on_grid(
+    def _result(
         self, index: int, probabilities: Tensor, ended: Tensor | None = None
     ) -> tuple[CanonicalResult, Tensor]:
-        """Labels and confidence on the volume's own grid, and S_cf of every structure.
+        """Labels and confidence from probabilities (N, H, W) on the volume's own grid, and S_cf of
+        every structure.
 
         ended: (N,), `surely_ended` of the slice, once all are known.
         """
-        shared = share_voxels(self.prepared.to_grid(probabilities).clamp(0, 1))
+        shared = share_voxels(probabilities.clamp(0, 1))
         which = shared.argmax(dim=0)
         shown = calibrated(shared).amax(dim=0)
         scores = slice_confidence(shared[1:])

@@ -1,0 +1,126 @@
+"""All slices again, once all are known: what each shows as a part of the volume.
+
+Levels are found again from what was drawn and slices read by them, a square around the structures
+is looked at where one is worth it, and what a slice cannot know is made consistent in 3D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.backbones.base import Backbone
+from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.base import LookCloser
+from OFLSAM2Core.methods.ofl_sam2.close_up import by_both
+from OFLSAM2Core.methods.ofl_sam2.confidence import ENDS, surely_ended
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
+from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.preparation import PreparedVolume
+from OFLSAM2Core.results import Progress, ProgressCallback
+from OFLSAM2Core.slicing import Slicing
+from OFLSAM2Core.timings import Timings
+
+
+@dataclass(frozen=True)
+class Finish:
+    """For one volume whose slices have all been read."""
+
+    backbone: Backbone
+    prepared: PreparedVolume
+    look_closer: LookCloser | None
+    slicing: Slicing
+    task: LearnedTask
+    parts: LearnedParts
+    second_reading: SecondReading
+    options: MethodOptions
+    timings: Timings
+
+    def run(
+        self, read: ProbabilityVolume, scale: LevelScale, on_progress: ProgressCallback
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Every slice's index, probabilities (N, H, W) on the slice's own grid, and `surely_ended`
+        (N,).
+
+        read: as slices were read first, by `scale`; it is changed.
+        """
+        device, count = self.backbone.device, self.slicing.count
+        whole, scale = self._read_again(read, scale, on_progress)
+        square = self._square_around(whole)
+        drawn = whole
+        if square is not None:
+            with self.timings.stage("look closer"):
+                near = self._read_closer(square, scale, on_progress)
+            with self.timings.stage("finish"):
+                fused = by_both(whole, self.prepared, near, square, device)
+                drawn = self._without_strays(fused)
+        with self.timings.stage("finish"):
+            levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
+            expected = self.parts.extents.there(levels, ENDS)
+            ended = torch.from_numpy(surely_ended(drawn.areas(), expected)).float().to(device)
+        for index in range(count):
+            on_progress(Progress("finish", index, count))
+            with self.timings.stage("finish"):
+                own = self.prepared.to_grid(whole.slice(index, device))
+                if square is not None:
+                    top, bottom, left, right = square.framing.region
+                    own[:, top:bottom, left:right] = drawn.slice(index, device)
+            yield index, own, ended[:, index]
+        on_progress(Progress("finish", count, count))
+
+    def _read_again(
+        self, read: ProbabilityVolume, scale: LevelScale, on_progress: ProgressCallback
+    ) -> tuple[ProbabilityVolume, LevelScale]:
+        """Levels from the areas that were drawn, and slices by them, where they change."""
+        spacing = self.slicing.slice_spacing
+        with self.timings.stage("finish"):
+            smoothed = self._smoothed(read)
+        found = self.parts.extents.scale(smoothed.areas(), spacing, scale)
+        if found == scale:
+            return smoothed, scale
+        # As it was learned from the support: what it has learned since was drawn at worse levels.
+        mapping = self.parts.mapping if self.options.use_mapping else None
+        for index in range(self.slicing.count):
+            on_progress(Progress("finish", index, self.slicing.count, "reading once more"))
+            with self.timings.stage("finish"):
+                own = self.second_reading.read(index, found.level(index * spacing), mapping)
+                read.put(index, own)
+        with self.timings.stage("finish"):
+            smoothed = self._smoothed(read)
+        return smoothed, self.parts.extents.scale(smoothed.areas(), spacing, found)
+
+    def _square_around(self, drawn: ProbabilityVolume) -> PreparedVolume | None:
+        """None where the task has no square, or nothing was drawn."""
+        middle = drawn.middle()
+        if self.look_closer is None or self.parts.close_up is None or middle is None:
+            return None
+        step = self.backbone.image_size / drawn.side
+        return self.look_closer(
+            self.prepared.framing.point_on_slice(middle[0] * step, middle[1] * step)
+        )
+
+    def _read_closer(
+        self, square: PreparedVolume, scale: LevelScale, on_progress: ProgressCallback
+    ) -> ProbabilityVolume:
+        assert self.parts.close_up is not None
+        read = self.parts.close_up.read(
+            self.backbone, square, self.slicing, scale, self.options.use_mapping, on_progress
+        )
+        return self._smoothed(read)
+
+    def _smoothed(self, read: ProbabilityVolume) -> ProbabilityVolume:
+        along = [float(each) for each in self.task.facts["averaged_along_mm"]]
+        return self._without_strays(read.smoothed(along, self.slicing.slice_spacing))
+
+    def _without_strays(self, drawn: ProbabilityVolume) -> ProbabilityVolume:
+        single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
+        # Not in tasks learned before this was looked at.
+        touched = self.task.facts.get("touched", [[]] * len(single))
+        return drawn.without_strays(single, touched)

@@ -1,0 +1,170 @@
+"""What is learned from the support shown in one way: whole slices, or squares of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.backbones.base import Backbone
+from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2.balance import (
+    NEAR_SHARE_IN_LOSS,
+    Balance,
+    near_structures,
+)
+from OFLSAM2Core.methods.ofl_sam2.episodes import Episodes
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelError, LevelFinder, LevelScale
+from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
+    EquationsSum,
+    FeatureHead,
+    NormalEquations,
+    some_positions,
+)
+from OFLSAM2Core.methods.ofl_sam2.statistics import previewed_slices
+from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, encode_support
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.results import Progress, ProgressCallback
+from OFLSAM2Core.slicing import FRAME_AXIS
+from OFLSAM2Core.structures import Structure
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Encoded slices, the mapping network fitted to them, and what was trained on them.
+
+    originals: the encoded slices without the copies. tau: the mapping network fitted to
+    `equations`, of all cases. level_error: how wrong levels will be in a new volume.
+    """
+
+    originals: Sequence[SupportSlice]
+    head: FeatureHead
+    balance: Balance
+    equations: NormalEquations
+    tau: Tensor
+    episodes: Episodes
+    level_error: LevelError
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        support: Sequence[SupportSlices],
+        structures: Sequence[Structure],
+        options: MethodOptions,
+        rng: np.random.Generator,
+        on_progress: ProgressCallback,
+        levels_of_whole: LevelError | None = None,
+    ) -> Lesson:
+        """levels_of_whole: in a close-up levels come from what whole slices showed."""
+        slices = encode_support(backbone, support, structures, options, rng, on_progress)
+        originals = [s for s in slices if s.copy == 0]
+        level_error = levels_of_whole or _level_error(support, originals)
+        logger.info("error of levels: shift %.2f, scaling %.2f", *astuple(level_error))
+        in_volumes = support[0].slicing.world_axis != FRAME_AXIS
+        head = FeatureHead.fit(
+            [_comparable(s, backbone) for s in originals], with_places=in_volumes
+        )
+        near = [near_structures(s.masks.float() / 255, backbone.feature_size) for s in slices]
+        balance = Balance.of_support(near).to(backbone.device)
+        close_up = levels_of_whole is not None
+        as_found = level_error.found_again if close_up else level_error
+        by_case = _equations_by_case(
+            backbone, head, slices, near, balance, as_found, rng, on_progress
+        )
+        tau_without = {
+            # A single frame has no other to be fitted on.
+            case: _fit(
+                _mean([e for other, e in by_case.items() if other != case] or [own]), options
+            )
+            for case, own in by_case.items()
+        }
+        in_loss = Balance.of_support(near, NEAR_SHARE_IN_LOSS).to(backbone.device)
+        episodes = Episodes(
+            backbone, slices, head, tau_without, in_loss, level_error, options, rng, close_up
+        )
+        episodes.train(on_progress)
+        equations = _mean(list(by_case.values()))
+        tau = _fit(equations, options)
+        return cls(originals, head, balance, equations, tau, episodes, level_error)
+
+
+def level_finder(slices: Sequence[SupportSlice], support: Sequence[SupportSlices]) -> LevelFinder:
+    descriptors = torch.stack([s.descriptor for s in slices])
+    levels = torch.tensor([s.level for s in slices], device=descriptors.device)
+    cases = torch.tensor([s.case for s in slices], device=descriptors.device)
+    half = float(np.mean([scale_of(case).half for case in support]))
+    return LevelFinder(descriptors, levels, cases, half)
+
+
+def scale_of(case: SupportSlices) -> LevelScale:
+    return LevelScale.of_labels(case.labels, case.slicing.slice_spacing)
+
+
+def _level_error(support: Sequence[SupportSlices], originals: Sequence[SupportSlice]) -> LevelError:
+    """How wrong levels of a new volume will be: each support case is found by the others."""
+    if len(support) == 1 or support[0].slicing.world_axis == FRAME_AXIS:
+        return LevelError()
+    pairs = []
+    for number, case in enumerate(support):
+        finder = level_finder(
+            [s for s in originals if s.case != number],
+            [other for other in support if other is not case],
+        )
+        seen = previewed_slices(case.slicing.count)
+        own = [s for s in originals if s.case == number and s.index in seen]
+        step = case.slicing.slice_spacing
+        found = finder.find(
+            torch.stack([s.descriptor for s in own]),
+            [s.index * step for s in own],
+            case.slicing.count * step,
+        )
+        pairs.append((found, scale_of(case)))
+    return LevelError.of_pairs(pairs)
+
+
+def _comparable(support_slice: SupportSlice, backbone: Backbone) -> Tensor:
+    return support_slice.features(backbone).comparable
+
+
+def _equations_by_case(
+    backbone: Backbone,
+    head: FeatureHead,
+    slices: Sequence[SupportSlice],
+    near: Sequence[Tensor],
+    balance: Balance,
+    level_error: LevelError,
+    rng: np.random.Generator,
+    on_progress: ProgressCallback,
+) -> dict[int, NormalEquations]:
+    sums: dict[int, EquationsSum] = {}
+    for number, each in enumerate(slices):
+        on_progress(Progress("learn", number, len(slices), "fitting the mapping network"))
+        wanted = each.memory(backbone).features.flatten(2)
+        some = some_positions(wanted.shape[-1], rng).to(wanted.device)
+        level = level_error.disturbed(each.level, rng)
+        rows = head.rows(_comparable(each, backbone), level, some)
+        sums.setdefault(each.case, EquationsSum()).add(
+            rows, wanted[..., some], near[number].to(rows.device)[:, some], balance
+        )
+    return {case: total.mean() for case, total in sums.items()}
+
+
+def _mean(equations: Sequence[NormalEquations]) -> NormalEquations:
+    total = equations[0]
+    for each in equations[1:]:
+        total = total.plus(each)
+    return NormalEquations(total.gram / len(equations), total.moment / len(equations))
+
+
+def _fit(equations: NormalEquations, options: MethodOptions) -> Tensor:
+    if options.closed_form:
+        return equations.closed_form()
+    start = torch.zeros_like(equations.moment)
+    return equations.steepest_descent(start, options.iterations_learning)
