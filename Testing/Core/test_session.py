@@ -20,7 +20,7 @@ from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.errors import Cancelled, InputError, ResourceError, TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2 import episodes, learning
+from OFLSAM2Core.methods.ofl_sam2 import episodes, lesson
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.results import Progress, SliceResult
 from OFLSAM2Core.session import FewShotSession
@@ -200,7 +200,7 @@ def test_what_is_near_small_structures_counts_more_in_training_until_its_last_th
         return loss(logits, truth, weights)
 
     monkeypatch.setattr(episodes, "segmentation_loss", seen)
-    monkeypatch.setattr(learning, "NEAR_SHARE_IN_LOSS", 0.9)  # As if these were small.
+    monkeypatch.setattr(lesson, "NEAR_SHARE_IN_LOSS", 0.9)  # As if these were small.
     FewShotSession(session.backbone, options=replace(QUICK, epochs=5)).learn(support)
     weighted = round(0.7 * len(spread))
     assert len(spread) >= 10
