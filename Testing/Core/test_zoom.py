@@ -6,8 +6,10 @@ Real hippocampi, in canvases of texture four times as large, each somewhere else
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +24,10 @@ from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.field_of_view import centre_of, square_around, wanted_side
 from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.ofl_sam2 import lesson
 from OFLSAM2Core.methods.ofl_sam2.close_up import WEIGHT, by_both
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.metrics import bounding_box
 from OFLSAM2Core.preparation import Preparation
@@ -221,6 +225,25 @@ def test_a_task_without_what_was_learned_from_squares_is_refused(
     kept = {name: each for name, each in task.tensors.items() if name != "close_up.tau"}
     with pytest.raises(TaskError, match="squares around its structures"):
         _segmented(session, replace(task, tensors=kept), _in_canvas("006"))
+
+
+def test_features_of_whole_slices_are_gone_before_squares_are_encoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encode = lesson.encode_support
+    earlier: list[weakref.ref] = []
+
+    def watched(*args: Any) -> list[SupportSlice]:
+        assert [each() for each in earlier] == [None] * len(earlier)
+        slices = encode(*args)
+        earlier.extend(weakref.ref(each.stored) for each in slices)
+        return slices
+
+    monkeypatch.setattr(lesson, "encode_support", watched)
+    options = MethodOptions(epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True)
+    session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
+    session.learn([_in_canvas(number) for number in ("001", "003")])
+    assert len(earlier) == 2 * 2 * 2 * 5
 
 
 def test_without_zoom_no_squares_are_learned_from() -> None:
