@@ -80,6 +80,7 @@ class Server:
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[int | str, Job] = {}  # queued or running
         self._running: Job | None = None
+        self._warming_up = False
         self._exit_code = 0
 
     def run(self) -> int:
@@ -90,7 +91,9 @@ class Server:
         while (job := self._queue.get()) is not None:
             self._work(job)
             if job.name == "hello" and self._queue.empty():
+                self._warming_up = True
                 warm_up()
+                self._warming_up = False
             del job  # and its arrays
         return self._exit_code
 
@@ -190,6 +193,8 @@ class Server:
 
     def _stop(self, code: int) -> None:
         """No more requests: end now, or GRACE_S after asking the job to end."""
+        if self._warming_up:  # an import cannot be asked to end, and has no result that counts
+            _end_process(code)
         self._exit_code = code
         with self._lock:
             for job in self._jobs.values():
