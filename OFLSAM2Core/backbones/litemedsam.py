@@ -31,6 +31,7 @@ from OFLSAM2Core.backbones.base import (
 from OFLSAM2Core.backbones.tiny_vit import TinyViT
 from OFLSAM2Core.backbones.weights import identity, load_state_dict, weights_path
 from OFLSAM2Core.errors import WeightsError
+from OFLSAM2Core.named_tensors import part_of
 from OFLSAM2Core.results import ProgressCallback
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class LiteMedSamBackbone(Backbone):
         self.identity = identity
         self._device = torch.device(device)
         self.encoder = TinyViT()
-        self.encoder.load_state_dict(_part(weights, "image_encoder."))
+        self.encoder.load_state_dict(part_of(weights, "image_encoder"))
         self.encoder.eval().requires_grad_(False).to(self._device)
         self._decoder, prompts = _sam_decoder(weights)
         self._decoder.eval().requires_grad_(False).to(self._device)
@@ -263,10 +264,6 @@ def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return read[0].transpose(0, 1).reshape(len(query), -1)[:, :wanted]
 
 
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-
-
 def _sam_decoder(weights: dict[str, Tensor]) -> tuple[MaskDecoder, PromptEncoder]:
     """SAM's mask decoder and prompt encoder, built from the `sam2` package's classes, which
     contain them; only the two layers of each MLP have other names there."""
@@ -283,11 +280,11 @@ def _sam_decoder(weights: dict[str, Tensor]) -> tuple[MaskDecoder, PromptEncoder
     )
     renamed = {
         key.replace("mlp.lin1", "mlp.layers.0").replace("mlp.lin2", "mlp.layers.1"): value
-        for key, value in _part(weights, "mask_decoder.").items()
+        for key, value in part_of(weights, "mask_decoder").items()
     }
     decoder.load_state_dict(renamed)
     prompts = PromptEncoder(256, (FEATURE_SIZE, FEATURE_SIZE), (IMAGE_SIZE, IMAGE_SIZE), 16)
-    prompts.load_state_dict(_part(weights, "prompt_encoder."))
+    prompts.load_state_dict(part_of(weights, "prompt_encoder"))
     return decoder, prompts
 
 

@@ -14,18 +14,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from OFLSAM2Core.backbones.base import Backbone, ImageFeatures
+from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
-from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
+from OFLSAM2Core.methods.ofl_sam2.encoded_slices import EncodedSlices
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
 from OFLSAM2Core.methods.ofl_sam2.readout import Readout, seen_of
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics
+from OFLSAM2Core.named_tensors import named, part_of
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.slicing import Slicing
@@ -36,8 +36,6 @@ Hearts 0.830, 0.832, 0.826 and 0.818 with 0.3, 0.4, 0.5 and 0.6."""
 
 LEAST = 1 / 510
 """What a probability of 0 counts for, in bytes, when logits are averaged."""
-
-_PREFIX = "close_up."
 
 
 @dataclass(frozen=True)
@@ -67,49 +65,42 @@ class CloseUp:
         scale: levels, as what was drawn in whole slices gives them.
         """
         count = slicing.count
-        encoded: dict[int, ImageFeatures] = {}
-
-        def encode(index: int) -> ImageFeatures:
-            if index not in encoded:
-                image = torch.from_numpy(square.image(index))[None]
-                encoded[index] = encode_with_detail(backbone, image.to(backbone.device))
-            return encoded[index]
-
+        encoded = EncodedSlices(backbone, square)
         statistics = FeatureStatistics.of_volume(
-            count, encode, square.content_box, backbone.image_size
+            count, encoded, square.content_box, backbone.image_size
         )
         found = ProbabilityVolume.empty(len(self.tau), count, 4 * backbone.feature_size)
         for index in range(count):
             on_progress(Progress("finish", index, count, "looking closer"))
             level = scale.level(index * slicing.slice_spacing)
-            seen = seen_of([statistics.standardise(encode(index))], self.head)
+            seen = seen_of([statistics.standardise(encoded(index))], self.head)
             mapped = None
             if use_mapping:
                 components = seen[0, : len(self.head.basis)]
                 mapped = self.head.mapped(components, self.tau, level)[None]
             logits = self.readout(seen, [Level(level, again=True)], mapped)[0]
             found.put(index, logits.sigmoid())
-            del encoded[index]
+            encoded.forget(index)
         return found
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name, for a learned task."""
-        tensors = {f"{_PREFIX}readout.{k}": t for k, t in self.readout.state_dict().items()}
-        tensors |= {f"{_PREFIX}basis": self.head.basis, f"{_PREFIX}tau": self.tau}
-        return {name: t.detach().cpu().clone() for name, t in tensors.items()}
+        readout = named("readout", self.readout.state_dict())
+        own = {"basis": self.head.basis, "tau": self.tau, **readout}
+        return named("close_up", {name: t.detach().cpu().clone() for name, t in own.items()})
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], backbone: Backbone) -> CloseUp | None:
         """None of a task without squares. Raises TaskError when something is missing or of another
         shape."""
-        own = {k.removeprefix(_PREFIX): t for k, t in tensors.items() if k.startswith(_PREFIX)}
+        own = part_of(tensors, "close_up")
         if not own:
             return None
         try:
-            tau = own.pop("tau").to(backbone.device)
-            head = FeatureHead(own.pop("basis").to(backbone.device), with_places=True)
+            tau = own["tau"].to(backbone.device)
+            head = FeatureHead(own["basis"].to(backbone.device), with_places=True)
             readout = Readout.for_backbone(backbone, head, structures=len(tau))
-            readout.load_state_dict({k.removeprefix("readout."): t for k, t in own.items()})
+            readout.load_state_dict(part_of(own, "readout"))
         except (KeyError, RuntimeError) as error:
             raise TaskError(
                 "The learned task lacks what was learned from squares around its structures, or "
@@ -120,23 +111,8 @@ class CloseUp:
         return cls(head, tau, readout)
 
 
-def by_both(
-    whole: ProbabilityVolume,
-    prepared: PreparedVolume,
-    near: ProbabilityVolume,
-    square: PreparedVolume,
-    device: torch.device,
-) -> ProbabilityVolume:
-    """The mean of two readings' logits, by WEIGHT, on the slices' own grid within the square's
-    region."""
-    top, bottom, left, right = square.framing.region
-    fused = []
-    for index in range(whole.count):
-        looks = [
-            shown.to_grid(volume.slice(index, device))[:, top:bottom, left:right]
-            for volume, shown in ((whole, prepared), (near, square))
-        ]
-        far, close = torch.stack(looks).clamp(LEAST, 1 - LEAST).logit()
-        logits = (1 - WEIGHT) * far + WEIGHT * close
-        fused.append((255 * logits.sigmoid()).round().to(torch.uint8).cpu().numpy())
-    return ProbabilityVolume(np.stack(fused, axis=1))
+def by_both(far: Tensor, close: Tensor) -> Tensor:
+    """The mean of two readings' logits, by WEIGHT: from probabilities of the same pixels to
+    probabilities, all of one shape."""
+    far, close = torch.stack([far, close]).clamp(LEAST, 1 - LEAST).logit()
+    return ((1 - WEIGHT) * far + WEIGHT * close).sigmoid()

@@ -8,7 +8,7 @@ probabilities), and pieces that do not belong to a structure go (`pieces.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import torch
 from scipy import ndimage, special
 from torch import Tensor
 
+from OFLSAM2Core.field_of_view import centre_of
 from OFLSAM2Core.methods.ofl_sam2.pieces import strays
 from OFLSAM2Core.metrics import bounding_box
 
@@ -45,6 +46,11 @@ class ProbabilityVolume:
         """No structure anywhere yet."""
         return cls(np.zeros((structures, count, size, size), np.uint8))
 
+    @classmethod
+    def of_slices(cls, probabilities: Iterable[Tensor]) -> ProbabilityVolume:
+        """From each slice's (N, rows, columns) in [0, 1]."""
+        return cls(np.stack([_bytes(each) for each in probabilities], axis=1))
+
     @property
     def count(self) -> int:
         """Of slices."""
@@ -57,7 +63,7 @@ class ProbabilityVolume:
 
     def put(self, index: int, probabilities: Tensor) -> None:
         """Slice `index`: (N, size, size) in [0, 1]."""
-        self._values[:, index] = (probabilities * 255).round().to(torch.uint8).cpu().numpy()
+        self._values[:, index] = _bytes(probabilities)
 
     def smoothed(self, along: Sequence[float], spacing: float) -> ProbabilityVolume:
         """Averaged with the neighbourhood, along the body by a deviation of so many mm for each
@@ -88,13 +94,9 @@ class ProbabilityVolume:
         return (self._values > 127).sum(axis=(2, 3))
 
     def middle(self) -> tuple[float, float] | None:
-        """Row and column in the middle between the edges of all that is drawn (0 is the upper edge
-        of the first); None where nothing is."""
-        drawn = (self._values > 127).any(axis=(0, 1))
-        if not drawn.any():
-            return None
-        rows, columns = bounding_box(np.asarray(drawn))
-        return (rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2
+        """`centre_of` all that is drawn; None where nothing is."""
+        drawn = np.asarray((self._values > 127).any(axis=0))
+        return centre_of(drawn) if drawn.any() else None
 
     def slice(self, index: int, device: torch.device) -> Tensor:
         """(N, rows, columns) in [0, 1]."""
@@ -109,3 +111,7 @@ def averaged_along(areas: Sequence[npt.NDArray], pixels: Sequence[float]) -> flo
     """
     largest = max(own.max() * pixel for own, pixel in zip(areas, pixels, strict=True))
     return float(min(ALONG_THE_BODY, OF_WIDTH * np.sqrt(largest)))
+
+
+def _bytes(probabilities: Tensor) -> npt.NDArray[np.uint8]:
+    return (probabilities * 255).round().to(torch.uint8).cpu().numpy()

@@ -21,6 +21,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
 )
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.readout import Readout
+from OFLSAM2Core.named_tensors import named, part_of
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class LearnedParts:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name; memory in half precision, which is what makes up the size."""
-        tensors = {f"fusion.{name}": t for name, t in self.fusion.state_dict().items()}
-        tensors |= {f"readout.{name}": t for name, t in self.readout.state_dict().items()}
+        tensors = named("fusion", self.fusion.state_dict())
+        tensors |= named("readout", self.readout.state_dict())
         if self.attention is not None:
-            tensors |= {f"attention.{name}": t for name, t in self.attention.state_dict().items()}
+            tensors |= named("attention", self.attention.state_dict())
         tensors |= {
             "mapping.basis": self.mapping.head.basis,
             "mapping.tau": self.mapping.tau,
@@ -77,10 +78,10 @@ class LearnedParts:
         device = backbone.device
         try:
             fusion = AdaptiveFusion.for_backbone(backbone)
-            fusion.load_state_dict(_part(tensors, "fusion."))
+            fusion.load_state_dict(part_of(tensors, "fusion"))
             attention = backbone.new_attention()
             if attention is not None:
-                attention.load_state_dict(_part(tensors, "attention."))
+                attention.load_state_dict(part_of(tensors, "attention"))
                 attention.eval().requires_grad_(False).to(device)
             head = FeatureHead(
                 tensors["mapping.basis"].to(device),
@@ -88,7 +89,7 @@ class LearnedParts:
                 bool(tensors["mapping.with_places"]),
             )
             readout = Readout.for_backbone(backbone, head, structures=len(tensors["mapping.tau"]))
-            readout.load_state_dict(_part(tensors, "readout."))
+            readout.load_state_dict(part_of(tensors, "readout"))
             support = NormalEquations(
                 tensors["mapping.gram"].to(device), tensors["mapping.moment"].to(device)
             )
@@ -128,7 +129,3 @@ class LearnedParts:
             module.eval().requires_grad_(False).to(device)
         close_up = CloseUp.from_tensors(tensors, backbone)
         return cls(fusion, readout, attention, mapping, memory, levels, extents, close_up)
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}

@@ -20,7 +20,7 @@ from OFLSAM2Core.methods.ofl_sam2.confidence import (
     slice_confidence,
 )
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
-from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
+from OFLSAM2Core.methods.ofl_sam2.encoded_slices import EncodedSlices
 from OFLSAM2Core.methods.ofl_sam2.finish import Finish
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
@@ -61,7 +61,7 @@ class Propagation:
         self.count = slicing.count
         self.parts = LearnedParts.from_tensors(task.tensors, backbone)
         self.mapping = self.parts.mapping
-        self._encoded: dict[int, ImageFeatures] = {}
+        self._encoded = EncodedSlices(backbone, prepared)
         self._statistics: FeatureStatistics | None = None
         self._scale: LevelScale | None = None
         self._probabilities = ProbabilityVolume.empty(
@@ -79,7 +79,7 @@ class Propagation:
             on_progress(Progress("segment", done, self.count))
             recents = {1: [upwards], -1: [downwards], 0: [upwards, downwards]}[direction]
             result = self._segment_slice(index, recents)
-            self._forget(index)
+            self._encoded.forget(index)
             yield result
         on_progress(Progress("segment", self.count, self.count))
         if self.slicing.world_axis != FRAME_AXIS:
@@ -245,13 +245,8 @@ class Propagation:
             )
 
     def _encode(self, index: int) -> ImageFeatures:
-        if index not in self._encoded:
-            with self.timings.stage("encode"):
-                image = torch.from_numpy(self.prepared.image(index))[None]
-                self._encoded[index] = encode_with_detail(
-                    self.backbone, image.to(self.backbone.device)
-                )
-        return self._encoded[index]
+        with self.timings.stage("encode"):
+            return self._encoded(index)
 
     def _standardised(self, index: int) -> ImageFeatures:
         assert self._statistics is not None
@@ -259,10 +254,6 @@ class Propagation:
         if self._scale is None:
             return features
         return replace(features, level=self._scale.level(index * self.slicing.slice_spacing))
-
-    def _forget(self, index: int) -> None:
-        """A slice's features take up to 17 MB (SAM2 at 1024 pixels) and are needed once."""
-        self._encoded.pop(index, None)
 
 
 def propagation_order(start: int, count: int) -> Iterator[tuple[int, int]]:
