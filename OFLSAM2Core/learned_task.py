@@ -87,7 +87,7 @@ class LearnedTask:
         check_writable(path)
         with (
             written_whole(path) as temporary,
-            # Memory is mostly masks, which shrink to a hundredth; higher levels gain nothing more.
+            # Memory is mostly masks, which shrink to a hundredth even at the quickest level.
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
             archive.writestr("task.json", json.dumps(contents, indent=1))

@@ -90,10 +90,11 @@ class Server:
         threading.Thread(target=self._read, name="requests", daemon=True).start()
         while (job := self._queue.get()) is not None:
             self._work(job)
-            if job.name == "hello" and self._queue.empty():
-                self._warming_up = True
+            # Set before the queue is looked at: the end comes either there or while it is set.
+            self._warming_up = job.name == "hello"
+            if self._warming_up and self._queue.empty():
                 warm_up()
-                self._warming_up = False
+            self._warming_up = False
             del job  # and its arrays
         return self._exit_code
 

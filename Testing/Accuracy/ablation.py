@@ -83,7 +83,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cases", type=int, help="the first so many test cases; default: all")
     parser.add_argument("--rows", help=f"of {', '.join(row.name for row in ROWS)}; default: all")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="an option of every row that does not set it itself",
+    )
     parser.add_argument("--features", type=Path, help="where features are kept; default: in DIR")
     args = parser.parse_args()
     wanted = args.rows.split(",") if args.rows else [row.name for row in ROWS]
@@ -117,7 +124,7 @@ def run(
     done = _report(folder)
     if done is not None and [case["case"] for case in done["cases"]] == test:
         return
-    options = MethodOptions.from_preset("balanced", **settings, **row.learning)
+    options = MethodOptions.from_preset("balanced", **{**settings, **row.learning})
     file = out / f"{row.task_name}.oflsam2"
     if not file.exists():
         learning = FewShotSession(backbone, options=options, seed=row.seed)
