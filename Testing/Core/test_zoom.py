@@ -142,13 +142,31 @@ def test_the_middle_of_what_is_drawn_is_between_its_edges() -> None:
     assert volume.middle() == (6, 5.5)
 
 
-def test_two_readings_are_weighed_by_their_logits() -> None:
+def test_two_readings_are_weighed_within_the_square() -> None:
+    case = _box((3, 100, 90), slice(40, 60), slice(50, 62))
+    preparation, slicing = _learn(case), Slicing.for_volume(case.volume)
+    prepared = preparation.prepare(case.volume, slicing)
+    square = preparation.prepare_square(case.volume, slicing, (50, 56))
+
+    def everywhere(probability: float) -> ProbabilityVolume:
+        volume = ProbabilityVolume.empty(1, 3, 256)
+        for index in range(3):
+            volume.put(index, torch.full((1, 256, 256), probability))
+        return volume
+
+    cpu = torch.device("cpu")
     far = 1 / (1 + 9 ** (2 * WEIGHT - 1))
-    one, other, expected = torch.tensor(
-        [(0.8, 0.8, 0.8), (0.9, 0.1, far), (0.1, 0.9, 1 - far), (0, 0, 1 / 510), (1, 0.5, 1)]
-    ).T
-    expected[-1] = 1 / (1 + (1 / 509) ** (1 - WEIGHT))
-    torch.testing.assert_close(by_both(one, other), expected)
+    for one, other, expected in ((0.8, 0.8, 0.8), (0.9, 0.1, far), (0.1, 0.9, 1 - far), (0, 0, 0)):
+        fused = by_both(everywhere(one), prepared, everywhere(other), square, cpu)
+        assert fused.count == 3
+        top, bottom, left, right = square.framing.region
+        assert fused.slice(0, cpu).shape == (1, bottom - top, right - left)
+        torch.testing.assert_close(
+            fused.slice(1, cpu),
+            torch.full((1, bottom - top, right - left), float(expected)),
+            atol=0.01,  # In bytes 0.9 and 0.1 are not quite opposite.
+            rtol=0,
+        )
 
 
 def test_a_preparation_with_a_square_is_the_same_after_json() -> None:

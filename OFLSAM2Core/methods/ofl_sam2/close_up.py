@@ -111,8 +111,23 @@ class CloseUp:
         return cls(head, tau, readout)
 
 
-def by_both(far: Tensor, close: Tensor) -> Tensor:
-    """The mean of two readings' logits, by WEIGHT: from probabilities of the same pixels to
-    probabilities, all of one shape."""
-    far, close = torch.stack([far, close]).clamp(LEAST, 1 - LEAST).logit()
-    return ((1 - WEIGHT) * far + WEIGHT * close).sigmoid()
+def by_both(
+    whole: ProbabilityVolume,
+    prepared: PreparedVolume,
+    near: ProbabilityVolume,
+    square: PreparedVolume,
+    device: torch.device,
+) -> ProbabilityVolume:
+    """The mean of two readings' logits, by WEIGHT, on the slices' own grid within the square's
+    region."""
+    top, bottom, left, right = square.framing.region
+
+    def fused(index: int) -> Tensor:
+        looks = [
+            shown.to_grid(volume.slice(index, device))[:, top:bottom, left:right]
+            for volume, shown in ((whole, prepared), (near, square))
+        ]
+        far, close = torch.stack(looks).clamp(LEAST, 1 - LEAST).logit()
+        return ((1 - WEIGHT) * far + WEIGHT * close).sigmoid()
+
+    return ProbabilityVolume.of_slices(map(fused, range(whole.count)))

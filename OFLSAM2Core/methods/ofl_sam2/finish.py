@@ -59,7 +59,8 @@ class Finish:
             with self.timings.stage("look closer"):
                 near = self._read_closer(square, scale, on_progress)
             with self.timings.stage("finish"):
-                drawn = self._without_strays(self._fused(whole, near, square))
+                fused = by_both(whole, self.prepared, near, square, device)
+                drawn = self._without_strays(fused)
         with self.timings.stage("finish"):
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
             expected = self.parts.extents.there(levels, ENDS)
@@ -69,7 +70,8 @@ class Finish:
             with self.timings.stage("finish"):
                 own = self.prepared.to_grid(whole.slice(index, device))
                 if square is not None:
-                    _within(square, own).copy_(drawn.slice(index, device))
+                    top, bottom, left, right = square.framing.region
+                    own[:, top:bottom, left:right] = drawn.slice(index, device)
             yield index, own, ended[:, index]
         on_progress(Progress("finish", count, count))
 
@@ -113,19 +115,6 @@ class Finish:
         )
         return self._smoothed(read)
 
-    def _fused(
-        self, whole: ProbabilityVolume, near: ProbabilityVolume, square: PreparedVolume
-    ) -> ProbabilityVolume:
-        """Both readings, on the slices' own grid, within the square."""
-        device = self.backbone.device
-        return ProbabilityVolume.of_slices(
-            by_both(
-                _within(square, self.prepared.to_grid(whole.slice(index, device))),
-                _within(square, square.to_grid(near.slice(index, device))),
-            )
-            for index in range(whole.count)
-        )
-
     def _smoothed(self, read: ProbabilityVolume) -> ProbabilityVolume:
         along = [float(each) for each in self.task.facts["averaged_along_mm"]]
         return self._without_strays(read.smoothed(along, self.slicing.slice_spacing))
@@ -135,9 +124,3 @@ class Finish:
         # Not in tasks learned before this was looked at.
         touched = self.task.facts.get("touched", [[]] * len(single))
         return drawn.without_strays(single, touched)
-
-
-def _within(square: PreparedVolume, own: Tensor) -> Tensor:
-    """The square's part of a slice (N, H, W)."""
-    top, bottom, left, right = square.framing.region
-    return own[:, top:bottom, left:right]
