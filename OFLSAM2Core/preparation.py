@@ -7,13 +7,14 @@ Two things are learned from the support cases and stored in the learned task:
   scaled by its own percentiles. Colour frames are taken as they are.
 - size. One network pixel has the same physical size in every case, the smallest with which
   the support slices fit, so that a structure has the size in a target that it had in the support;
-  and likewise for a square around the structures (field_of_view.py), where it is worth showing.
+  and likewise for a square around the structures (field_of_view.py) or slices along another axis
+  (other_axis.py), where one is worth showing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from OFLSAM2Core.intensity import (
     learn_curve,
     volume_curve,
 )
+from OFLSAM2Core.other_axis import OtherAxis, is_even, wanted_axis
 from OFLSAM2Core.slicing import Slicing
 from OFLSAM2Core.volume import SupportCase, Volume
 
@@ -42,6 +44,7 @@ class Preparation:
     curve: intensities (ascending) and the grey values they are shown as, for CT and wherever a
         window was given.
     square_pixel: the same for a square around the structures; None where none is shown.
+    other_axis: along which slices are shown besides; None where none are.
     """
 
     modality: str
@@ -49,6 +52,7 @@ class Preparation:
     size: int = 256
     curve: Curve | None = None
     square_pixel: float | None = None
+    other_axis: OtherAxis | None = None
 
     @classmethod
     def learn(
@@ -59,12 +63,14 @@ class Preparation:
         size: int = 256,
         window: tuple[float, float] | None = None,
         zoom: bool = False,
+        across: bool = False,
     ) -> Preparation:
         """Learn from the support cases, each cut by its slicing.
 
         modality: "CT", "MR", "RGB", or "auto" to tell from the voxels.
         window: intensities to show as black and white in every volume; colour frames have none.
-        zoom: whether a square around the structures may be shown besides whole slices.
+        zoom: whether a square around the structures may be shown besides whole slices. across:
+            whether slices along another axis may, where no square is.
         Raises InputError where sequences and volumes are mixed.
         """
         sequences = {case.volume.is_sequence for case in support_cases}
@@ -90,10 +96,15 @@ class Preparation:
             curve = window, (0.0, 1.0)
         elif modality == "CT":
             curve = learn_curve(stacks, labels, [slicing.steps for slicing in slicings])
-        pixel = max(longest_side(slicing) for slicing in slicings) / size
         # Things in a video move about.
         side = wanted_side(labels, slicings) if zoom and modality != "RGB" else None
-        return cls(modality, pixel, size, curve, None if side is None else side / size)
+        square_pixel = None if side is None else side / size
+        other = None
+        axis = wanted_axis(labels, slicings) if across and modality != "RGB" else None
+        if axis is not None and side is None:
+            cut = [Slicing.for_volume(case.volume, axis) for case in support_cases]
+            other = OtherAxis(axis, _pixel(cut, size))
+        return cls(modality, _pixel(slicings, size), size, curve, square_pixel, other)
 
     def prepare(self, volume: Volume, slicing: Slicing) -> PreparedVolume:
         """Make a volume ready: its slices one by one, in the network's form.
@@ -138,6 +149,19 @@ class Preparation:
         shown = stack[:, region[0] : region[1], region[2] : region[3]]
         return PreparedVolume(stack, self._curve_of(shown), framing)
 
+    def prepare_across(
+        self, volume: Volume, slicing: Slicing
+    ) -> tuple[PreparedVolume, Slicing] | None:
+        """The same cut along `other_axis`; None where there is none, or where voxels are so uneven
+        that it would show little.
+
+        slicing: of whole slices.
+        """
+        if self.other_axis is None or not is_even(slicing):
+            return None
+        other = Slicing.for_volume(volume, self.other_axis.axis)
+        return replace(self, pixel=self.other_axis.pixel).prepare(volume, other), other
+
     def _curve_of(self, shown: npt.NDArray) -> Curve:
         if self.modality == "RGB":
             return (0.0, 255.0), (0.0, 1.0)
@@ -155,6 +179,7 @@ class Preparation:
             size=int(data["size"]),
             curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
             square_pixel=None if data.get("square_pixel") is None else float(data["square_pixel"]),
+            other_axis=None if data.get("other_axis") is None else OtherAxis(*data["other_axis"]),
         )
 
 
@@ -198,6 +223,11 @@ class PreparedVolume:
         """(N, s, s) maps of the network, at any resolution s, to (N, H, W) on the canonical
         slice. An array gives an array, a tensor a tensor on the same device."""
         return self.framing.to_grid(maps)
+
+
+def _pixel(slicings: Iterable[Slicing], size: int) -> float:
+    """The smallest with which all their slices fit."""
+    return max(longest_side(slicing) for slicing in slicings) / size
 
 
 def _floats(values: Iterable[Any]) -> tuple[float, ...]:

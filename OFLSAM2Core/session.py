@@ -109,15 +109,18 @@ class FewShotSession:
             size=self.backbone.image_size,
             window=self.options.window(),
             zoom=self.options.zoom,
+            across=self.options.across,
         )
         support = []
         for case, slicing, own in zip(support_cases, slicings, labels, strict=True):
             stack = slicing.cut(own)
             prepared = preparation.prepare(case.volume, slicing)
-            square = None
+            square = across = None
             if preparation.square_pixel is not None:
                 square = preparation.prepare_square(case.volume, slicing, centre_of(stack))
-            support.append(SupportSlices(case.name, prepared, slicing, stack, square))
+            if (cut := preparation.prepare_across(case.volume, slicing)) is not None:
+                across = SupportSlices(case.name, *cut, cut[1].cut(own))
+            support.append(SupportSlices(case.name, prepared, slicing, stack, square, across))
         return self.method.learn(
             self.backbone, support, structures, preparation, self.options, self.seed, report
         )
@@ -134,6 +137,8 @@ class FewShotSession:
         Raises TaskError (the task is for another backbone, weights or kind of image), InputError,
         or whatever `on_progress` raises to stop.
         """
+        from OFLSAM2Core.methods.base import OtherLooks
+
         task.check_fits(self.backbone.name, self.backbone.identity, self.method.name)
         check_volume(volume)
         slicing = Slicing.for_volume(volume, task.world_axis)
@@ -142,13 +147,13 @@ class FewShotSession:
         prepared = task.preparation.prepare(volume, slicing)
         if prepared.note:
             logger.warning(prepared.note)
-        look_closer = None
+        closer = None
         if self.options.zoom and task.preparation.square_pixel is not None:
-            look_closer = partial(task.preparation.prepare_square, volume, slicing)
+            closer = partial(task.preparation.prepare_square, volume, slicing)
         results = self.method.segment(
             self.backbone,
             prepared,
-            look_closer,
+            OtherLooks(closer, task.preparation.prepare_across(volume, slicing)),
             slicing,
             task,
             self.options,

@@ -100,6 +100,11 @@ class Slicing:
         )
 
     @property
+    def world_axes(self) -> tuple[str, str, str]:
+        """World axes that slices, rows and columns run along, of a volume."""
+        return _three(WORLD_AXES[world] for world, _ in _VIEWS[self.world_axis])
+
+    @property
     def axis(self) -> int:
         """The axis of the stored (K, J, I) array that slices run along."""
         return self.order[0]

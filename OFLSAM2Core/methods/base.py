@@ -25,6 +25,7 @@ class SupportSlices:
 
     labels: (S, H, W), values are `Structure.label`.
     square: the same of a square around the structures, where one is worth showing.
+    across: the same case, cut along another axis, where that is worth it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class SupportSlices:
     slicing: Slicing
     labels: npt.NDArray
     square: PreparedVolume | None = None
+    across: SupportSlices | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +47,16 @@ class CanonicalResult:
     revision: int = 0
 
 
-LookCloser = Callable[[tuple[float, float]], PreparedVolume]
-"""From the middle of the structures, row and column in slice pixels, to the square around it."""
+@dataclass(frozen=True, eq=False)
+class OtherLooks:
+    """Other ways in which a task shows a volume, besides whole slices; None where it does not.
+
+    closer: from the middle of the structures, row and column in slice pixels, to the square around
+        it. across: cut along another axis.
+    """
+
+    closer: Callable[[tuple[float, float]], PreparedVolume] | None = None
+    across: tuple[PreparedVolume, Slicing] | None = None
 
 
 class Method(ABC):
@@ -72,11 +82,10 @@ class Method(ABC):
         self,
         backbone: Backbone,
         prepared: PreparedVolume,
-        look_closer: LookCloser | None,
+        other_looks: OtherLooks,
         slicing: Slicing,
         task: LearnedTask,
         options: MethodOptions,
         on_progress: ProgressCallback,
         timings: Timings,
-    ) -> Iterator[CanonicalResult]:
-        """look_closer: None where the task shows no square."""
+    ) -> Iterator[CanonicalResult]: ...

@@ -25,8 +25,9 @@ from OFLSAM2Core.field_of_view import centre_of, square_around, wanted_side
 from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.ofl_sam2 import lesson
-from OFLSAM2Core.methods.ofl_sam2.close_up import WEIGHT, by_both
+from OFLSAM2Core.methods.ofl_sam2.close_up import by_both
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.look import WEIGHT
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.metrics import bounding_box
@@ -211,11 +212,13 @@ def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     tmp_path: Path,
 ) -> None:
     options = MethodOptions(epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True)
-    session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
+    # Not all random weights find an object.
+    session = FewShotSession(Sam2Backbone.random(seed=1, image_size=128), options=options)
     task = session.learn([_in_canvas(number) for number in ("001", "003")])
     assert task.preparation.square_pixel is not None
     loaded = LearnedTask.load(task.save(tmp_path / "task.oflsam2"))
     first, second = (_segmented(session, each, _in_canvas("006")) for each in (task, loaded))
+    assert first[0].any()
     np.testing.assert_array_equal(first, second)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import CanonicalResult, LookCloser, Method, SupportSlices
+from OFLSAM2Core.methods.base import CanonicalResult, Method, OtherLooks, SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.learning import learn
 from OFLSAM2Core.methods.ofl_sam2.propagation import Propagation
 from OFLSAM2Core.methods.options import MethodOptions
@@ -40,12 +40,12 @@ class OflSam2(Method):
         self,
         backbone: Backbone,
         prepared: PreparedVolume,
-        look_closer: LookCloser | None,
+        other_looks: OtherLooks,
         slicing: Slicing,
         task: LearnedTask,
         options: MethodOptions,
         on_progress: ProgressCallback,
         timings: Timings,
     ) -> Iterator[CanonicalResult]:
-        propagation = Propagation(backbone, prepared, look_closer, slicing, task, options, timings)
+        propagation = Propagation(backbone, prepared, other_looks, slicing, task, options, timings)
         return propagation.run(on_progress)

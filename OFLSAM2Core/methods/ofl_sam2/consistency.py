@@ -19,6 +19,7 @@ from torch import Tensor
 from OFLSAM2Core.field_of_view import centre_of
 from OFLSAM2Core.methods.ofl_sam2.pieces import strays
 from OFLSAM2Core.metrics import bounding_box
+from OFLSAM2Core.slicing import Slicing
 
 ALONG_THE_BODY = 1.5
 """Millimetres, deviation of the Gaussian along the body. Thick slices are hardly touched."""
@@ -88,6 +89,12 @@ class ProbabilityVolume:
         for values, voxels in zip(kept, gone, strict=True):
             values[box][voxels] = 0
         return ProbabilityVolume(kept)
+
+    def cut_anew(self, slicing: Slicing, other: Slicing) -> ProbabilityVolume:
+        """The same, all of it cut by `other` instead of `slicing`."""
+        return ProbabilityVolume(
+            np.stack([other.cut(slicing.uncut(values)) for values in self._values])
+        )
 
     def areas(self) -> npt.NDArray[np.int64]:
         """Pixels of each structure in each slice: (N, slices)."""

@@ -1,7 +1,8 @@
 """All slices again, once all are known: what each shows as a part of the volume.
 
 Levels are found again from what was drawn and slices read by them, a square around the structures
-is looked at where one is worth it, and what a slice cannot know is made consistent in 3D.
+or slices along another axis are looked at where that is worth it, and what a slice cannot know is
+made consistent in 3D.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone
+from OFLSAM2Core.framing import Box
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import LookCloser
+from OFLSAM2Core.methods.base import OtherLooks
 from OFLSAM2Core.methods.ofl_sam2.close_up import by_both
 from OFLSAM2Core.methods.ofl_sam2.confidence import ENDS, surely_ended
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
@@ -35,7 +37,7 @@ class Finish:
 
     backbone: Backbone
     prepared: PreparedVolume
-    look_closer: LookCloser | None
+    other_looks: OtherLooks
     slicing: Slicing
     task: LearnedTask
     parts: LearnedParts
@@ -53,14 +55,7 @@ class Finish:
         """
         device, count = self.backbone.device, self.slicing.count
         whole, scale = self._read_again(read, scale, on_progress)
-        square = self._square_around(whole)
-        drawn = whole
-        if square is not None:
-            with self.timings.stage("look closer"):
-                near = self._read_closer(square, scale, on_progress)
-            with self.timings.stage("finish"):
-                fused = by_both(whole, self.prepared, near, square, device)
-                drawn = self._without_strays(fused)
+        drawn, region = self._looked_again(whole, scale, on_progress)
         with self.timings.stage("finish"):
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
             expected = self.parts.extents.there(levels, ENDS)
@@ -69,8 +64,8 @@ class Finish:
             on_progress(Progress("finish", index, count))
             with self.timings.stage("finish"):
                 own = self.prepared.to_grid(whole.slice(index, device))
-                if square is not None:
-                    top, bottom, left, right = square.framing.region
+                if region is not None:
+                    top, bottom, left, right = region
                     own[:, top:bottom, left:right] = drawn.slice(index, device)
             yield index, own, ended[:, index]
         on_progress(Progress("finish", count, count))
@@ -96,13 +91,46 @@ class Finish:
             smoothed = self._smoothed(read)
         return smoothed, self.parts.extents.scale(smoothed.areas(), spacing, found)
 
+    def _looked_again(
+        self, whole: ProbabilityVolume, scale: LevelScale, on_progress: ProgressCallback
+    ) -> tuple[ProbabilityVolume, Box | None]:
+        """With another look, where the task has one: what is then drawn, and in which part of the
+        slices, on their own grid; None where nothing was looked at again."""
+        device = self.backbone.device
+        square = self._square_around(whole)
+        if square is not None:
+            with self.timings.stage("look closer"):
+                near = self._read_closer(square, scale, on_progress)
+            with self.timings.stage("finish"):
+                fused = by_both(whole, self.prepared, near, square, device)
+                return self._without_strays(fused), square.framing.region
+        if self.other_looks.across is None or self.parts.across is None or not whole.areas().any():
+            return whole, None
+        prepared, other = self.other_looks.across
+        with self.timings.stage("look across"):
+            own = ProbabilityVolume.of_slices(
+                self.prepared.to_grid(whole.slice(index, device)) for index in range(whole.count)
+            )
+            fused = self.parts.across.fused(
+                own.cut_anew(self.slicing, other),
+                prepared,
+                other,
+                self._averaged_along,
+                self.backbone,
+                self.options.use_mapping,
+                on_progress,
+            ).cut_anew(other, self.slicing)
+        with self.timings.stage("finish"):
+            rows, columns = self.slicing.slice_shape
+            return self._without_strays(fused), (0, rows, 0, columns)
+
     def _square_around(self, drawn: ProbabilityVolume) -> PreparedVolume | None:
         """None where the task has no square, or nothing was drawn."""
         middle = drawn.middle()
-        if self.look_closer is None or self.parts.close_up is None or middle is None:
+        if self.other_looks.closer is None or self.parts.close_up is None or middle is None:
             return None
         step = self.backbone.image_size / drawn.side
-        return self.look_closer(
+        return self.other_looks.closer(
             self.prepared.framing.point_on_slice(middle[0] * step, middle[1] * step)
         )
 
@@ -111,13 +139,25 @@ class Finish:
     ) -> ProbabilityVolume:
         assert self.parts.close_up is not None
         read = self.parts.close_up.read(
-            self.backbone, square, self.slicing, scale, self.options.use_mapping, on_progress
+            self.backbone,
+            square,
+            self.slicing,
+            scale,
+            range(self.slicing.count),
+            self.options.use_mapping,
+            "looking closer",
+            on_progress,
         )
         return self._smoothed(read)
 
+    @property
+    def _averaged_along(self) -> list[float]:
+        """mm, of each structure."""
+        return [float(each) for each in self.task.facts["averaged_along_mm"]]
+
     def _smoothed(self, read: ProbabilityVolume) -> ProbabilityVolume:
-        along = [float(each) for each in self.task.facts["averaged_along_mm"]]
-        return self._without_strays(read.smoothed(along, self.slicing.slice_spacing))
+        smoothed = read.smoothed(self._averaged_along, self.slicing.slice_spacing)
+        return self._without_strays(smoothed)
 
     def _without_strays(self, drawn: ProbabilityVolume) -> ProbabilityVolume:
         single = [bool(flag) for flag in self.task.facts["in_one_piece"]]

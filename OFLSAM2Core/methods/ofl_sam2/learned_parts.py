@@ -9,11 +9,12 @@ from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone, LearnedAttention, Memory
 from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.methods.ofl_sam2.across import Across
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2.balance import Balance
-from OFLSAM2Core.methods.ofl_sam2.close_up import CloseUp
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelFinder
+from OFLSAM2Core.methods.ofl_sam2.look import Look
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     FeatureHead,
     MappingNetwork,
@@ -35,7 +36,8 @@ class LearnedParts:
     memory: SupportMemory
     levels: LevelFinder
     extents: Extents
-    close_up: CloseUp | None = None
+    close_up: Look | None = None
+    across: Across | None = None
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name; memory in half precision, which is what makes up the size."""
@@ -69,7 +71,9 @@ class LearnedParts:
         if pointers:
             tensors["memory.pointers"] = torch.stack(pointers)
         if self.close_up is not None:
-            tensors |= self.close_up.to_tensors()
+            tensors |= named("close_up", self.close_up.to_tensors())
+        if self.across is not None:
+            tensors |= named("across", self.across.to_tensors())
         return {name: t.detach().cpu().clone() for name, t in tensors.items()}
 
     @classmethod
@@ -127,5 +131,9 @@ class LearnedParts:
             ) from error
         for module in (fusion, readout):
             module.eval().requires_grad_(False).to(device)
-        close_up = CloseUp.from_tensors(tensors, backbone)
-        return cls(fusion, readout, attention, mapping, memory, levels, extents, close_up)
+        close_up = across = None
+        if own := part_of(tensors, "close_up"):
+            close_up = Look.from_tensors(own, backbone, "squares around its structures")
+        if own := part_of(tensors, "across"):
+            across = Across.from_tensors(own, backbone)
+        return cls(fusion, readout, attention, mapping, memory, levels, extents, close_up, across)

@@ -1,4 +1,4 @@
-"""Learning a task: from whole slices, from squares of them, and what is kept of it."""
+"""Learning a task: from whole slices, from other looks at them, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
-from OFLSAM2Core.methods.ofl_sam2.close_up import CloseUp
+from OFLSAM2Core.methods.ofl_sam2.across import Across
 from OFLSAM2Core.methods.ofl_sam2.consistency import averaged_along
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.lesson import Lesson, level_finder, scale_of
+from OFLSAM2Core.methods.ofl_sam2.look import Look
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     REGULARISER,
     MappingNetwork,
@@ -51,12 +52,19 @@ def learn(
     parts = _parts(backbone, lesson, support, areas)
     level_error = lesson.level_error
     del lesson  # Its features take up to 2 GB, and others are to come.
-    squares = [replace(case, prepared=case.square) for case in support if case.square is not None]
-    if squares:
-        look = Lesson.of(
-            backbone, squares, structures, options, rng, _looking_closer(on_progress), level_error
-        )
-        parts = replace(parts, close_up=CloseUp(look.head, look.tau, look.episodes.readout))
+
+    def look(shown: Sequence[SupportSlices], message: str) -> Look:
+        report = _with_message(on_progress, message)
+        found = Lesson.of(backbone, shown, structures, options, rng, report, level_error)
+        return Look(found.head, found.tau, found.episodes.readout)
+
+    if squares := [
+        replace(case, prepared=case.square) for case in support if case.square is not None
+    ]:
+        parts = replace(parts, close_up=look(squares, "looking closer"))
+    if across := [case.across for case in support if case.across is not None]:
+        extents = _extents(across, [_areas(case, structures) for case in across])
+        parts = replace(parts, across=Across(look(across, "looking from another side"), extents))
     labels = [case.labels for case in support]
     pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]
     return LearnedTask(
@@ -103,10 +111,12 @@ def _parts(
     )
 
 
-def _looking_closer(on_progress: ProgressCallback) -> ProgressCallback:
+def _with_message(on_progress: ProgressCallback, message: str) -> ProgressCallback:
+    """Progress that says `message` before its own."""
+
     def report(progress: Progress) -> None:
-        message = f"looking closer: {progress.message}" if progress.message else "looking closer"
-        on_progress(replace(progress, message=message))
+        both = f"{message}: {progress.message}" if progress.message else message
+        on_progress(replace(progress, message=both))
 
     return report
 

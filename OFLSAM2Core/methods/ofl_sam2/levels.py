@@ -50,9 +50,14 @@ class LevelScale:
     @classmethod
     def of_labels(cls, labels: npt.NDArray, spacing: float) -> LevelScale:
         """Of a support case, canonical labels (S, H, W)."""
-        full = np.flatnonzero(labels.reshape(len(labels), -1).any(axis=1)) * spacing
-        middle = float(full.min() + full.max()) / 2
-        return cls(middle, max(float(full.max() - full.min()) / 2, spacing))
+        return cls.of_slices(np.asarray(labels.any(axis=(1, 2))), spacing)
+
+    @classmethod
+    def of_slices(cls, full: npt.NDArray, spacing: float) -> LevelScale:
+        """From which slices have a structure (S,), at least one."""
+        positions = np.flatnonzero(full) * spacing
+        middle = float(positions.min() + positions.max()) / 2
+        return cls(middle, max(float(np.ptp(positions)) / 2, spacing))
 
     def level(self, position: float) -> float:
         return (position - self.middle) / self.half

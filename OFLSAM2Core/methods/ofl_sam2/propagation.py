@@ -12,7 +12,7 @@ from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import CanonicalResult, LookCloser
+from OFLSAM2Core.methods.base import CanonicalResult, OtherLooks
 from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
 from OFLSAM2Core.methods.ofl_sam2.confidence import (
     calibrated,
@@ -45,7 +45,7 @@ class Propagation:
         self,
         backbone: Backbone,
         prepared: PreparedVolume,
-        look_closer: LookCloser | None,
+        other_looks: OtherLooks,
         slicing: Slicing,
         task: LearnedTask,
         options: MethodOptions,
@@ -53,7 +53,7 @@ class Propagation:
     ) -> None:
         self.backbone = backbone
         self.prepared = prepared
-        self.look_closer = look_closer
+        self.other_looks = other_looks
         self.task = task
         self.options = options
         self.timings = timings
@@ -91,7 +91,7 @@ class Propagation:
         finish = Finish(
             self.backbone,
             self.prepared,
-            self.look_closer,
+            self.other_looks,
             self.slicing,
             self.task,
             self.parts,

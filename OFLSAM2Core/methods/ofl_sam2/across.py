@@ -1,0 +1,113 @@
+"""A look across: slices along another axis, once those along the first are drawn.
+
+A slice does not show what lies above and below it. Where voxels are about as deep as they are wide,
+slices along another axis show just that, with as much detail, and are wrong in other places: the
+support is learned from a second time, cut along that axis, and a new volume is read a second time
+where structures were drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.backbones.base import Backbone
+from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.extents import Extents
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
+from OFLSAM2Core.methods.ofl_sam2.look import Look, weighed
+from OFLSAM2Core.preparation import PreparedVolume
+from OFLSAM2Core.results import ProgressCallback
+from OFLSAM2Core.slicing import Slicing
+
+ROOM = 0.2
+"""Levels beyond the ends of what was drawn that are read, too."""
+
+OF_POSITION = 0.75
+"""Slices are read at most so many positions of the features' grid apart: nothing finer than a
+position is seen within them either."""
+
+
+@dataclass(frozen=True)
+class Across:
+    """look: learned from slices along the other axis. extents: where structures begin and end
+    along it, of the support."""
+
+    look: Look
+    extents: Extents
+
+    def fused(
+        self,
+        drawn: ProbabilityVolume,
+        prepared: PreparedVolume,
+        slicing: Slicing,
+        along: Sequence[float],
+        backbone: Backbone,
+        use_mapping: bool,
+        on_progress: ProgressCallback,
+    ) -> ProbabilityVolume:
+        """What was drawn, `weighed` with what slices along the other axis show.
+
+        drawn: cut by `slicing` along the other axis, on the slices' own grid; something is drawn.
+        prepared: the volume, cut likewise. along: see `ProbabilityVolume.smoothed`.
+        """
+        spacing = slicing.slice_spacing
+        areas = drawn.areas()
+        scale = self.extents.scale(
+            areas, spacing, LevelScale.of_slices(np.asarray(areas.any(axis=0)), spacing)
+        )
+        step = _step(prepared, backbone, slicing)
+        levels = np.array([scale.level(i * spacing) for i in range(slicing.count)])
+        indices = np.flatnonzero(np.abs(levels) <= 1 + ROOM)[::step].tolist()
+        if not indices:
+            return drawn
+        message = "looking from another side"
+        read = self.look.read(
+            backbone, prepared, slicing, scale, indices, use_mapping, message, on_progress
+        ).smoothed(along, step * spacing)
+
+        def at(index: int) -> Tensor:
+            own = drawn.slice(index, backbone.device)
+            place = (index - indices[0]) / step
+            if not 0 <= place <= len(indices) - 1:
+                return own
+            before = int(place)
+            after = min(before + 1, len(indices) - 1)
+            here = torch.lerp(
+                read.slice(before, backbone.device),
+                read.slice(after, backbone.device),
+                place - before,
+            )
+            return weighed(own, prepared.to_grid(here))
+
+        return ProbabilityVolume.of_slices(map(at, range(slicing.count)))
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """By name, for a learned task."""
+        return {**self.look.to_tensors(), "extents": torch.from_numpy(self.extents.levels)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], backbone: Backbone) -> Across:
+        """Raises TaskError when something is missing or of another shape."""
+        what = "slices along another axis"
+        look = Look.from_tensors(tensors, backbone, what)
+        if "extents" not in tensors:
+            raise TaskError(
+                f"The learned task lacks where structures end in {what}.",
+                "Learn it again from the support cases.",
+            )
+        return cls(look, Extents(tensors["extents"].numpy()))
+
+
+def _step(prepared: PreparedVolume, backbone: Backbone, slicing: Slicing) -> int:
+    """Of slices that are read, one is this many after the other."""
+    rows, _ = slicing.slice_shape
+    top, bottom, _, _ = prepared.content_box
+    pixel = rows * slicing.spacing_in_plane[0] / (bottom - top)
+    position = pixel * backbone.image_size / backbone.feature_size
+    return max(1, int(OF_POSITION * position / slicing.slice_spacing))

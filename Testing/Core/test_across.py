@@ -1,0 +1,257 @@
+"""Slices along another axis besides: wanted by the support, and only where structures are.
+
+Real hippocampi, five axial slices of each.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from orientations import ORIENTATIONS, stored, stored_array
+
+from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.ofl_sam2.across import Across
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.extents import Extents
+from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
+from OFLSAM2Core.methods.options import PRESETS, MethodOptions
+from OFLSAM2Core.metrics import bounding_box
+from OFLSAM2Core.other_axis import wanted_axis
+from OFLSAM2Core.preparation import Preparation, PreparedVolume
+from OFLSAM2Core.session import FewShotSession
+from OFLSAM2Core.slicing import Slicing
+from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.volume import SupportCase, Volume
+
+
+def _part(number: str) -> SupportCase:
+    """A slab of a sample case, so that few slices are encoded."""
+    case = sample_data().read_case(f"hippocampus_{number}")
+    here = (slice(15, 20), *bounding_box(case.labels > 0, 4)[1:])
+    volume = Volume(case.volume.array[here], case.volume.affine, number)
+    return SupportCase(volume, case.labels[here], case.structures)
+
+
+def _box(
+    size: tuple[int, int, int], spacing: tuple[float, float, float] = (1, 1, 1)
+) -> SupportCase:
+    """A box of so many voxels (K, J, I) in a larger volume."""
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[tuple(slice(10, 10 + each) for each in size)] = 1
+    image = np.random.default_rng(0).random(labels.shape, dtype=np.float32)
+    affine = np.diag([*spacing, 1.0])
+    return SupportCase(Volume(image, affine, "made"), labels, (Structure("box", 1),))
+
+
+def _axis_for(case: SupportCase, axis: str = "auto") -> str | None:
+    slicing = Slicing.for_volume(case.volume, axis)
+    return wanted_axis([slicing.cut(case.labels)], [slicing])
+
+
+def test_the_axis_is_the_other_one_along_which_the_structures_are_shortest() -> None:
+    assert _axis_for(_box((4, 8, 16))) == "coronal"
+    assert _axis_for(_box((4, 16, 8))) == "sagittal"
+    assert _axis_for(_box((12, 8, 16)), "coronal") == "axial"
+    assert _axis_for(_box((20, 8, 16)), "coronal") == "sagittal"
+
+
+def test_the_axis_is_the_same_however_voxels_are_stored() -> None:
+    case = _box((4, 8, 16))
+    for order, signs in ORIENTATIONS:
+        volume = stored(case.volume, order, signs)
+        labels = stored_array(case.labels, order, signs)
+        assert _axis_for(SupportCase(volume, labels, case.structures)) == "coronal"
+
+
+def test_thick_slices_are_not_looked_at_across() -> None:
+    assert _axis_for(_box((4, 8, 16), (1, 1, 1.4))) == "coronal"
+    assert _axis_for(_box((4, 8, 16), (1, 1, 3))) is None
+
+
+def test_a_target_with_thick_slices_is_not_looked_at_across_either() -> None:
+    even, thick = _box((8, 30, 30)), _box((8, 30, 30), (1, 1, 3))
+    slicing = Slicing.for_volume(even.volume)
+    preparation = Preparation.learn([even], [slicing], zoom=True, across=True)
+    assert preparation.square_pixel is None
+    assert preparation.prepare_across(thick.volume, Slicing.for_volume(thick.volume)) is None
+    found = preparation.prepare_across(even.volume, slicing)
+    assert found is not None
+    assert found[1].world_axis == "sagittal" != slicing.world_axis
+
+
+def test_where_a_square_is_shown_there_is_no_look_across() -> None:
+    case = _box((4, 8, 16))
+    slicings = [Slicing.for_volume(case.volume)]
+    assert Preparation.learn([case], slicings, zoom=True, across=True).other_axis is None
+    assert Preparation.learn([case], slicings, zoom=False, across=True).other_axis is not None
+    assert Preparation.learn([case], slicings, zoom=False).other_axis is None
+
+
+def test_a_preparation_with_another_axis_is_the_same_after_json() -> None:
+    case = _box((4, 8, 16))
+    preparation = Preparation.learn([case], [Slicing.for_volume(case.volume)], across=True)
+    assert preparation.other_axis is not None
+    assert Preparation.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
+
+
+@pytest.mark.parametrize("number", [0, 17, 30, 47])
+def test_probabilities_cut_anew_lie_where_they_did(number: int) -> None:
+    order, signs = ORIENTATIONS[number]
+    case = _box((4, 8, 16))
+    volume = stored(case.volume, order, signs)
+    labels = stored_array(case.labels, order, signs)
+    axial, sagittal = (Slicing.for_volume(volume, axis) for axis in ("axial", "sagittal"))
+    cpu = torch.device("cpu")
+    slices = (torch.from_numpy(plane[None] * 0.8) for plane in axial.cut(labels))
+    cut = ProbabilityVolume.of_slices(slices).cut_anew(axial, sagittal)
+    for index, plane in enumerate(sagittal.cut(labels)):
+        np.testing.assert_array_equal(cut.slice(index, cpu)[0].numpy() > 0.5, plane == 1)
+    back = cut.cut_anew(sagittal, axial)
+    for index, plane in enumerate(axial.cut(labels)):
+        np.testing.assert_array_equal(back.slice(index, cpu)[0].numpy() > 0.5, plane == 1)
+
+
+def _sam2() -> Sam2Backbone:
+    """With weights that find an object in most slices, which not all random ones do."""
+    return Sam2Backbone.random(seed=1, image_size=128)
+
+
+class _Shows:
+    """A look that shows the truth, slice by slice, and remembers what it was asked for."""
+
+    def __init__(self, labels: npt.NDArray) -> None:
+        self.labels = labels
+        self.asked: list[int] = []
+
+    def read(
+        self,
+        backbone: Sam2Backbone,
+        prepared: PreparedVolume,
+        slicing: Slicing,
+        scale: LevelScale,
+        indices: list[int],
+        *_: Any,
+    ) -> ProbabilityVolume:
+        self.asked = list(indices)
+        cut = slicing.cut(self.labels)
+        shown = (prepared.mask_to_network(cut[index], 1)[None] for index in indices)
+        return ProbabilityVolume.of_slices(map(torch.from_numpy, shown))
+
+
+def _fused(case: SupportCase, drawn: npt.NDArray) -> tuple[npt.NDArray, list[int]]:
+    """What is drawn (with a probability of 0.6) and a look that shows `case`'s labels say together,
+    and the coronal slices that were looked at."""
+    backbone = _sam2()
+    axial, coronal = (Slicing.for_volume(case.volume, axis) for axis in ("axial", "coronal"))
+    preparation = Preparation.learn([case], [coronal], size=128)
+    shows = _Shows(case.labels)
+    across = Across(shows, Extents(np.array([[-1.0, 1.0]])))  # type: ignore[arg-type]
+    slices = (torch.from_numpy(0.6 * plane[None]) for plane in axial.cut(drawn))
+    found = across.fused(
+        ProbabilityVolume.of_slices(slices).cut_anew(axial, coronal),
+        preparation.prepare(case.volume, coronal),
+        coronal,
+        [0.0],
+        backbone,
+        True,
+        lambda progress: None,
+    ).cut_anew(coronal, axial)
+    cpu = torch.device("cpu")
+    planes = [found.slice(i, cpu)[0].numpy() > 0.5 for i in range(axial.count)]
+    return axial.uncut(np.stack(planes)), shows.asked
+
+
+@pytest.mark.parametrize("number", [0, 17, 30, 47])
+def test_what_the_look_shows_lies_where_it_is_and_is_asked_for_near_the_structures_only(
+    number: int,
+) -> None:
+    case = _box((12, 10, 14), (1, 5, 1))
+    order, signs = ORIENTATIONS[number]
+    turned = SupportCase(
+        stored(case.volume, order, signs),
+        stored_array(case.labels, order, signs),
+        case.structures,
+    )
+    # Drawn four voxels too large, except along the axis of the look.
+    drawn = np.zeros_like(case.labels)
+    drawn[6:26, 10:20, 6:28] = 1
+    found, asked = _fused(turned, stored_array(drawn, order, signs))
+    np.testing.assert_array_equal(found, turned.labels == 1)
+    assert asked == list(range(8, 22))  # Ten with the box, two more on either side.
+
+
+def test_slices_between_those_that_are_looked_at_are_as_these_are() -> None:
+    case = _box((12, 10, 14))  # A position of the features is five slices wide.
+    drawn = np.zeros_like(case.labels)
+    drawn[6:26, 10:20, 6:28] = 1
+    found, asked = _fused(case, drawn)
+    assert set(np.diff(asked)) == {3}
+    np.testing.assert_array_equal(found[:, 11:18], case.labels[:, 11:18] == 1)
+
+
+@pytest.fixture(scope="module")
+def session() -> FewShotSession:
+    options = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial", across=True)
+    return FewShotSession(_sam2(), options=options)
+
+
+@pytest.fixture(scope="module")
+def task(session: FewShotSession) -> LearnedTask:
+    return session.learn([_part(number) for number in ("001", "003")])
+
+
+def _segmented(session: FewShotSession, task: LearnedTask, case: SupportCase) -> npt.NDArray:
+    """Labels and confidence of the last revision: (2, *shape)."""
+    found = np.zeros((2, *case.labels.shape), np.uint8)
+    for result in session.segment(case.volume, task):
+        found[(0, *result.place)], found[(1, *result.place)] = result.labels, result.confidence
+    return found
+
+
+def test_a_sam2_backbone_looks_across_too_and_with_a_task_read_from_a_file(
+    session: FewShotSession, task: LearnedTask, tmp_path: Path
+) -> None:
+    assert task.preparation.other_axis is not None
+    loaded = LearnedTask.load(task.save(tmp_path / "task.oflsam2"))
+    first, second = (_segmented(session, each, _part("006")) for each in (task, loaded))
+    np.testing.assert_array_equal(first, second)
+    without = replace(task, preparation=replace(task.preparation, other_axis=None))
+    assert (_segmented(session, without, _part("006"))[0] != first[0]).any()
+
+
+def test_a_task_that_learned_to_look_across_does_so_with_any_preset(
+    session: FewShotSession, task: LearnedTask
+) -> None:
+    # As in the panel, whose preset may be another than the one the task was learned with.
+    fast = FewShotSession(session.backbone, options=MethodOptions.from_preset("fast"))
+    messages: list[str] = []
+    list(fast.segment(_part("006").volume, task, lambda each: messages.append(each.message)))
+    assert "looking from another side" in messages
+
+
+def test_a_task_without_what_was_learned_along_the_other_axis_is_refused(
+    session: FewShotSession, task: LearnedTask
+) -> None:
+    for name in ("across.tau", "across.extents"):
+        kept = {key: each for key, each in task.tensors.items() if key != name}
+        with pytest.raises(TaskError, match="slices along another axis"):
+            _segmented(session, replace(task, tensors=kept), _part("006"))
+
+
+def test_only_the_preset_accurate_learns_to_look_across() -> None:
+    assert [name for name in PRESETS if MethodOptions.from_preset(name).across] == ["accurate"]
+    options = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial")
+    session = FewShotSession(_sam2(), options=options)
+    task = session.learn([_part("001")])
+    assert task.preparation.other_axis is None
+    assert not any(name.startswith("across") for name in task.tensors)
