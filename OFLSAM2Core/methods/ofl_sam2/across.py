@@ -28,10 +28,6 @@ from OFLSAM2Core.slicing import Slicing
 ROOM = 0.2
 """Levels beyond the ends of what was drawn that are read, too."""
 
-OF_POSITION = 0.75
-"""Slices are read at most so many positions of the features' grid apart: nothing finer than a
-position is seen within them either."""
-
 
 @dataclass(frozen=True)
 class Across:
@@ -105,9 +101,10 @@ class Across:
 
 
 def _step(prepared: PreparedVolume, backbone: Backbone, slicing: Slicing) -> int:
-    """Of slices that are read, one is this many after the other."""
+    """Of slices that are read, one is this many after the other: at most a position of the
+    features' grid, for nothing finer is seen within them either."""
     rows, _ = slicing.slice_shape
     top, bottom, _, _ = prepared.content_box
     pixel = rows * slicing.spacing_in_plane[0] / (bottom - top)
     position = pixel * backbone.image_size / backbone.feature_size
-    return max(1, int(OF_POSITION * position / slicing.slice_spacing))
+    return max(1, int(position / slicing.slice_spacing))
