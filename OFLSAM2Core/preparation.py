@@ -7,8 +7,8 @@ Two things are learned from the support cases and stored in the learned task:
   scaled by its own percentiles. Colour frames are taken as they are.
 - size. One network pixel has the same physical size in every case, the smallest with which
   the support slices fit, so that a structure has the size in a target that it had in the support;
-  and likewise for a square around the structures (field_of_view.py) or slices along another axis
-  (other_axis.py), where one is worth showing.
+  and likewise for a square around the structures (field_of_view.py) or slices along other axes
+  (other_axis.py), where they are worth showing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from OFLSAM2Core.intensity import (
     learn_curve,
     volume_curve,
 )
-from OFLSAM2Core.other_axis import OtherAxis, is_even, wanted_axis
+from OFLSAM2Core.other_axis import OtherAxis, is_even
 from OFLSAM2Core.slicing import Slicing
 from OFLSAM2Core.volume import SupportCase, Volume
 
@@ -44,7 +44,7 @@ class Preparation:
     curve: intensities (ascending) and the grey values they are shown as, for CT and wherever a
         window was given.
     square_pixel: the same for a square around the structures; None where none is shown.
-    other_axis: along which slices are shown besides; None where none are.
+    other_axes: along which slices are shown besides.
     """
 
     modality: str
@@ -52,7 +52,7 @@ class Preparation:
     size: int = 256
     curve: Curve | None = None
     square_pixel: float | None = None
-    other_axis: OtherAxis | None = None
+    other_axes: tuple[OtherAxis, ...] = ()
 
     @classmethod
     def learn(
@@ -70,7 +70,7 @@ class Preparation:
         modality: "CT", "MR", "RGB", or "auto" to tell from the voxels.
         window: intensities to show as black and white in every volume; colour frames have none.
         zoom: whether a square around the structures may be shown besides whole slices. across:
-            whether slices along another axis may, where no square is.
+            whether slices along the other axes may, where no square is.
         Raises InputError where sequences and volumes are mixed.
         """
         sequences = {case.volume.is_sequence for case in support_cases}
@@ -99,12 +99,12 @@ class Preparation:
         # Things in a video move about.
         side = wanted_side(labels, slicings) if zoom and modality != "RGB" else None
         square_pixel = None if side is None else side / size
-        other = None
-        axis = wanted_axis(labels, slicings) if across and modality != "RGB" else None
-        if axis is not None and side is None:
-            cut = [Slicing.for_volume(case.volume, axis) for case in support_cases]
-            other = OtherAxis(axis, _pixel(cut, size))
-        return cls(modality, _pixel(slicings, size), size, curve, square_pixel, other)
+        others: list[OtherAxis] = []
+        if across and modality != "RGB" and side is None and all(map(is_even, slicings)):
+            for axis in slicings[0].other_world_axes:
+                cut = [Slicing.for_volume(case.volume, axis) for case in support_cases]
+                others.append(OtherAxis(axis, _pixel(cut, size)))
+        return cls(modality, _pixel(slicings, size), size, curve, square_pixel, tuple(others))
 
     def prepare(self, volume: Volume, slicing: Slicing) -> PreparedVolume:
         """Make a volume ready: its slices one by one, in the network's form.
@@ -151,16 +151,16 @@ class Preparation:
 
     def prepare_across(
         self, volume: Volume, slicing: Slicing
-    ) -> tuple[PreparedVolume, Slicing] | None:
-        """The same cut along `other_axis`; None where there is none, or where voxels are so uneven
-        that it would show little.
+    ) -> tuple[tuple[PreparedVolume, Slicing], ...]:
+        """The same cut along each of `other_axes`; nothing where voxels are so uneven that it would
+        show little.
 
         slicing: of whole slices.
         """
-        if self.other_axis is None or not is_even(slicing):
-            return None
-        other = Slicing.for_volume(volume, self.other_axis.axis)
-        return replace(self, pixel=self.other_axis.pixel).prepare(volume, other), other
+        if not is_even(slicing):
+            return ()
+        cuts = [(each.pixel, Slicing.for_volume(volume, each.axis)) for each in self.other_axes]
+        return tuple((replace(self, pixel=pixel).prepare(volume, cut), cut) for pixel, cut in cuts)
 
     def _curve_of(self, shown: npt.NDArray) -> Curve:
         if self.modality == "RGB":
@@ -179,7 +179,7 @@ class Preparation:
             size=int(data["size"]),
             curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
             square_pixel=None if data.get("square_pixel") is None else float(data["square_pixel"]),
-            other_axis=None if data.get("other_axis") is None else OtherAxis(*data["other_axis"]),
+            other_axes=tuple(OtherAxis(*each) for each in data.get("other_axes", [])),
         )
 
 

@@ -115,11 +115,13 @@ class FewShotSession:
         for case, slicing, own in zip(support_cases, slicings, labels, strict=True):
             stack = slicing.cut(own)
             prepared = preparation.prepare(case.volume, slicing)
-            square = across = None
+            square = None
             if preparation.square_pixel is not None:
                 square = preparation.prepare_square(case.volume, slicing, centre_of(stack))
-            if (cut := preparation.prepare_across(case.volume, slicing)) is not None:
-                across = SupportSlices(case.name, *cut, cut[1].cut(own))
+            across = tuple(
+                SupportSlices(case.name, shown, cut, cut.cut(own))
+                for shown, cut in preparation.prepare_across(case.volume, slicing)
+            )
             support.append(SupportSlices(case.name, prepared, slicing, stack, square, across))
         return self.method.learn(
             self.backbone, support, structures, preparation, self.options, self.seed, report

@@ -100,9 +100,9 @@ class Slicing:
         )
 
     @property
-    def world_axes(self) -> tuple[str, str, str]:
-        """World axes that slices, rows and columns run along, of a volume."""
-        return _three(WORLD_AXES[world] for world, _ in _VIEWS[self.world_axis])
+    def other_world_axes(self) -> tuple[str, ...]:
+        """The two that slices of a volume do not run along."""
+        return tuple(axis for axis in WORLD_AXES if axis != self.world_axis)
 
     @property
     def axis(self) -> int:

@@ -25,7 +25,7 @@ class SupportSlices:
 
     labels: (S, H, W), values are `Structure.label`.
     square: the same of a square around the structures, where one is worth showing.
-    across: the same case, cut along another axis, where that is worth it.
+    across: the same case, cut along the other axes, where that is worth it.
     """
 
     name: str
@@ -33,7 +33,7 @@ class SupportSlices:
     slicing: Slicing
     labels: npt.NDArray
     square: PreparedVolume | None = None
-    across: SupportSlices | None = None
+    across: tuple[SupportSlices, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +49,14 @@ class CanonicalResult:
 
 @dataclass(frozen=True, eq=False)
 class OtherLooks:
-    """Other ways in which a task shows a volume, besides whole slices; None where it does not.
+    """Other ways in which a task shows a volume, besides whole slices, where it does.
 
     closer: from the middle of the structures, row and column in slice pixels, to the square around
-        it. across: cut along another axis.
+        it. across: cut along other axes.
     """
 
     closer: Callable[[tuple[float, float]], PreparedVolume] | None = None
-    across: tuple[PreparedVolume, Slicing] | None = None
+    across: tuple[tuple[PreparedVolume, Slicing], ...] = ()
 
 
 class Method(ABC):

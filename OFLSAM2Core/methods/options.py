@@ -27,8 +27,8 @@ class MethodOptions:
     intensity_window: "auto" (learned from the support), or the intensities shown as black and as
         white, "LOW,HIGH".
     zoom: look closer, at a square around the structures, where whole slices are much larger.
-    across: learn from slices along another axis, too, where voxels are even and there is no square;
-        a task that did looks at a new volume along it whatever this says.
+    across: learn from slices along the other axes, too, where voxels are even and there is no
+        square; a task that did looks at a new volume along them whatever this says.
     gamma: S_cf above which a prediction enters memory and updates the mapping network.
     memories: K, retrieved support slices. The paper has 2; on the left atrium 4 gave 0.826 where
         2 gave 0.820 (7 cases).

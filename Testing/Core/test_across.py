@@ -24,9 +24,9 @@ from OFLSAM2Core.methods.ofl_sam2.across import Across
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
+from OFLSAM2Core.methods.ofl_sam2.look import weighed
 from OFLSAM2Core.methods.options import PRESETS, MethodOptions
 from OFLSAM2Core.metrics import bounding_box
-from OFLSAM2Core.other_axis import wanted_axis
 from OFLSAM2Core.preparation import Preparation, PreparedVolume
 from OFLSAM2Core.session import FewShotSession
 from OFLSAM2Core.slicing import Slicing
@@ -53,54 +53,56 @@ def _box(
     return SupportCase(Volume(image, affine, "made"), labels, (Structure("box", 1),))
 
 
-def _axis_for(case: SupportCase, axis: str = "auto") -> str | None:
-    slicing = Slicing.for_volume(case.volume, axis)
-    return wanted_axis([slicing.cut(case.labels)], [slicing])
+def _prepared(case: SupportCase, zoom: bool = False, across: bool = True) -> Preparation:
+    return Preparation.learn([case], [Slicing.for_volume(case.volume)], zoom=zoom, across=across)
 
 
-def test_the_axis_is_the_other_one_along_which_the_structures_are_shortest() -> None:
-    assert _axis_for(_box((4, 8, 16))) == "coronal"
-    assert _axis_for(_box((4, 16, 8))) == "sagittal"
-    assert _axis_for(_box((12, 8, 16)), "coronal") == "axial"
-    assert _axis_for(_box((20, 8, 16)), "coronal") == "sagittal"
+def _axes(case: SupportCase) -> list[str]:
+    return [each.axis for each in _prepared(case).other_axes]
 
 
-def test_the_axis_is_the_same_however_voxels_are_stored() -> None:
-    case = _box((4, 8, 16))
+def test_the_axes_are_the_other_two_however_voxels_are_stored() -> None:
+    case = _box((4, 8, 16), (1, 1, 1.4))
     for order, signs in ORIENTATIONS:
         volume = stored(case.volume, order, signs)
-        labels = stored_array(case.labels, order, signs)
-        assert _axis_for(SupportCase(volume, labels, case.structures)) == "coronal"
+        turned = SupportCase(volume, stored_array(case.labels, order, signs), case.structures)
+        assert _axes(turned) == ["sagittal", "coronal"]
 
 
 def test_thick_slices_are_not_looked_at_across() -> None:
-    assert _axis_for(_box((4, 8, 16), (1, 1, 1.4))) == "coronal"
-    assert _axis_for(_box((4, 8, 16), (1, 1, 3))) is None
+    assert _axes(_box((4, 8, 16), (1, 1, 1.4)))
+    assert not _axes(_box((4, 8, 16), (1, 1, 3)))
 
 
 def test_a_target_with_thick_slices_is_not_looked_at_across_either() -> None:
     even, thick = _box((8, 30, 30)), _box((8, 30, 30), (1, 1, 3))
-    slicing = Slicing.for_volume(even.volume)
-    preparation = Preparation.learn([even], [slicing], zoom=True, across=True)
-    assert preparation.square_pixel is None
-    assert preparation.prepare_across(thick.volume, Slicing.for_volume(thick.volume)) is None
-    found = preparation.prepare_across(even.volume, slicing)
-    assert found is not None
-    assert found[1].world_axis == "sagittal" != slicing.world_axis
+    preparation = _prepared(even)
+    assert preparation.prepare_across(thick.volume, Slicing.for_volume(thick.volume)) == ()
+    found = preparation.prepare_across(even.volume, Slicing.for_volume(even.volume))
+    assert [slicing.world_axis for _, slicing in found] == ["sagittal", "coronal"]
+
+
+def test_a_pixel_of_the_network_is_as_large_in_every_volume_along_each_axis() -> None:
+    preparation = _prepared(_box((8, 30, 30), (1, 1.25, 1.25)))
+    for shown, slicing in preparation.prepare_across(
+        (target := _box((8, 10, 20), (1, 1, 1))).volume, Slicing.for_volume(target.volume)
+    ):
+        (own,) = (each for each in preparation.other_axes if each.axis == slicing.world_axis)
+        pixels = sum(shown.mask_to_network(plane, 1).sum() for plane in slicing.cut(target.labels))
+        assert own.pixel == pytest.approx(40 * 1.25 / 256)
+        assert pixels * own.pixel**2 == pytest.approx(8 * 10 * 20, rel=0.03)
 
 
 def test_where_a_square_is_shown_there_is_no_look_across() -> None:
     case = _box((4, 8, 16))
-    slicings = [Slicing.for_volume(case.volume)]
-    assert Preparation.learn([case], slicings, zoom=True, across=True).other_axis is None
-    assert Preparation.learn([case], slicings, zoom=False, across=True).other_axis is not None
-    assert Preparation.learn([case], slicings, zoom=False).other_axis is None
+    assert not _prepared(case, zoom=True).other_axes
+    assert _prepared(case, zoom=False).other_axes
+    assert not _prepared(case, across=False).other_axes
 
 
-def test_a_preparation_with_another_axis_is_the_same_after_json() -> None:
-    case = _box((4, 8, 16))
-    preparation = Preparation.learn([case], [Slicing.for_volume(case.volume)], across=True)
-    assert preparation.other_axis is not None
+def test_a_preparation_with_other_axes_is_the_same_after_json() -> None:
+    preparation = _prepared(_box((4, 8, 16)))
+    assert len(preparation.other_axes) == 2
     assert Preparation.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
 
 
@@ -148,16 +150,16 @@ class _Shows:
         return ProbabilityVolume.of_slices(map(torch.from_numpy, shown))
 
 
-def _fused(case: SupportCase, drawn: npt.NDArray) -> tuple[npt.NDArray, list[int]]:
-    """What is drawn (with a probability of 0.6) and a look that shows `case`'s labels say together,
-    and the coronal slices that were looked at."""
+def _read(case: SupportCase, drawn: npt.NDArray) -> tuple[npt.NDArray, list[int]]:
+    """What a look at coronal slices gives that shows `case`'s labels, once `drawn` is drawn, and
+    which slices it looked at."""
     backbone = _sam2()
     axial, coronal = (Slicing.for_volume(case.volume, axis) for axis in ("axial", "coronal"))
     preparation = Preparation.learn([case], [coronal], size=128)
     shows = _Shows(case.labels)
     across = Across(shows, Extents(np.array([[-1.0, 1.0]])))  # type: ignore[arg-type]
-    slices = (torch.from_numpy(0.6 * plane[None]) for plane in axial.cut(drawn))
-    found = across.fused(
+    slices = (torch.from_numpy(plane[None] * 0.6) for plane in axial.cut(drawn))
+    found = across.read(
         ProbabilityVolume.of_slices(slices).cut_anew(axial, coronal),
         preparation.prepare(case.volume, coronal),
         coronal,
@@ -185,7 +187,7 @@ def test_what_the_look_shows_lies_where_it_is_and_is_asked_for_near_the_structur
     # Drawn four voxels too large, except along the axis of the look.
     drawn = np.zeros_like(case.labels)
     drawn[6:26, 10:20, 6:28] = 1
-    found, asked = _fused(turned, stored_array(drawn, order, signs))
+    found, asked = _read(turned, stored_array(drawn, order, signs))
     np.testing.assert_array_equal(found, turned.labels == 1)
     assert asked == list(range(8, 22))  # Ten with the box, two more on either side.
 
@@ -194,11 +196,19 @@ def test_slices_between_those_that_are_looked_at_are_as_these_are() -> None:
     case = _box((12, 10, 14))  # A position of the features is five slices wide.
     drawn = np.zeros_like(case.labels)
     drawn[6:26, 10:20, 6:28] = 1
-    found, asked = _fused(case, drawn)
+    found, asked = _read(case, drawn)
     assert set(np.diff(asked)) == {5}
     inside = slice(asked[1], asked[2] + 1)
     np.testing.assert_array_equal(found[:, inside], case.labels[:, inside] == 1)
     assert case.labels[:, inside].any(axis=(0, 2)).all()
+
+
+def test_each_look_counts_two_thirds_of_what_was_read_first() -> None:
+    first, *looks = torch.tensor([[0.9], [0.2], [0.4]])
+    expected = (first.logit() + 2 / 3 * looks[0].logit() + 2 / 3 * looks[1].logit()) / (7 / 3)
+    torch.testing.assert_close(weighed(first, *looks), expected.sigmoid())
+    torch.testing.assert_close(weighed(first, first, first), first)
+    torch.testing.assert_close(weighed(first), first)
 
 
 @pytest.fixture(scope="module")
@@ -223,12 +233,17 @@ def _segmented(session: FewShotSession, task: LearnedTask, case: SupportCase) ->
 def test_a_sam2_backbone_looks_across_too_and_with_a_task_read_from_a_file(
     session: FewShotSession, task: LearnedTask, tmp_path: Path
 ) -> None:
-    assert task.preparation.other_axis is not None
+    assert len(task.preparation.other_axes) == 2
     loaded = LearnedTask.load(task.save(tmp_path / "task.oflsam2"))
     first, second = (_segmented(session, each, _part("006")) for each in (task, loaded))
     np.testing.assert_array_equal(first, second)
-    without = replace(task, preparation=replace(task.preparation, other_axis=None))
-    assert (_segmented(session, without, _part("006"))[0] != first[0]).any()
+    for axes in ((), task.preparation.other_axes[:1]):
+        fewer = replace(task.preparation, other_axes=axes)
+        tensors = {
+            key: each for key, each in task.tensors.items() if not key.startswith("across1.")
+        }
+        without = replace(task, preparation=fewer, tensors=tensors)
+        assert (_segmented(session, without, _part("006"))[0] != first[0]).any()
 
 
 def test_a_task_that_learned_to_look_across_does_so_with_any_preset(
@@ -238,14 +253,14 @@ def test_a_task_that_learned_to_look_across_does_so_with_any_preset(
     fast = FewShotSession(session.backbone, options=MethodOptions.from_preset("fast"))
     messages: list[str] = []
     list(fast.segment(_part("006").volume, task, lambda each: messages.append(each.message)))
-    assert "looking from another side" in messages
+    assert {"sagittal slices", "coronal slices"} < set(messages)
 
 
-def test_a_task_without_what_was_learned_along_the_other_axis_is_refused(
+def test_a_task_without_what_was_learned_along_another_axis_is_refused(
     session: FewShotSession, task: LearnedTask
 ) -> None:
-    for name in ("across.tau", "across.extents"):
-        kept = {key: each for key, each in task.tensors.items() if key != name}
+    for name in ("across0.tau", "across1.extents", "across1."):
+        kept = {key: each for key, each in task.tensors.items() if not key.startswith(name)}
         with pytest.raises(TaskError, match="slices along another axis"):
             _segmented(session, replace(task, tensors=kept), _part("006"))
 
@@ -255,5 +270,5 @@ def test_only_the_preset_accurate_learns_to_look_across() -> None:
     options = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial")
     session = FewShotSession(_sam2(), options=options)
     task = session.learn([_part("001")])
-    assert task.preparation.other_axis is None
+    assert not task.preparation.other_axes
     assert not any(name.startswith("across") for name in task.tensors)

@@ -156,7 +156,7 @@ def test_two_readings_are_weighed_within_the_square() -> None:
         return volume
 
     cpu = torch.device("cpu")
-    far = 1 / (1 + 9 ** (2 * WEIGHT - 1))
+    far = 1 / (1 + 9 ** ((WEIGHT - 1) / (1 + WEIGHT)))
     for one, other, expected in ((0.8, 0.8, 0.8), (0.9, 0.1, far), (0.1, 0.9, 1 - far), (0, 0, 0)):
         fused = by_both(everywhere(one), prepared, everywhere(other), square, cpu)
         assert fused.count == 3

@@ -2,8 +2,8 @@
 
 A slice does not show what lies above and below it. Where voxels are about as deep as they are wide,
 slices along another axis show just that, with as much detail, and are wrong in other places: the
-support is learned from a second time, cut along that axis, and a new volume is read a second time
-where structures were drawn.
+support is learned from once more, cut along that axis, and a new volume is read once more where
+structures were drawn (docs/decisions/0012).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
-from OFLSAM2Core.methods.ofl_sam2.look import Look, weighed
+from OFLSAM2Core.methods.ofl_sam2.look import Look
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import ProgressCallback
 from OFLSAM2Core.slicing import Slicing
@@ -37,7 +37,7 @@ class Across:
     look: Look
     extents: Extents
 
-    def fused(
+    def read(
         self,
         drawn: ProbabilityVolume,
         prepared: PreparedVolume,
@@ -47,7 +47,7 @@ class Across:
         use_mapping: bool,
         on_progress: ProgressCallback,
     ) -> ProbabilityVolume:
-        """What was drawn, `weighed` with what slices along the other axis show.
+        """What slices along the other axis show near the structures, and `drawn` elsewhere.
 
         drawn: cut by `slicing` along the other axis, on the slices' own grid; something is drawn.
         prepared: the volume, cut likewise. along: see `ProbabilityVolume.smoothed`.
@@ -62,16 +62,15 @@ class Across:
         indices = np.flatnonzero(np.abs(levels) <= 1 + ROOM)[::step].tolist()
         if not indices:
             return drawn
-        message = "looking from another side"
+        message = f"{slicing.world_axis} slices"
         read = self.look.read(
             backbone, prepared, slicing, scale, indices, use_mapping, message, on_progress
         ).smoothed(along, step * spacing)
 
         def at(index: int) -> Tensor:
-            own = drawn.slice(index, backbone.device)
             place = (index - indices[0]) / step
             if not 0 <= place <= len(indices) - 1:
-                return own
+                return drawn.slice(index, backbone.device)
             before = int(place)
             after = min(before + 1, len(indices) - 1)
             here = torch.lerp(
@@ -79,7 +78,7 @@ class Across:
                 read.slice(after, backbone.device),
                 place - before,
             )
-            return weighed(own, prepared.to_grid(here))
+            return prepared.to_grid(here).clamp(0, 1)
 
         return ProbabilityVolume.of_slices(map(at, range(slicing.count)))
 

@@ -72,10 +72,11 @@ class Episodes:
         level_error: LevelError,
         options: MethodOptions,
         rng: np.random.Generator,
-        close_up: bool = False,
+        readout_alone: bool = False,
     ) -> None:
         """tau_without: the mapping network fitted without a case, by case. level_error: how
-        wrong levels will be in a new volume. close_up: readout alone, at levels found again."""
+        wrong levels will be in a new volume. readout_alone: of the readout, at levels found
+        again."""
         self.backbone = backbone
         self.slices = slices
         self.head = head
@@ -84,7 +85,7 @@ class Episodes:
         self.level_error = level_error
         self.options = options
         self.rng = rng
-        self.close_up = close_up
+        self.readout_alone = readout_alone
         self.fusion = AdaptiveFusion.for_backbone(backbone).to(backbone.device)
         self.readout = Readout.for_backbone(backbone, head, structures=len(slices[0].masks)).to(
             backbone.device
@@ -122,7 +123,7 @@ class Episodes:
                 if len(order) < batch:
                     order = list(self.rng.permutation(len(self.slices)))
                 queries = [int(order.pop()) for _ in range(batch)]
-                through_decoder = not self.close_up and (
+                through_decoder = not self.readout_alone and (
                     self.readout.u_net is None or step % DECODED_EVERY == 0
                 )
                 balance = self.balance if step < BALANCED * steps else self.balance.even()
@@ -204,7 +205,7 @@ class Episodes:
 
     def _found(self, level: float, rng: np.random.Generator) -> Level:
         """A level as it will be known in a new volume, at first or at the second reading."""
-        again = self.close_up or rng.random() < FOUND_AGAIN
+        again = self.readout_alone or rng.random() < FOUND_AGAIN
         error = self.level_error.found_again if again else self.level_error
         return Level(error.disturbed(level, rng), again)
 

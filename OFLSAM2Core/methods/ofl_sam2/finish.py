@@ -1,7 +1,7 @@
 """All slices again, once all are known: what each shows as a part of the volume.
 
 Levels are found again from what was drawn and slices read by them, a square around the structures
-or slices along another axis are looked at where that is worth it, and what a slice cannot know is
+or slices along other axes are looked at where that is worth it, and what a slice cannot know is
 made consistent in 3D.
 """
 
@@ -23,6 +23,7 @@ from OFLSAM2Core.methods.ofl_sam2.confidence import ENDS, surely_ended
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
+from OFLSAM2Core.methods.ofl_sam2.look import weighed
 from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import PreparedVolume
@@ -104,25 +105,40 @@ class Finish:
             with self.timings.stage("finish"):
                 fused = by_both(whole, self.prepared, near, square, device)
                 return self._without_strays(fused), square.framing.region
-        if self.other_looks.across is None or self.parts.across is None or not whole.areas().any():
+        if not self.other_looks.across or not whole.areas().any():
             return whole, None
-        prepared, other = self.other_looks.across
         with self.timings.stage("look across"):
-            own = ProbabilityVolume.of_slices(
+            fused = self._read_across(whole, on_progress)
+        with self.timings.stage("finish"):
+            rows, columns = self.slicing.slice_shape
+            return self._without_strays(fused), (0, rows, 0, columns)
+
+    def _read_across(
+        self, whole: ProbabilityVolume, on_progress: ProgressCallback
+    ) -> ProbabilityVolume:
+        """With slices along other axes, on the slices' own grid."""
+        device = self.backbone.device
+        looks = [
+            ProbabilityVolume.of_slices(
                 self.prepared.to_grid(whole.slice(index, device)) for index in range(whole.count)
             )
-            fused = self.parts.across.fused(
-                own.cut_anew(self.slicing, other),
+        ]
+        for across, (prepared, other) in zip(
+            self.parts.across, self.other_looks.across, strict=True
+        ):
+            found = across.read(
+                looks[0].cut_anew(self.slicing, other),
                 prepared,
                 other,
                 self._averaged_along,
                 self.backbone,
                 self.options.use_mapping,
                 on_progress,
-            ).cut_anew(other, self.slicing)
-        with self.timings.stage("finish"):
-            rows, columns = self.slicing.slice_shape
-            return self._without_strays(fused), (0, rows, 0, columns)
+            )
+            looks.append(found.cut_anew(other, self.slicing))
+        return ProbabilityVolume.of_slices(
+            weighed(*(look.slice(index, device) for look in looks)) for index in range(whole.count)
+        )
 
     def _square_around(self, drawn: ProbabilityVolume) -> PreparedVolume | None:
         """None where the task has no square, or nothing was drawn."""

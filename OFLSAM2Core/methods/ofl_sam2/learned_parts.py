@@ -37,7 +37,7 @@ class LearnedParts:
     levels: LevelFinder
     extents: Extents
     close_up: Look | None = None
-    across: Across | None = None
+    across: tuple[Across, ...] = ()
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name; memory in half precision, which is what makes up the size."""
@@ -72,8 +72,8 @@ class LearnedParts:
             tensors["memory.pointers"] = torch.stack(pointers)
         if self.close_up is not None:
             tensors |= named("close_up", self.close_up.to_tensors())
-        if self.across is not None:
-            tensors |= named("across", self.across.to_tensors())
+        for number, across in enumerate(self.across):
+            tensors |= named(f"across{number}", across.to_tensors())
         return {name: t.detach().cpu().clone() for name, t in tensors.items()}
 
     @classmethod
@@ -131,9 +131,11 @@ class LearnedParts:
             ) from error
         for module in (fusion, readout):
             module.eval().requires_grad_(False).to(device)
-        close_up = across = None
+        close_up: Look | None = None
+        across: list[Across] = []
         if own := part_of(tensors, "close_up"):
             close_up = Look.from_tensors(own, backbone, "squares around its structures")
-        if own := part_of(tensors, "across"):
-            across = Across.from_tensors(own, backbone)
-        return cls(fusion, readout, attention, mapping, memory, levels, extents, close_up, across)
+        while own := part_of(tensors, f"across{len(across)}"):
+            across.append(Across.from_tensors(own, backbone))
+        looks = close_up, tuple(across)
+        return cls(fusion, readout, attention, mapping, memory, levels, extents, *looks)

@@ -62,9 +62,10 @@ def learn(
         replace(case, prepared=case.square) for case in support if case.square is not None
     ]:
         parts = replace(parts, close_up=look(squares, "looking closer"))
-    if across := [case.across for case in support if case.across is not None]:
+    for across in zip(*(case.across for case in support), strict=True):
         extents = _extents(across, [_areas(case, structures) for case in across])
-        parts = replace(parts, across=Across(look(across, "looking from another side"), extents))
+        side = Across(look(across, f"{across[0].slicing.world_axis} slices"), extents)
+        parts = replace(parts, across=(*parts.across, side))
     labels = [case.labels for case in support]
     pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]
     return LearnedTask(

@@ -1,4 +1,5 @@
-"""What is learned from the support shown in one way: whole slices, or squares of them."""
+"""What is learned from the support shown in one way: whole slices, squares of them, or slices along
+another axis."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class Lesson:
         on_progress: ProgressCallback,
         levels_of_whole: LevelError | None = None,
     ) -> Lesson:
-        """levels_of_whole: in a close-up levels come from what whole slices showed."""
+        """levels_of_whole: in another look levels come from what whole slices showed, and the
+        readout alone is learned."""
         slices = encode_support(backbone, support, structures, options, rng, on_progress)
         originals = [s for s in slices if s.copy == 0]
         level_error = levels_of_whole or _level_error(support, originals)
@@ -73,8 +75,8 @@ class Lesson:
         )
         near = [near_structures(s.masks.float() / 255, backbone.feature_size) for s in slices]
         balance = Balance.of_support(near).to(backbone.device)
-        close_up = levels_of_whole is not None
-        as_found = level_error.found_again if close_up else level_error
+        readout_alone = levels_of_whole is not None
+        as_found = level_error.found_again if readout_alone else level_error
         by_case = _equations_by_case(
             backbone, head, slices, near, balance, as_found, rng, on_progress
         )
@@ -87,7 +89,7 @@ class Lesson:
         }
         in_loss = Balance.of_support(near, NEAR_SHARE_IN_LOSS).to(backbone.device)
         episodes = Episodes(
-            backbone, slices, head, tau_without, in_loss, level_error, options, rng, close_up
+            backbone, slices, head, tau_without, in_loss, level_error, options, rng, readout_alone
         )
         episodes.train(on_progress)
         equations = _mean(list(by_case.values()))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures
+from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import CanonicalResult, OtherLooks
 from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
@@ -60,6 +61,11 @@ class Propagation:
         self.slicing = slicing
         self.count = slicing.count
         self.parts = LearnedParts.from_tensors(task.tensors, backbone)
+        if other_looks.across and len(self.parts.across) != len(other_looks.across):
+            raise TaskError(
+                "The learned task lacks what was learned from slices along another axis.",
+                "Learn it again from the support cases.",
+            )
         self.mapping = self.parts.mapping
         self._encoded = EncodedSlices(backbone, prepared)
         self._statistics: FeatureStatistics | None = None
