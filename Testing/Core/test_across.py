@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from orientations import ORIENTATIONS, stored, stored_array
+from whole_volumes import segmented
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.errors import TaskError
@@ -84,9 +85,10 @@ def test_a_target_with_thick_slices_is_not_looked_at_across_either() -> None:
 
 def test_a_pixel_of_the_network_is_as_large_in_every_volume_along_each_axis() -> None:
     preparation = _prepared(_box((8, 30, 30), (1, 1.25, 1.25)))
-    for shown, slicing in preparation.prepare_across(
-        (target := _box((8, 10, 20), (1, 1, 1))).volume, Slicing.for_volume(target.volume)
-    ):
+    target = _box((8, 10, 20))
+    found = preparation.prepare_across(target.volume, Slicing.for_volume(target.volume))
+    assert len(found) == 2
+    for shown, slicing in found:
         (own,) = (each for each in preparation.other_axes if each.axis == slicing.world_axis)
         pixels = sum(shown.mask_to_network(plane, 1).sum() for plane in slicing.cut(target.labels))
         assert own.pixel == pytest.approx(40 * 1.25 / 256)
@@ -222,20 +224,12 @@ def task(session: FewShotSession) -> LearnedTask:
     return session.learn([_part(number) for number in ("001", "003")])
 
 
-def _segmented(session: FewShotSession, task: LearnedTask, case: SupportCase) -> npt.NDArray:
-    """Labels and confidence of the last revision: (2, *shape)."""
-    found = np.zeros((2, *case.labels.shape), np.uint8)
-    for result in session.segment(case.volume, task):
-        found[(0, *result.place)], found[(1, *result.place)] = result.labels, result.confidence
-    return found
-
-
 def test_a_sam2_backbone_looks_across_too_and_with_a_task_read_from_a_file(
     session: FewShotSession, task: LearnedTask, tmp_path: Path
 ) -> None:
     assert len(task.preparation.other_axes) == 2
     loaded = LearnedTask.load(task.save(tmp_path / "task.oflsam2"))
-    first, second = (_segmented(session, each, _part("006")) for each in (task, loaded))
+    first, second = (segmented(session, each, _part("006")) for each in (task, loaded))
     np.testing.assert_array_equal(first, second)
     for axes in ((), task.preparation.other_axes[:1]):
         fewer = replace(task.preparation, other_axes=axes)
@@ -243,7 +237,7 @@ def test_a_sam2_backbone_looks_across_too_and_with_a_task_read_from_a_file(
             key: each for key, each in task.tensors.items() if not key.startswith("across1.")
         }
         without = replace(task, preparation=fewer, tensors=tensors)
-        assert (_segmented(session, without, _part("006"))[0] != first[0]).any()
+        assert (segmented(session, without, _part("006"))[0] != first[0]).any()
 
 
 def test_a_task_that_learned_to_look_across_does_so_with_any_preset(
@@ -262,7 +256,7 @@ def test_a_task_without_what_was_learned_along_another_axis_is_refused(
     for name in ("across0.tau", "across1.extents", "across1."):
         kept = {key: each for key, each in task.tensors.items() if not key.startswith(name)}
         with pytest.raises(TaskError, match="slices along another axis"):
-            _segmented(session, replace(task, tensors=kept), _part("006"))
+            segmented(session, replace(task, tensors=kept), _part("006"))
 
 
 def test_only_the_preset_accurate_learns_to_look_across() -> None:

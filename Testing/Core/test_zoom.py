@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from orientations import ORIENTATIONS, stored, stored_array
 from scipy import ndimage
+from whole_volumes import segmented
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.errors import TaskError
@@ -175,14 +175,6 @@ def test_a_preparation_with_a_square_is_the_same_after_json() -> None:
     assert Preparation.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
 
 
-def _segmented(session: FewShotSession, task: LearnedTask, case: SupportCase) -> npt.NDArray:
-    """Labels and confidence of the last revision: (2, *shape)."""
-    found = np.zeros((2, *case.labels.shape), np.uint8)
-    for result in session.segment(case.volume, task):
-        found[(0, *result.place)], found[(1, *result.place)] = result.labels, result.confidence
-    return found
-
-
 def test_only_around_the_structures_does_a_closer_look_change_anything(
     session: FewShotSession, task: LearnedTask
 ) -> None:
@@ -196,7 +188,7 @@ def test_only_around_the_structures_does_a_closer_look_change_anything(
         labels=stored_array(case.labels, order, signs),
     )
     without = FewShotSession(session.backbone, options=replace(session.options, zoom=False))
-    whole, both = (_segmented(each, task, turned) for each in (without, session))
+    whole, both = (segmented(each, task, turned) for each in (without, session))
     slicing = Slicing.for_volume(turned.volume, "axial")
     changed = slicing.cut((whole != both).any(axis=0)).any(axis=0)
     truth = slicing.cut(turned.labels)
@@ -217,7 +209,7 @@ def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     task = session.learn([_in_canvas(number) for number in ("001", "003")])
     assert task.preparation.square_pixel is not None
     loaded = LearnedTask.load(task.save(tmp_path / "task.oflsam2"))
-    first, second = (_segmented(session, each, _in_canvas("006")) for each in (task, loaded))
+    first, second = (segmented(session, each, _in_canvas("006")) for each in (task, loaded))
     assert first[0].any()
     np.testing.assert_array_equal(first, second)
 
@@ -227,7 +219,7 @@ def test_a_task_without_what_was_learned_from_squares_is_refused(
 ) -> None:
     kept = {name: each for name, each in task.tensors.items() if name != "close_up.tau"}
     with pytest.raises(TaskError, match="squares around its structures"):
-        _segmented(session, replace(task, tensors=kept), _in_canvas("006"))
+        segmented(session, replace(task, tensors=kept), _in_canvas("006"))
 
 
 def test_features_of_whole_slices_are_gone_before_squares_are_encoded(
