@@ -21,6 +21,7 @@ from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.ofl_sam2 import across
 from OFLSAM2Core.methods.ofl_sam2.across import Across
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
@@ -159,9 +160,9 @@ def _read(case: SupportCase, drawn: npt.NDArray) -> tuple[npt.NDArray, list[int]
     axial, coronal = (Slicing.for_volume(case.volume, axis) for axis in ("axial", "coronal"))
     preparation = Preparation.learn([case], [coronal], size=128)
     shows = _Shows(case.labels)
-    across = Across(shows, Extents(np.array([[-1.0, 1.0]])))  # type: ignore[arg-type]
+    side = Across(shows, Extents(np.array([[-1.0, 1.0]])))  # type: ignore[arg-type]
     slices = (torch.from_numpy(plane[None] * 0.6) for plane in axial.cut(drawn))
-    found = across.read(
+    found = side.read(
         ProbabilityVolume.of_slices(slices).cut_anew(axial, coronal),
         preparation.prepare(case.volume, coronal),
         coronal,
@@ -203,6 +204,17 @@ def test_slices_between_those_that_are_looked_at_are_as_these_are() -> None:
     inside = slice(asked[1], asked[2] + 1)
     np.testing.assert_array_equal(found[:, inside], case.labels[:, inside] == 1)
     assert case.labels[:, inside].any(axis=(0, 2)).all()
+
+
+def test_of_a_structure_of_many_slices_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = _box((12, 10, 14), (1, 5, 1))
+    drawn = np.zeros_like(case.labels)
+    drawn[6:26, 10:20, 6:28] = 1
+    assert _read(case, drawn)[1] == list(range(8, 22))
+    monkeypatch.setattr(across, "MOST_READ", 7)
+    found, asked = _read(case, drawn)
+    assert asked == list(range(8, 22, 2))
+    np.testing.assert_array_equal(found[:, 10:19], case.labels[:, 10:19] == 1)
 
 
 def test_each_look_counts_two_thirds_of_what_was_read_first() -> None:

@@ -337,26 +337,38 @@ def test_of_slices_that_look_alike_the_one_at_the_same_level_is_retrieved(
     assert most_similar(bank[0], -0.3, bank, levels, 1) == [1]
 
 
+def _body(height: Tensor) -> Tensor:
+    """Slices in short of a body that changes with height: (P,) to (P, D)."""
+    waves = torch.arange(1, 9) * 0.02
+    angles = height[:, None] * waves
+    maps = torch.cat([angles.sin(), angles.cos()], dim=1).view(-1, 16, 1, 1)
+    return descriptor(maps.expand(-1, -1, 8, 8))
+
+
+def _finder() -> LevelFinder:
+    """Of structures 80 mm high, seen from 20 mm above them to 20 mm below."""
+    heights = torch.arange(-60.0, 61.0, 4.0)
+    return LevelFinder(_body(heights), heights / 40, torch.zeros(len(heights)), half=40.0)
+
+
 @pytest.mark.parametrize("first", [-30.0, 0.0, 25.0])
 def test_levels_are_found_wherever_the_field_of_view_begins(first: float) -> None:
-    """A body whose slices change with height; the volume begins `first` mm further up. Found to
-    within a quarter of the structures' half height, also with a third of it out of the support's
-    sight."""
-
-    def look(height: Tensor) -> Tensor:
-        waves = torch.arange(1, 9) * 0.02
-        return descriptor(
-            torch.cat([(height[:, None] * waves).sin(), (height[:, None] * waves).cos()], dim=1)
-            .view(-1, 16, 1, 1)
-            .expand(-1, -1, 8, 8)
-        )
-
-    heights = torch.arange(-60.0, 61.0, 4.0)
-    finder = LevelFinder(look(heights), heights / 40, torch.zeros(len(heights)), half=40.0)
+    """The volume begins `first` mm further up. Found to within a quarter of the structures' half
+    height, also with a third of it out of the support's sight."""
     positions = torch.arange(0.0, 101.0, 9.0)
-    scale = finder.find(look(positions - 50 + first), positions.tolist(), 100.0)
+    scale = _finder().find(_body(positions - 50 + first), positions.tolist(), 100.0)
     assert scale.level(50 - first) == pytest.approx(0, abs=0.25)
     assert scale.level(90 - first) == pytest.approx(1, abs=0.25)
+
+
+@pytest.mark.parametrize("size", [0.6, 0.8, 1.25])
+def test_levels_are_found_of_structures_that_are_smaller_or_larger_than_the_support_s(
+    size: float,
+) -> None:
+    positions = torch.arange(0.0, 101.0, 9.0)
+    scale = _finder().find(_body((positions - 45) / size), positions.tolist(), 100.0)
+    assert scale.level(45) == pytest.approx(0, abs=0.15)
+    assert scale.half == pytest.approx(40 * size, rel=0.2)
 
 
 def test_a_support_case_that_looks_different_does_not_lead_levels_astray() -> None:
