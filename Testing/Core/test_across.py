@@ -153,6 +153,13 @@ class _Shows:
         return ProbabilityVolume.of_slices(map(torch.from_numpy, shown))
 
 
+def _too_large(case: SupportCase) -> npt.NDArray:
+    """A box of 12 x 10 x 14 voxels drawn too large, except along the axis of the look."""
+    drawn = np.zeros_like(case.labels)
+    drawn[6:26, 10:20, 6:28] = 1
+    return drawn
+
+
 def _read(case: SupportCase, drawn: npt.NDArray) -> tuple[npt.NDArray, list[int]]:
     """What a look at coronal slices gives that shows `case`'s labels, once `drawn` is drawn, and
     which slices it looked at."""
@@ -187,19 +194,14 @@ def test_what_the_look_shows_lies_where_it_is_and_is_asked_for_near_the_structur
         stored_array(case.labels, order, signs),
         case.structures,
     )
-    # Drawn four voxels too large, except along the axis of the look.
-    drawn = np.zeros_like(case.labels)
-    drawn[6:26, 10:20, 6:28] = 1
-    found, asked = _read(turned, stored_array(drawn, order, signs))
+    found, asked = _read(turned, stored_array(_too_large(case), order, signs))
     np.testing.assert_array_equal(found, turned.labels == 1)
     assert asked == list(range(8, 22))  # Ten with the box, two more on either side.
 
 
 def test_slices_between_those_that_are_looked_at_are_as_these_are() -> None:
     case = _box((12, 10, 14))  # A position of the features is five slices wide.
-    drawn = np.zeros_like(case.labels)
-    drawn[6:26, 10:20, 6:28] = 1
-    found, asked = _read(case, drawn)
+    found, asked = _read(case, _too_large(case))
     assert set(np.diff(asked)) == {5}
     inside = slice(asked[1], asked[2] + 1)
     np.testing.assert_array_equal(found[:, inside], case.labels[:, inside] == 1)
@@ -208,11 +210,9 @@ def test_slices_between_those_that_are_looked_at_are_as_these_are() -> None:
 
 def test_of_a_structure_of_many_slices_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     case = _box((12, 10, 14), (1, 5, 1))
-    drawn = np.zeros_like(case.labels)
-    drawn[6:26, 10:20, 6:28] = 1
-    assert _read(case, drawn)[1] == list(range(8, 22))
+    assert _read(case, _too_large(case))[1] == list(range(8, 22))
     monkeypatch.setattr(across, "MOST_READ", 7)
-    found, asked = _read(case, drawn)
+    found, asked = _read(case, _too_large(case))
     assert asked == list(range(8, 22, 2))
     np.testing.assert_array_equal(found[:, 10:19], case.labels[:, 10:19] == 1)
 

@@ -1,7 +1,7 @@
 """Levels found again, from what was drawn.
 
 How a volume's slices look says where its structures are, roughly: over fourteen prostates the
-middle is off by 0.4 half heights, and the height by a fifth. What was then drawn begins and ends
+middle is off by 0.3 half heights, and the height by a fifth. What was then drawn begins and ends
 much nearer to the truth (0.15), so levels are taken from it, and slices are read once more.
 """
 

@@ -1,9 +1,9 @@
 """Where slices lie along the body: levels, and how a new volume's are found.
 
 Level 0 is the middle of the structures and -1 and 1 are their ends. In a support case they are
-known from its labels. In a new volume they are found by sliding it along the support cases until
-its slices look most like theirs: fields of view begin and end anywhere, so the position within
-the volume says little.
+known from its labels. In a new volume they are found by sliding it along the support cases, made
+higher and lower, and seeing where its slices look like theirs: fields of view begin and end
+anywhere, so the position within the volume says little.
 """
 
 from __future__ import annotations
@@ -92,24 +92,24 @@ class LevelFinder:
         _, case = torch.unique(self.cases, return_inverse=True)
         of_case = torch.nn.functional.one_hot(case).float()  # (T, C)
         there = torch.tensor(positions, dtype=torch.float32, device=likeness.device)
-        middles = torch.linspace(0, length, SHIFTS, device=likeness.device)
-        halves = self.half * HALVES
+        middles, halves = np.linspace(0, length, SHIFTS), self.half * HALVES
+        shifted = there - torch.from_numpy(middles).to(there)[:, None]  # (SHIFTS, P)
         scores = []
         for half in halves:
-            levels = (there - middles[:, None]) / float(half)  # (SHIFTS, P)
+            levels = shifted / float(half)
             distance = (levels[..., None] - self.levels.float()) / NEAR
             weight = torch.exp(-distance.square() / 2)
             total = weight @ of_case  # (SHIFTS, P, C)
             alike = (weight * likeness) @ of_case / total.clamp(min=1e-6)
             # Slices beyond what a case shows say nothing for or against.
             scores.append(torch.where(total > LEAST_WEIGHT, alike, 0.0).mean(dim=1))
-        # What is to be expected, not the likest alone: heights and shifts that are about as alike
-        # lie apart.
+        # What is expected, not the likest: shifts that are about as alike can lie far apart, and
+        # one of them is the likest by chance (docs/decisions/0013).
         belief = (LIKEST * torch.stack(scores)).flatten().softmax(dim=0)
-        belief = belief.view(len(halves), SHIFTS, -1).sum(dim=2).double().cpu().numpy()
+        of_scale = belief.view(len(halves), SHIFTS, -1).sum(dim=2).cpu().double().numpy()
         return LevelScale(
-            float(belief.sum(axis=0) @ middles.double().cpu().numpy()),
-            float(np.exp(belief.sum(axis=1) @ np.log(halves))),
+            float(of_scale.sum(axis=0) @ middles),
+            float(np.exp(of_scale.sum(axis=1) @ np.log(halves))),
         )
 
 
