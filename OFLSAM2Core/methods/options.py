@@ -15,7 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "accurate": {"across": True},
 }
 
-MOST_COPIES = 8
+LEAST_COPIES, MOST_COPIES = 0.5, 8
 MOST_EPOCHS = 40
 
 
@@ -39,7 +39,7 @@ class MethodOptions:
         0: as many as make `training_steps` steps, so that a support of few slices is not learned
         from too little.
     augmented_copies: how many augmented copies of each support slice are learned from. -1: as
-        many as make `encoded_slices` slices, from 1 to 8.
+        many as make `encoded_slices` slices, from every second slice once to each eight times.
     learning_rate: of AdamW.
     use_memory, use_mapping, use_fusion: switch a branch off, for ablations; without fusion the
         two branches are averaged.
@@ -60,7 +60,7 @@ class MethodOptions:
     epochs: int = 0
     augmented_copies: int = -1
     training_steps: int = 800
-    encoded_slices: int = 440
+    encoded_slices: int = 380
     learning_rate: float = 1e-3
     use_memory: bool = True
     use_mapping: bool = True
@@ -120,11 +120,12 @@ class MethodOptions:
             )
         return low, high
 
-    def copies_of(self, slices: int) -> int:
-        """Augmented copies of each of so many support slices."""
+    def copies_of(self, slices: int) -> float:
+        """Augmented copies of each of so many support slices; of a part of them where it is no
+        whole number."""
         if self.augmented_copies >= 0:
             return self.augmented_copies
-        return min(max(round(self.encoded_slices / slices) - 1, 1), MOST_COPIES)
+        return min(max(self.encoded_slices / slices - 1, LEAST_COPIES), MOST_COPIES)
 
     def steps_for(self, slices: int, batch: int) -> int:
         """Training steps for so many support slices and copies, `batch` of them a step."""

@@ -35,7 +35,7 @@ LEAST_SUPPORT = 0.75
 frame that shows the very object; with that, a prostate whose first slices were drawn too large was
 drawn three times too large in the end (docs/experiments/other-sets.md)."""
 
-POSITIONS = 2048
+POSITIONS = 1024
 """Of a slice, drawn at random, that are fitted on: neighbours say much the same, so a part is
 enough, and takes less time."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,9 @@ structures go first."""
 
 EMPTY_SHARE = 0.25
 """Slices without any structure that are learned from, relative to those with."""
+
+LEAST_PART = 0.1
+"""Of the slices: fewer are not copied by themselves, for a dozen are needed for statistics."""
 
 TRAINING_BYTES = 2_300_000_000
 """What the program and a training step hold besides the slices."""
@@ -80,14 +84,19 @@ def encode_support(
     rng: np.random.Generator,
     on_progress: ProgressCallback,
 ) -> list[SupportSlice]:
-    """Encode the slices worth learning from, and augmented copies of each."""
+    """Encode the slices worth learning from, and augmented copies of them."""
     chosen = [_worth_learning(case, MOST_SLICES // len(support)) for case in support]
-    originals = sum(len(indices) for indices in chosen)
-    copies = options.copies_of(originals)
-    total = originals * (copies + 1)
+    copies = options.copies_of(sum(len(indices) for indices in chosen))
+    rounds = [chosen]
+    for copy in range(math.ceil(copies - LEAST_PART)):
+        share = min(copies - copy, 1.0)
+        rounds.append(
+            [_part(case, indices, share) for case, indices in zip(support, chosen, strict=True)]
+        )
+    total = sum(len(indices) for of_cases in rounds for indices in of_cases)
     encoded: list[SupportSlice] = []
-    for copy in range(copies + 1):
-        for number, (case, indices) in enumerate(zip(support, chosen, strict=True)):
+    for copy, of_cases in enumerate(rounds):
+        for number, (case, indices) in enumerate(zip(support, of_cases, strict=True)):
             images: dict[int, Tensor] = {}
             masks: dict[int, Tensor] = {}
             for index in indices:
@@ -183,6 +192,15 @@ def _level(case: SupportSlices, scale: LevelScale, index: int) -> float:
     if case.slicing.world_axis == FRAME_AXIS:  # Time is no place.
         return 0.0
     return scale.level(index * case.slicing.slice_spacing)
+
+
+def _part(case: SupportSlices, indices: list[int], share: float) -> list[int]:
+    """A share of a case's slices, evenly chosen, with the previewed ones among them."""
+    seen = previewed_slices(len(case.labels))
+    others = [index for index in indices if index not in seen]
+    wanted = max(round(share * len(indices)) - len(seen), 0)
+    some = np.linspace(0, len(others) - 1, wanted).round().astype(int)
+    return sorted([*seen, *(others[i] for i in some)])
 
 
 def _worth_learning(case: SupportSlices, most: int) -> list[int]:

@@ -1,0 +1,67 @@
+"""Which support slices are encoded, and how many augmented copies of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2.statistics import previewed_slices
+from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, encode_support
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.preparation import Preparation
+from OFLSAM2Core.results import Progress
+from OFLSAM2Core.slicing import Slicing
+
+
+def _encode(options: MethodOptions) -> tuple[list[SupportSlice], list[Progress]]:
+    backbone = Sam2Backbone.random(seed=3, image_size=128)
+    cases = [sample_data().read_case(f"hippocampus_{number}") for number in ("001", "003")]
+    slicings = [Slicing.for_volume(case.volume) for case in cases]
+    preparation = Preparation.learn(cases, slicings, size=backbone.image_size)
+    support = [
+        SupportSlices(
+            case.name,
+            preparation.prepare(case.volume, slicing),
+            slicing,
+            slicing.cut(case.labels),
+        )
+        for case, slicing in zip(cases, slicings, strict=True)
+    ]
+    said: list[Progress] = []
+    rng = np.random.default_rng(0)
+    return encode_support(backbone, support, cases[0].structures, options, rng, said.append), said
+
+
+@pytest.mark.parametrize("copies", [0.0, 0.7, 1.4])
+def test_as_many_slices_are_encoded_as_asked_copies_of_a_part_evenly_chosen(copies: float) -> None:
+    originals, _ = _encode(MethodOptions(augmented_copies=0))
+    options = MethodOptions(encoded_slices=round((1 + copies) * len(originals)))
+    if copies == 0:
+        options = MethodOptions(augmented_copies=0)
+    slices, said = _encode(options)
+    assert len(slices) == pytest.approx((1 + copies) * len(originals), abs=2)
+    assert {each.total for each in said} == {len(slices)} and said[-1].done == len(slices)
+    assert [s.index for s in slices if s.copy == 0] == [s.index for s in originals]
+    of_copies = {s.copy: Counter(t.case for t in slices if t.copy == s.copy) for s in slices}
+    for copy, cases in of_copies.items():
+        share = min(1.0, 1 + copies - copy)
+        for case, count in cases.items():
+            of_case = [s.index for s in originals if s.case == case]
+            copied = [s.index for s in slices if (s.case, s.copy) == (case, copy)]
+            assert count == pytest.approx(share * len(of_case), abs=1)
+            assert copied == sorted(set(copied)) and set(copied) <= set(of_case)
+            if count > 12:
+                gaps = np.diff([of_case.index(index) for index in copied])
+                assert gaps.max() <= 2 / share
+
+
+def test_a_copied_part_has_the_slices_its_statistics_are_taken_from() -> None:
+    slices, _ = _encode(MethodOptions(encoded_slices=1))
+    copied = {s.index for s in slices if (s.case, s.copy) == (0, 1)}
+    count = Slicing.for_volume(sample_data().read_case("hippocampus_001").volume).count
+    assert set(previewed_slices(count)) <= copied
