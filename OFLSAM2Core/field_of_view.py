@@ -57,11 +57,20 @@ def square_around(centre: tuple[float, float], side: float, slicing: Slicing) ->
     return edges[0], edges[1], edges[2], edges[3]
 
 
-def longest_side(slicing: Slicing) -> float:
-    """Of a slice, in mm."""
+def region_around(box: Box, side: float, slicing: Slicing) -> Box:
+    """The square of at most `side` mm around the middle of a box, or a larger one that holds it."""
+    top, bottom, left, right = box
+    middle = ((top + bottom) / 2, (left + right) / 2)
+    at_most = side - max(slicing.spacing_in_plane) / 2  # A square is rounded to whole pixels.
+    return square_around(middle, max(at_most, longest_side(slicing, box)), slicing)
+
+
+def longest_side(slicing: Slicing, region: Box | None = None) -> float:
+    """Of a slice or a region of it, in mm."""
     rows, columns = slicing.slice_shape
+    top, bottom, left, right = region or (0, rows, 0, columns)
     row_step, column_step = slicing.spacing_in_plane
-    return max(rows * row_step, columns * column_step)
+    return max((bottom - top) * row_step, (right - left) * column_step)
 
 
 def _extent_of(labels: npt.NDArray, slicing: Slicing) -> tuple[float, float]:

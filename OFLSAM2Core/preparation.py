@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from OFLSAM2Core.body import body_box
 from OFLSAM2Core.errors import InputError, TaskError
-from OFLSAM2Core.field_of_view import longest_side, square_around, wanted_side
+from OFLSAM2Core.field_of_view import longest_side, region_around, square_around, wanted_side
 from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.intensity import (
     Curve,
@@ -109,9 +110,9 @@ class Preparation:
     def prepare(self, volume: Volume, slicing: Slicing) -> PreparedVolume:
         """Make a volume ready: its slices one by one, in the network's form.
 
-        Slices that are larger than the network's image are shown smaller, never cropped;
-        `note` says so. Raises TaskError where a sequence meets what was learned from volumes,
-        or the other way round.
+        Of slices that are larger than the support's the air around the body is left out; a body
+        that is larger, too, is shown smaller, never cropped, and `note` says so. Raises TaskError
+        where a sequence meets what was learned from volumes, or the other way round.
         """
         if volume.is_sequence != (self.modality == "RGB"):
             given = "a sequence of frames" if volume.is_sequence else "a volume"
@@ -120,17 +121,22 @@ class Preparation:
                 f"'{volume.name}' is {given}, and the task was learned from {learned}.",
                 "Use a task learned from the same kind of images.",
             )
-        pixel, note = self.pixel, ""
+        pixel, note, region = self.pixel, "", None
         stack = slicing.cut(volume.array)
-        smallest = longest_side(slicing) / self.size
         # Up to one network pixel too large is rounding, not worth another scale.
-        if smallest > pixel * (1 + 1 / self.size):
+        most = self.pixel * (self.size + 1)
+        if longest_side(slicing) > most and self.modality != "RGB":
+            region = region_around(body_box(stack), self.pixel * self.size, slicing)
+        side = longest_side(slicing, region)
+        if side > most:
+            pixel = side / self.size
             note = (
                 f"'{volume.name}' is larger than the support volumes; it is shown "
-                f"{smallest / pixel:.2f} times smaller than they were, so that it fits."
+                f"{pixel / self.pixel:.2f} times smaller than they were, so that it fits."
             )
-            pixel = smallest
-        framing = Framing.fit(slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size)
+        framing = Framing.fit(
+            slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size, region
+        )
         return PreparedVolume(stack, self._curve_of(stack), framing, note)
 
     def prepare_square(

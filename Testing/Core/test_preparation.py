@@ -11,6 +11,7 @@ import pytest
 import torch
 from orientations import ORIENTATIONS, stored, stored_array
 
+from OFLSAM2Core.body import body_box
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.image_io import read_support_case
@@ -190,6 +191,60 @@ def test_a_larger_volume_is_shown_whole_and_smaller_and_the_user_is_told():
     assert prepare(preparation, Volume(large[:, :60, :64])).note == ""
     back = prepared.to_grid(np.ones((1, 256, 256), np.float32))
     np.testing.assert_allclose(back, np.ones((1, 96, 90)), atol=1e-5)
+
+
+def in_air(array: np.ndarray, row: int, column: int, air: float, noise: float) -> np.ndarray:
+    """The same in a field of view of 96 x 100 pixels, with a table below."""
+    canvas = np.random.default_rng(3).normal(air, noise, (len(array), 96, 100))
+    canvas[:, 90:92, 5:95] = array.max()
+    canvas[:, row : row + array.shape[1], column : column + array.shape[2]] = array
+    return canvas.astype(np.float32)
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (25, 36), (12, 3)])
+@pytest.mark.parametrize("kind", ["CT", "MR"])
+def test_of_a_larger_field_of_view_the_air_is_left_out_and_the_body_keeps_its_size(
+    row, column, kind
+):
+    body = ct() if kind == "CT" else sample("001").volume.array[:, :48, :40]
+    preparation = learn(case_of(body))
+    large = in_air(body, row, column, *((-1000, 10) if kind == "CT" else (body.min() + 5, 3)))
+    inside = np.zeros(large.shape, np.uint8)
+    rows, columns = body.shape[1:]
+    inside[:, row + 10 : row + rows - 10, column + 8 : column + columns - 8] = 1
+    here = inside[:, row : row + rows, column : column + columns]
+    wanted = prepare(preparation, case_of(body).volume).mask_to_network(here[5], 1)
+    whole = case_of(large).volume
+    prepared = prepare(preparation, whole)
+    assert prepared.note == ""
+    found = prepared.mask_to_network(inside[5], 1)
+    assert found.sum() == pytest.approx(wanted.sum(), rel=0.03)
+    np.testing.assert_array_equal(prepared.to_grid(found[None])[0] > 0.5, inside[5] == 1)
+    for order, signs in ORIENTATIONS[::11]:
+        other = prepare(preparation, stored(whole, order, signs))
+        np.testing.assert_array_equal(other.image(5), prepared.image(5))
+
+
+def test_a_body_that_is_larger_than_the_support_is_shown_whole_and_smaller():
+    preparation = learn(case_of(np.random.default_rng(0).random((8, 60, 64))))
+    large = np.zeros((8, 120, 120), np.float32)
+    large[:, 4:100, 20:110] = np.random.default_rng(1).random((8, 96, 90)) + 1
+    prepared = prepare(preparation, case_of(large).volume)
+    assert "1.50 times smaller" in prepared.note
+    shown = prepared.to_grid(np.ones((1, 256, 256), np.float32))[0] > 0.5
+    assert shown[4:100, 20:110].all() and not shown[100:].any()
+
+
+def test_a_body_is_found_without_a_table_and_in_large_slices_too():
+    array = np.zeros((4, 400, 300), np.float32)
+    array[:, 90:311, 51:200] = 100
+    array[:, 330:334, 20:280] = 100
+    top, bottom, left, right = body_box(array)
+    assert 80 <= top <= 90 and 311 <= bottom <= 321
+    assert 45 <= left <= 51 and 200 <= right <= 206
+    array[:, 100:300, 220:290] = 100
+    assert body_box(array)[2] == left and 290 <= body_box(array)[3] <= 292  # The other leg.
+    assert body_box(np.full((3, 20, 30), 7, np.float32)) == (0, 20, 0, 30)
 
 
 @pytest.mark.parametrize("rows", [1, 2])

@@ -109,8 +109,8 @@ class Across:
 def _position(prepared: PreparedVolume, backbone: Backbone, slicing: Slicing) -> int:
     """How many slices are as deep as a position of the features' grid is wide, at least one:
     nothing finer is seen within a slice either."""
-    rows, _ = slicing.slice_shape
+    first, last, _, _ = prepared.framing.region
     top, bottom, _, _ = prepared.content_box
-    pixel = rows * slicing.spacing_in_plane[0] / (bottom - top)
+    pixel = (last - first) * slicing.spacing_in_plane[0] / (bottom - top)
     position = pixel * backbone.image_size / backbone.feature_size
     return max(1, int(position / slicing.slice_spacing))
