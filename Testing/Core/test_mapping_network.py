@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     FeatureHead,
     MappingNetwork,
     NormalEquations,
+    some_positions,
 )
 from OFLSAM2Core.methods.ofl_sam2.places import PLACES, places, through_places
 
@@ -251,3 +253,11 @@ def test_places_are_mapped_at_any_level_as_their_rows_are() -> None:
         torch.testing.assert_close(
             through_places(weights, level, SIDE).flatten(2), by_rows, atol=1e-4, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize(("slices", "most"), [(1, 2048), (105, 2048), (400, 1000), (800, 500)])
+def test_of_many_slices_fewer_positions_each_are_fitted_on(slices: int, most: int) -> None:
+    found = some_positions(4096, np.random.default_rng(0), slices)
+    assert len(found) == len(found.unique()) == most
+    assert found.min() >= 0 and found.max() < 4096
+    assert len(some_positions(100, np.random.default_rng(0), slices)) == 100

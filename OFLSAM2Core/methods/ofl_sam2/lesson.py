@@ -149,7 +149,7 @@ def _equations_by_case(
     for number, each in enumerate(slices):
         on_progress(Progress("learn", number, len(slices), "fitting the mapping network"))
         wanted = each.memory(backbone).features.flatten(2)
-        some = some_positions(wanted.shape[-1], rng).to(wanted.device)
+        some = some_positions(wanted.shape[-1], rng, len(slices)).to(wanted.device)
         level = level_error.disturbed(each.level, rng)
         rows = head.rows(_comparable(each, backbone), level, some)
         sums.setdefault(each.case, EquationsSum()).add(

@@ -35,14 +35,18 @@ LEAST_SUPPORT = 0.75
 frame that shows the very object; with that, a prostate whose first slices were drawn too large was
 drawn three times too large in the end (docs/experiments/other-sets.md)."""
 
-POSITIONS = 1024
+POSITIONS = 2048
 """Of a slice, drawn at random, that are fitted on: neighbours say much the same, so a part is
 enough, and takes less time."""
 
+POSITIONS_LEARNED = 400_000
+"""Of all slices that are learned from: of many slices fewer each are enough."""
 
-def some_positions(count: int, rng: np.random.Generator) -> Tensor:
-    """Indices of at most POSITIONS of so many positions."""
-    return torch.from_numpy(rng.permutation(count)[:POSITIONS])
+
+def some_positions(count: int, rng: np.random.Generator, slices: int = 1) -> Tensor:
+    """Indices of some of so many positions, of one slice out of `slices`."""
+    most = min(POSITIONS, POSITIONS_LEARNED // slices)
+    return torch.from_numpy(rng.permutation(count)[:most])
 
 
 class FeatureHead:
