@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from OFLSAM2Core.framing import Box
+from OFLSAM2Core.large_pieces import large_pieces
 from OFLSAM2Core.metrics import bounding_box
 
 LONGEST = 128
@@ -15,7 +15,6 @@ LONGEST = 128
 BRIGHT = 99
 """Percentile of the intensities above which it does not matter how bright: with metal or a coil
 near the skin, Otsu's threshold would be one between tissues."""
-
 
 PART_OF_BODY = 0.25
 """Of the largest piece: legs, and arms beside a trunk, are as large, and a table is not."""
@@ -34,12 +33,10 @@ def body_box(stack: npt.NDArray) -> Box:
     some = stack[:: steps[0], :: steps[1], :: steps[2]].astype(np.float32)
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.Execute(sitk.GetImageFromArray(np.minimum(some, np.percentile(some, BRIGHT))))
-    pieces, count = ndimage.label(some > otsu.GetThreshold())
-    if count == 0:
+    bright = some > otsu.GetThreshold()
+    if not bright.any():
         return 0, rows, 0, columns
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    _, down, across = bounding_box((sizes >= PART_OF_BODY * sizes.max())[pieces])
+    _, down, across = bounding_box(large_pieces(bright, PART_OF_BODY))
     # It may begin and end anywhere between the voxels that were looked at.
     return (
         max((down.start - 1) * steps[1] + 1, 0),

@@ -42,7 +42,7 @@ def centre_of(labels: npt.NDArray) -> tuple[float, float]:
     """Row and column in the middle between all structures' edges, in pixels: 0 is the upper edge
     of the first, not its middle."""
     (top, bottom), (left, right) = _edges(labels)
-    return (top + bottom) / 2, (left + right) / 2
+    return _middle((top, bottom, left, right))
 
 
 def square_around(centre: tuple[float, float], side: float, slicing: Slicing) -> Box:
@@ -59,10 +59,8 @@ def square_around(centre: tuple[float, float], side: float, slicing: Slicing) ->
 
 def region_around(box: Box, side: float, slicing: Slicing) -> Box:
     """The square of at most `side` mm around the middle of a box, or a larger one that holds it."""
-    top, bottom, left, right = box
-    middle = ((top + bottom) / 2, (left + right) / 2)
     at_most = side - max(slicing.spacing_in_plane) / 2  # A square is rounded to whole pixels.
-    return square_around(middle, max(at_most, longest_side(slicing, box)), slicing)
+    return square_around(_middle(box), max(at_most, longest_side(slicing, box)), slicing)
 
 
 def longest_side(slicing: Slicing, region: Box | None = None) -> float:
@@ -71,6 +69,11 @@ def longest_side(slicing: Slicing, region: Box | None = None) -> float:
     top, bottom, left, right = region or (0, rows, 0, columns)
     row_step, column_step = slicing.spacing_in_plane
     return max((bottom - top) * row_step, (right - left) * column_step)
+
+
+def _middle(box: Box) -> tuple[float, float]:
+    top, bottom, left, right = box
+    return (top + bottom) / 2, (left + right) / 2
 
 
 def _extent_of(labels: npt.NDArray, slicing: Slicing) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
 )
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece, neighbours
-from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
+from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, spread
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import Preparation
 from OFLSAM2Core.results import Progress, ProgressCallback
@@ -137,8 +137,4 @@ def _kept_in_memory(originals: Sequence[SupportSlice]) -> list[SupportSlice]:
     full = [s for s in originals if bool(s.present.any())]
     empty = [s for s in originals if not bool(s.present.any())]
     wanted = min(len(full), MEMORY_SLICES - min(len(empty), MEMORY_SLICES // 4))
-    return _spread(full, wanted) + _spread(empty, min(len(empty), MEMORY_SLICES - wanted))
-
-
-def _spread(slices: list[SupportSlice], count: int) -> list[SupportSlice]:
-    return [slices[i] for i in np.linspace(0, len(slices) - 1, count).round().astype(int)]
+    return spread(full, wanted) + spread(empty, min(len(empty), MEMORY_SLICES - wanted))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from OFLSAM2Core.large_pieces import large_pieces
 from OFLSAM2Core.metrics import bounding_box
 
 STRAY = 0.5
@@ -34,7 +35,11 @@ _NEIGHBOURS = np.ones((3, 3, 3), bool)
 def in_one_piece(labels: Sequence[npt.NDArray], label: int) -> bool:
     """Whether nearly all of a structure hangs together in every support case that has it."""
     masks = [volume == label for volume in labels]
-    return all(_share(mask, _large_pieces(mask, 1.0)) >= NEARLY_ALL for mask in masks if mask.any())
+    return all(
+        _share(mask, large_pieces(mask, 1.0, _NEIGHBOURS)) >= NEARLY_ALL
+        for mask in masks
+        if mask.any()
+    )
 
 
 def neighbours(labels: Sequence[npt.NDArray], structures: Sequence[int]) -> list[list[int]]:
@@ -67,7 +72,8 @@ def strays(
     it is: then these may be what is wrong.
     """
     large = [
-        _large_pieces(mask, STRAY) if one else mask for mask, one in zip(masks, single, strict=True)
+        large_pieces(mask, STRAY, _NEIGHBOURS) if one else mask
+        for mask, one in zip(masks, single, strict=True)
     ]
     found = []
     for mask, one, others in zip(masks, single, touched, strict=True):
@@ -76,7 +82,7 @@ def strays(
             pieces, _ = ndimage.label(mask, _NEIGHBOURS)
             meeting = _meeting(pieces, _grown(np.any([large[other] for other in others], axis=0)))
             kept = meeting if meeting.sum() > ENOUGH * mask.sum() else mask
-        found.append(mask & ~(_large_pieces(kept, STRAY) if one else kept))
+        found.append(mask & ~(large_pieces(kept, STRAY, _NEIGHBOURS) if one else kept))
     return found
 
 
@@ -91,16 +97,6 @@ def _meeting(pieces: npt.NDArray, grown: npt.NDArray[np.bool_]) -> npt.NDArray[n
     met[pieces[grown]] = True
     met[0] = False
     return met[pieces]
-
-
-def _large_pieces(mask: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.bool_]:
-    """The pieces of at least a share of the largest."""
-    pieces, count = ndimage.label(mask, _NEIGHBOURS)
-    if count < 2:
-        return mask
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return (sizes >= share * sizes.max())[pieces] & mask
 
 
 def _share(whole: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.slicing import FRAME_AXIS
 from OFLSAM2Core.structures import Structure
+
+_Item = TypeVar("_Item")
 
 MOST_SLICES = 240
 """Slices that are learned from, over all support cases: they bound time and memory. Those with
@@ -199,18 +202,21 @@ def _part(case: SupportSlices, indices: list[int], share: float) -> list[int]:
     seen = previewed_slices(len(case.labels))
     others = [index for index in indices if index not in seen]
     wanted = max(round(share * len(indices)) - len(seen), 0)
-    some = np.linspace(0, len(others) - 1, wanted).round().astype(int)
-    return sorted([*seen, *(others[i] for i in some)])
+    return sorted([*seen, *spread(others, wanted)])
 
 
 def _worth_learning(case: SupportSlices, most: int) -> list[int]:
     """Slices with structures, some without (nearest to them first), and the previewed ones."""
     full = np.flatnonzero(case.labels.reshape(len(case.labels), -1).any(axis=1))
     empty = np.setdiff1d(np.arange(len(case.labels)), full)
-    if len(full) > most:
-        full = full[np.linspace(0, len(full) - 1, most).round().astype(int)]
+    full = np.array(spread(full.tolist(), min(len(full), most)))
     wanted = min(len(empty), max(4, round(EMPTY_SHARE * len(full))))
     distance = np.abs(empty[:, None] - full[None]).min(axis=1)
-    nearest = empty[np.argsort(distance, kind="stable")]
-    kept = nearest[np.linspace(0, len(nearest) - 1, wanted).round().astype(int)] if wanted else []
-    return sorted({*map(int, full), *map(int, kept), *previewed_slices(len(case.labels))})
+    nearest = empty[np.argsort(distance, kind="stable")].tolist()
+    kept = spread(nearest, wanted)
+    return sorted({*full.tolist(), *kept, *previewed_slices(len(case.labels))})
+
+
+def spread(items: Sequence[_Item], count: int) -> list[_Item]:
+    """So many of the items, evenly, with the first and the last."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
