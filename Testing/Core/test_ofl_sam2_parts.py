@@ -21,10 +21,11 @@ from OFLSAM2Core.methods.ofl_sam2.confidence import (
     calibrated,
     share_voxels,
     slice_confidence,
-    surely_ended,
+    sure_of_ends,
 )
 from OFLSAM2Core.methods.ofl_sam2.detail import fine_detail
 from OFLSAM2Core.methods.ofl_sam2.episodes import disturbed, segmentation_loss
+from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelError, LevelFinder, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.propagation import propagation_order
@@ -473,12 +474,20 @@ def test_calibration_is_less_sure_and_leaves_what_is_largest() -> None:
     assert float(calibrated(sure).amax()) > 0.99
 
 
+def _ends(*levels: tuple[float, float]) -> Extents:
+    return Extents(np.array(levels))
+
+
+def _no_ends(count: int) -> Extents:
+    return _ends(*[(np.nan, np.nan)] * count)
+
+
 def test_an_empty_slice_is_trusted_the_more_the_farther_it_is_from_what_was_drawn() -> None:
     areas = np.zeros((3, 12), np.int64)
     areas[0, 3:8] = 50
     areas[0, 5] = 0
     areas[1, :4] = 50
-    beside, between, nowhere = surely_ended(areas, np.zeros((3, 12)))
+    beside, between, nowhere = sure_of_ends(areas, np.linspace(-1, 1, 12), _no_ends(3))
     assert (beside[[3, 4, 6, 7]] == 1).all() and beside[5] == 0.5
     assert 0.5 < beside[8] < beside[9] < beside[10] < beside[11] < 1
     np.testing.assert_allclose(beside[2::-1], beside[8:11])
@@ -489,17 +498,27 @@ def test_an_empty_slice_is_trusted_the_more_the_farther_it_is_from_what_was_draw
 def test_half_the_structures_height_is_the_measure_of_where_it_may_end() -> None:
     low, high = np.zeros((1, 60), np.int64), np.zeros((1, 60), np.int64)
     low[0, 20:30] = high[0, 20:40] = 50
-    unknown = np.zeros((1, 60))
-    np.testing.assert_allclose(
-        surely_ended(low, unknown)[0, 30 + 2], surely_ended(high, unknown)[0, 40 + 4], atol=0.03
-    )
+    below, above = (sure_of_ends(each, np.zeros(60), _no_ends(1))[0] for each in (low, high))
+    np.testing.assert_allclose(below[30 + 2], above[40 + 4], atol=0.03)
 
 
 def test_an_empty_slice_is_doubted_where_the_support_shows_the_structure() -> None:
-    areas = np.zeros((1, 12), np.int64)
-    areas[0, 3:8] = 50
-    expected = np.zeros((1, 12))
-    expected[0, 5:] = 0.9
-    before, after = surely_ended(areas, np.zeros((1, 12))), surely_ended(areas, expected)
-    np.testing.assert_array_equal(after[0, :8], before[0, :8])
-    np.testing.assert_allclose(after[0, 8:], 0.1)
+    areas = np.zeros((1, 41), np.int64)
+    areas[0, 18:23] = 50
+    levels = np.linspace(-2, 2, 41)
+    (alone,) = sure_of_ends(areas, levels, _no_ends(1))
+    (known,) = sure_of_ends(areas, levels, _ends((-1.0, 0.3)))
+    missed, empty = levels == -0.5, levels == 1.5
+    assert alone[missed] > 0.95 and known[missed] < 0.2
+    assert known[empty] > 0.95
+    assert (known <= alone).all()
+
+
+def test_what_was_drawn_is_doubted_where_the_supports_structures_have_long_ended() -> None:
+    areas = np.full((2, 41), 50)
+    levels = np.linspace(-2, 2, 41)
+    closed, open_above = sure_of_ends(areas, levels, _ends((-1.0, 1.0), (-1.0, np.nan)))
+    inside = np.abs(levels) <= 1
+    assert (closed[inside] > 0.85).all() and (closed[np.abs(levels) > 1.5] < 0.05).all()
+    assert (np.diff(closed[levels >= 0]) <= 0).all()
+    assert open_above[-1] == 1 and open_above[0] < 0.05

@@ -8,14 +8,21 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from OFLSAM2Core.methods.ofl_sam2.extents import Extents
+
 FAINT = 0.05
 """Probability mass below which a pixel says nothing about a structure."""
 
-ENDS = 0.3
-"""Deviation of where a structure ends from where it was seen to, of half its height. Spearman's
-correlation of S_cf with the true Dice of slices on new prostates, hippocampi and hearts is 0.48,
-0.52, 0.78 as if ends were known, 0.61, 0.69, 0.90 with 0.1, 0.72, 0.81, 0.90 with 0.3; left atrium
-0.77 with any (they are drawn too long, none is missed)."""
+ENDS = 0.5
+"""Deviation of where a structure ends from where it was seen to, of half its height."""
+
+EXPECTED = 0.4
+"""Deviation, in levels, of where structures that were not drawn begin and end from where they do in
+the support."""
+
+BEYOND, DRAWN = 0.2, 0.15
+"""How many levels farther than in the support a structure that was drawn may well go, and the
+deviation of that. These four: docs/decisions/0009-confidence-in-a-volume.md."""
 
 TOO_SURE = 1.5
 """Temperature of what is shown as confidence: the readout has learned to be as sure as it may be of
@@ -41,18 +48,28 @@ def slice_confidence(probabilities: Tensor) -> Tensor:
     return torch.where(size > 0, expected, 1 - maps.amax(dim=1))
 
 
-def surely_ended(areas: npt.NDArray, expected: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How sure it is that structures are not where they were not drawn, by which S_cf of such
-    slices is multiplied once all are known: (N, slices); 1 where they were drawn.
+def sure_of_ends(
+    areas: npt.NDArray, levels: npt.NDArray, extents: Extents
+) -> npt.NDArray[np.float64]:
+    """How sure it is that structures are where they were drawn and are not where they were not, by
+    where they begin and end; S_cf is multiplied by it once all slices are known: (N, slices).
 
-    areas: pixels that were drawn, (N, slices). expected: how likely structures are there by where
-    they begin and end in the support, (N, slices), `Extents.there`.
+    areas: pixels that were drawn, (N, slices). levels: of the slices, (slices,). extents: where
+    structures begin and end in the support.
 
     A network is as sure of the slice behind the last one it drew as of any other empty one, and
     there structures are missed. They end somewhere around where they seem to, with a deviation of
-    ENDS; and if the others show that they should not have ended yet, it is no surer than that. A
-    structure that was drawn nowhere, or not in between, may as well be there as not.
+    ENDS, unless they are still expected by the support; one that was drawn nowhere, or not in
+    between, may as well be there as not. What was drawn is doubted where the support's have long
+    ended.
     """
+    believed = extents.there(levels, DRAWN, BEYOND, unknown=1.0)
+    not_expected = 1 - extents.there(levels, EXPECTED)
+    return np.where(areas > 0, believed, _surely_ended(areas) * not_expected)
+
+
+def _surely_ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:
+    """How sure it is that structures have ended, by the distance from what was drawn."""
     sure = np.ones(areas.shape)
     at = np.arange(areas.shape[1])
     for own, drawn in zip(sure, areas > 0, strict=True):
@@ -62,7 +79,7 @@ def surely_ended(areas: npt.NDArray, expected: npt.NDArray[np.float64]) -> npt.N
             beyond = np.maximum(first - at, at - last)
             outside = beyond > 0
             own[outside] = special.ndtr(beyond[outside] / (ENDS * (last - first) / 2))
-    return np.where(areas > 0, 1, np.minimum(sure, 1 - expected))
+    return sure
 
 
 def share_voxels(probabilities: Tensor) -> Tensor:

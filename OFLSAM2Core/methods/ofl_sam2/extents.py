@@ -66,14 +66,21 @@ class Extents:
             return found
         return LevelScale(float(middle), float(half))
 
-    def there(self, levels: npt.NDArray, deviation: float) -> npt.NDArray[np.float64]:
-        """How likely structures are in slices at `levels` (slices,), as they begin and end in the
-        support with a deviation of so many levels: (N, slices). 0 where an end is not known."""
+    def there(
+        self, levels: npt.NDArray, deviation: float, beyond: float = 0.0, unknown: float = 0.0
+    ) -> npt.NDArray[np.float64]:
+        """How likely structures are in slices at `levels` (slices,), if they begin and end where
+        they do in the support, or so many levels beyond, with a deviation of so many levels: (N,
+        slices).
+
+        unknown: how likely a structure has begun, or has not ended, if the support does not show
+        where that is.
+        """
         half_slice = np.abs(np.diff(levels)).mean() / 2 if len(levels) > 1 else 0.0
-        first, last = self.levels[:, :1], self.levels[:, 1:]
+        first, last = self.levels[:, :1] - beyond, self.levels[:, 1:] + beyond
         begun = special.ndtr((levels - first + half_slice) / deviation)
         not_ended = special.ndtr((last - levels + half_slice) / deviation)
-        return np.nan_to_num(begun * not_ended)
+        return np.nan_to_num(begun, nan=unknown) * np.nan_to_num(not_ended, nan=unknown)
 
 
 def _ends(profile: npt.NDArray) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ from OFLSAM2Core.framing import Box
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import OtherLooks
 from OFLSAM2Core.methods.ofl_sam2.close_up import by_both
-from OFLSAM2Core.methods.ofl_sam2.confidence import ENDS, surely_ended
+from OFLSAM2Core.methods.ofl_sam2.confidence import sure_of_ends
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
@@ -49,7 +49,7 @@ class Finish:
     def run(
         self, read: ProbabilityVolume, scale: LevelScale, on_progress: ProgressCallback
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Every slice's index, probabilities (N, H, W) on the slice's own grid, and `surely_ended`
+        """Every slice's index, probabilities (N, H, W) on the slice's own grid, and `sure_of_ends`
         (N,).
 
         read: as slices were read first, by `scale`; it is changed.
@@ -59,8 +59,8 @@ class Finish:
         drawn, region = self._looked_again(whole, scale, on_progress)
         with self.timings.stage("finish"):
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
-            expected = self.parts.extents.there(levels, ENDS)
-            ended = torch.from_numpy(surely_ended(drawn.areas(), expected)).float().to(device)
+            sure = sure_of_ends(drawn.areas(), levels, self.parts.extents)
+            of_ends = torch.from_numpy(sure).float().to(device)
         for index in range(count):
             on_progress(Progress("finish", index, count))
             with self.timings.stage("finish"):
@@ -68,7 +68,7 @@ class Finish:
                 if region is not None:
                     top, bottom, left, right = region
                     own[:, top:bottom, left:right] = drawn.slice(index, device)
-            yield index, own, ended[:, index]
+            yield index, own, of_ends[:, index]
         on_progress(Progress("finish", count, count))
 
     def _read_again(

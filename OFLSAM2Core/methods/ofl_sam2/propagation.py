@@ -105,9 +105,9 @@ class Propagation:
             self.options,
             self.timings,
         )
-        for index, own, ended in finish.run(self._probabilities, self._scale, on_progress):
+        for index, own, of_ends in finish.run(self._probabilities, self._scale, on_progress):
             with self.timings.stage("write"):
-                result, _ = self._result(index, own, ended)
+                result, _ = self._result(index, own, of_ends)
             yield replace(result, revision=1)
 
     def _most_similar_slice(self, on_progress: ProgressCallback) -> int:
@@ -188,19 +188,19 @@ class Propagation:
         return torch.stack([each for each in read if each is not None])
 
     def _result(
-        self, index: int, probabilities: Tensor, ended: Tensor | None = None
+        self, index: int, probabilities: Tensor, of_ends: Tensor | None = None
     ) -> tuple[CanonicalResult, Tensor]:
         """Labels and confidence from probabilities (N, H, W) on the volume's own grid, and S_cf of
         every structure.
 
-        ended: (N,), `surely_ended` of the slice, once all are known.
+        of_ends: (N,), `sure_of_ends` of the slice, once all are known.
         """
         shared = share_voxels(probabilities.clamp(0, 1))
         which = shared.argmax(dim=0)
         shown = calibrated(shared).amax(dim=0)
         scores = slice_confidence(shared[1:])
-        if ended is not None:
-            scores = scores * ended
+        if of_ends is not None:
+            scores = scores * of_ends
         values = torch.tensor([0, *(s.label for s in self.task.structures)], dtype=torch.uint8)
         result = CanonicalResult(
             index=index,
