@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from OFLSAM2Core.evaluation.machine import peak_memory_mb
 from OFLSAM2Core.evaluation.outcome import Outcome
 from OFLSAM2Core.evaluation.reliability import CaseReliability, check_case
 from OFLSAM2Core.metrics import Agreement, Spacing, agreement
-from OFLSAM2Core.results import ProgressCallback
-from OFLSAM2Core.volume import SupportCase
+from OFLSAM2Core.results import ProgressCallback, SliceResult
+from OFLSAM2Core.volume import SupportCase, Volume
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
@@ -70,14 +70,25 @@ def evaluate(
     yield from segment_cases(session, dataset, task, test, on_progress)
 
 
+class Segments(Protocol):
+    """What is evaluated: a FewShotSession, or anything to compare it with."""
+
+    def segment(
+        self, volume: Volume, task: Any, on_progress: ProgressCallback | None = None
+    ) -> Iterator[SliceResult]: ...
+
+
 def segment_cases(
-    session: FewShotSession,
+    session: Segments,
     dataset: Dataset,
-    task: LearnedTask,
+    task: Any,
     test: Sequence[str],
     on_progress: ProgressCallback | None = None,
 ) -> Iterator[EvaluatedCase]:
-    """Every test case, as it is done, with a task that is learned already."""
+    """Every test case, as it is done, with a task that is learned already.
+
+    task: what the session segments with; of a FewShotSession, a LearnedTask.
+    """
     for name in test:
         truth = dataset.read_case(name)
         outcome = Outcome(truth.volume)

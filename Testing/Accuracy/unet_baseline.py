@@ -5,7 +5,8 @@
 MONAI's BasicUNet with the usual augmentation, Dice + cross-entropy, AdamW with a cosine schedule
 over the given time, sliding windows with half overlap, and structures that are in one piece in the
 support kept in one piece. The report is that of `oflsam2 evaluate`; voxel confidence in it is
-the softmax, and there is no S_cf.
+the softmax, and there is no S_cf. What is learned is kept in the given directory every minute, so
+that a long run can be stopped and repeated: it goes on with the time that was left.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from monai.transforms import (
     RandCropByPosNegLabeld,
     RandGaussianNoised,
     RandScaleIntensityd,
-    ScaleIntensityRangePercentilesd,
+    ScaleIntensityRangePercentiles,
     SpatialPadd,
 )
 from scipy import ndimage
 
 from OFLSAM2Core.evaluation.datasets import Dataset
-from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, Learned, evaluate
+from OFLSAM2Core.evaluation.evaluate import segment_cases
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import EvaluationReport
 from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece
@@ -45,20 +46,24 @@ from OFLSAM2Core.volume import SupportCase, Volume
 PATCH = {2: 256, 3: 96}
 BATCH = {2: 8, 3: 1}
 FEATURES = {2: (32, 32, 64, 128, 256, 32), 3: (16, 32, 64, 128, 256, 16)}
+KEPT_EVERY = 60.0
+"""Seconds of learning."""
 
 
 class UNetSession:
-    """Learns and segments like a FewShotSession, as far as `evaluate` asks for it."""
+    """Learns and segments like a FewShotSession."""
 
-    def __init__(self, dimensions: int, minutes: float, seed: int) -> None:
+    def __init__(self, dimensions: int, minutes: float, seed: int, file: Path) -> None:
+        """file: where what is learned is kept."""
         self.dimensions = dimensions
         self.seconds = 60 * minutes
+        self.seed = seed
+        self.file = file
         self.steps = 0
-        torch.manual_seed(seed)
-        self.rng = np.random.default_rng(seed)
+        self.spent = 0.0
 
-    def learn(self, cases: Sequence[SupportCase], on_progress: object = None) -> BasicUNet:
-        started = time.monotonic()
+    def learn(self, cases: Sequence[SupportCase]) -> BasicUNet:
+        torch.manual_seed(self.seed)
         self.values = [s.label for s in cases[0].structures]
         self.single = [in_one_piece([c.labels for c in cases], v) for v in self.values]
         spacings = np.array([case.volume.spacing[::-1] for case in cases])
@@ -73,10 +78,15 @@ class UNetSession:
             self.dimensions, 1, len(self.values) + 1, FEATURES[self.dimensions], act="LeakyReLU"
         )
         optimiser = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=1e-4)
+        self._continue(net, optimiser)
         criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
         augment = self._augmentation()
         augment.set_random_state(int(self.rng.integers(2**31)))
+        started, kept = time.monotonic() - self.spent, self.spent
         while (spent := time.monotonic() - started) < self.seconds:
+            if spent - kept > KEPT_EVERY:
+                self._keep(net, optimiser, spent)
+                kept = spent
             for group in optimiser.param_groups:
                 group["lr"] = 1e-3 * (1 + math.cos(math.pi * spent / self.seconds)) / 2
             # Cropping makes a list of one sample.
@@ -90,24 +100,36 @@ class UNetSession:
             self.steps += 1
             if self.steps % 50 == 0:
                 print(f"{spent:.0f} s, step {self.steps}, loss {loss.item():.3f}", flush=True)
+        self._keep(net, optimiser, spent)
         return net.eval()
+
+    def _keep(self, net: BasicUNet, optimiser: torch.optim.Optimizer, spent: float) -> None:
+        self.spent = spent
+        begun = self.file.with_suffix(".part")
+        state = {"net": net.state_dict(), "optimiser": optimiser.state_dict()}
+        torch.save({**state, "steps": self.steps, "spent": spent}, begun)
+        begun.replace(self.file)  # Never half a file, should this be the moment it is stopped.
+
+    def _continue(self, net: BasicUNet, optimiser: torch.optim.Optimizer) -> None:
+        if self.file.exists():
+            state = torch.load(self.file, weights_only=True)
+            net.load_state_dict(state["net"])
+            optimiser.load_state_dict(state["optimiser"])
+            self.steps, self.spent = state["steps"], state["spent"]
+            torch.manual_seed(self.seed + self.steps)
+        # Not the samples of the beginning again.
+        self.rng = np.random.default_rng([self.seed, self.steps])
 
     @torch.no_grad()
     def segment(
         self, volume: Volume, net: BasicUNet, on_progress: object = None
     ) -> Iterator[SliceResult]:
-        image = self._prepared(volume, None)["image"]
-        image = ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0, 1, clip=True)(
-            {"image": image}
-        )["image"][None]
+        image = self._prepared(volume, None)["image"][None]
         if self.dimensions == 2:
-            each = [
-                sliding_window_inference(image[:, :, i], self.patch, 4, net, 0.5)
-                for i in range(image.shape[2])
-            ]
+            each = [self._logits(image[:, :, i], net, 4, "constant") for i in range(image.shape[2])]
             logits = torch.stack(each, dim=2)
         else:
-            logits = sliding_window_inference(image, self.patch, 1, net, 0.5, "gaussian")
+            logits = self._logits(image, net, 1, "gaussian")
         back = torch.nn.functional.interpolate(logits, volume.grid_shape, mode="trilinear")
         shares = back.softmax(dim=1)[0].numpy()
         labels = self._in_one_piece(np.array([0, *self.values], np.uint8)[shares.argmax(axis=0)])
@@ -120,6 +142,11 @@ class UNetSession:
                 confidence=confidence[index],
                 scores={},
             )
+
+    def _logits(self, image: torch.Tensor, net: BasicUNet, batch: int, mode: str) -> torch.Tensor:
+        found = sliding_window_inference(image, self.patch, batch, net, 0.5, mode)
+        assert isinstance(found, torch.Tensor)
+        return found
 
     def _in_one_piece(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         for value, single in zip(self.values, self.single, strict=True):
@@ -137,15 +164,16 @@ class UNetSession:
             max(1, round(n * a / b)) for n, a, b in zip(volume.grid_shape, own, wanted, strict=True)
         ]
         image = torch.from_numpy(volume.array.astype(np.float32))[None, None]
-        found = {"image": torch.nn.functional.interpolate(image, size, mode="trilinear")[0]}
+        scaled = ScaleIntensityRangePercentiles(0.5, 99.5, 0, 1, clip=True)(
+            torch.nn.functional.interpolate(image, size, mode="trilinear")[0]
+        )
+        found = {"image": torch.as_tensor(scaled)}
         if labels is not None:
             numbered = np.zeros(labels.shape, np.float32)
             for number, value in enumerate(self.values, start=1):
                 numbered[labels == value] = number
             there = torch.from_numpy(numbered)[None, None]
             found["label"] = torch.nn.functional.interpolate(there, size, mode="nearest")[0]
-            scale = ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0, 1, clip=True)
-            found["image"] = scale({"image": found["image"]})["image"]
         return found
 
     def _drawn(self, prepared: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -190,12 +218,13 @@ def main() -> None:
     args = parser.parse_args()
     dataset = Dataset.open(args.dataset)
     support, test = dataset.choose(None, None, args.cases)
-    session = UNetSession(args.dimensions, args.minutes, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
+    method = f"{args.dimensions}D U-Net, {args.minutes:g} minutes"
+    session = UNetSession(args.dimensions, args.minutes, args.seed, args.out / f"{method}.pt")
     report = EvaluationReport(
         {
             "dataset": dataset.name,
-            "method": f"{args.dimensions}D U-Net, {args.minutes:g} minutes",
+            "method": method,
             "backbone": "none",
             "seed": args.seed,
             "support": support,
@@ -205,13 +234,13 @@ def main() -> None:
         dataset.table.structures,
         unit="voxel" if dataset.nominal_spacing else "mm",
     )
-    for item in evaluate(session, dataset, support, test):
-        if isinstance(item, Learned):
-            report.seconds_to_learn = item.seconds
-            print(f"{session.steps} steps in {item.seconds:.0f} s", flush=True)
-        elif isinstance(item, EvaluatedCase):
-            report.add(item)
-            print(item.truth.name, f"{item.mean_dice:.4f}", flush=True)
+    net = session.learn([dataset.read_case(name) for name in support])
+    report.seconds_to_learn = session.spent
+    print(f"{session.steps} steps in {session.spent:.0f} s", flush=True)
+    for item in segment_cases(session, dataset, net, test):
+        report.add(item)
+        report.write(args.out)
+        print(item.truth.name, f"{item.mean_dice:.4f}", flush=True)
     report.complete = True
     report.write(args.out)
     print(f"mean dice {report.mean_dice:.4f} over {report.cases_done} cases")
