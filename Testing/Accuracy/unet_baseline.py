@@ -33,13 +33,14 @@ from monai.transforms import (
     ScaleIntensityRangePercentiles,
     SpatialPadd,
 )
-from scipy import ndimage
 
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import segment_cases
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import EvaluationReport
+from OFLSAM2Core.large_pieces import large_pieces
 from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece
+from OFLSAM2Core.output_files import written_whole
 from OFLSAM2Core.results import SliceResult
 from OFLSAM2Core.volume import SupportCase, Volume
 
@@ -105,10 +106,9 @@ class UNetSession:
 
     def _keep(self, net: BasicUNet, optimiser: torch.optim.Optimizer, spent: float) -> None:
         self.spent = spent
-        begun = self.file.with_suffix(".part")
         state = {"net": net.state_dict(), "optimiser": optimiser.state_dict()}
-        torch.save({**state, "steps": self.steps, "spent": spent}, begun)
-        begun.replace(self.file)  # Never half a file, should this be the moment it is stopped.
+        with written_whole(self.file) as temporary:
+            torch.save({**state, "steps": self.steps, "spent": spent}, temporary)
 
     def _continue(self, net: BasicUNet, optimiser: torch.optim.Optimizer) -> None:
         if self.file.exists():
@@ -150,10 +150,9 @@ class UNetSession:
 
     def _in_one_piece(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         for value, single in zip(self.values, self.single, strict=True):
-            pieces, count = ndimage.label(labels == value)
-            if single and count > 1:
-                largest = np.bincount(pieces.ravel())[1:].argmax() + 1
-                labels[(pieces > 0) & (pieces != largest)] = 0
+            if single:
+                drawn = labels == value
+                labels[drawn & ~large_pieces(drawn, 1.0)] = 0
         return labels
 
     def _prepared(self, volume: Volume, labels: npt.NDArray | None) -> dict[str, torch.Tensor]:
@@ -239,10 +238,9 @@ def main() -> None:
     print(f"{session.steps} steps in {session.spent:.0f} s", flush=True)
     for item in segment_cases(session, dataset, net, test):
         report.add(item)
+        report.complete = report.cases_done == len(test)
         report.write(args.out)
         print(item.truth.name, f"{item.mean_dice:.4f}", flush=True)
-    report.complete = True
-    report.write(args.out)
     print(f"mean dice {report.mean_dice:.4f} over {report.cases_done} cases")
 
 
