@@ -17,6 +17,9 @@ from scipy import ndimage, special
 from torch import Tensor
 
 from OFLSAM2Core.field_of_view import centre_of
+from OFLSAM2Core.framing import Box
+from OFLSAM2Core.methods.ofl_sam2.appearance import MAY_BE, evidence
+from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels
 from OFLSAM2Core.methods.ofl_sam2.pieces import strays
 from OFLSAM2Core.metrics import bounding_box
 from OFLSAM2Core.slicing import Slicing
@@ -77,6 +80,23 @@ class ProbabilityVolume:
             averaged[structure] = np.round(255 * special.expit(smooth))
         return ProbabilityVolume(averaged)
 
+    def by_appearance(self, stack: npt.NDArray) -> ProbabilityVolume:
+        """Every voxel near a structure judged once more by how bright structures and what is beside
+        them are where they were drawn; see `evidence`.
+
+        stack: the intensities, (slices, rows, columns).
+        """
+        cpu = torch.device("cpu")
+        background = np.stack(
+            [_bytes(share_voxels(self.slice(index, cpu))[0]) for index in range(self.count)]
+        )
+        judged = self._values.copy()
+        found = evidence(self._values, background, stack)
+        for values, (box, near, ratios) in zip(judged, found, strict=True):
+            logits = _LOGITS[values[box][near]] + ratios
+            values[box][near] = np.round(255 * special.expit(logits))
+        return ProbabilityVolume(judged)
+
     def without_strays(
         self, single: Sequence[bool], touched: Sequence[Sequence[int]]
     ) -> ProbabilityVolume:
@@ -99,6 +119,14 @@ class ProbabilityVolume:
     def areas(self) -> npt.NDArray[np.int64]:
         """Pixels of each structure in each slice: (N, slices)."""
         return (self._values > 127).sum(axis=(2, 3))
+
+    def edges(self) -> Box | None:
+        """Of the rows and columns in which something may be; None where nothing may."""
+        there = np.asarray((self._values > MAY_BE).any(axis=(0, 1)))
+        if not there.any():
+            return None
+        rows, columns = bounding_box(there)
+        return rows.start, rows.stop, columns.start, columns.stop
 
     def middle(self) -> tuple[float, float] | None:
         """`centre_of` all that is drawn; None where nothing is."""

@@ -1,12 +1,13 @@
 """All slices again, once all are known: what each shows as a part of the volume.
 
 Levels are found again from what was drawn and slices read by them, a square around the structures
-or slices along other axes are looked at where that is worth it, and what a slice cannot know is
-made consistent in 3D.
+or slices along other axes are looked at where that is worth it, voxels are judged by how bright
+structures are in this volume, and what a slice cannot know is made consistent in 3D.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.framing import Box
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import OtherLooks
+from OFLSAM2Core.methods.ofl_sam2.appearance import BESIDE
 from OFLSAM2Core.methods.ofl_sam2.close_up import by_both
 from OFLSAM2Core.methods.ofl_sam2.confidence import sure_of_ends
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
@@ -57,6 +59,9 @@ class Finish:
         device, count = self.backbone.device, self.slicing.count
         whole, scale = self._read_again(read, scale, on_progress)
         drawn, region = self._looked_again(whole, scale, on_progress)
+        if self.options.appearance:
+            with self.timings.stage("finish"):
+                drawn, region = self._by_appearance(drawn, region)
         with self.timings.stage("finish"):
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
             sure = sure_of_ends(drawn.areas(), levels, self.parts.extents)
@@ -113,16 +118,54 @@ class Finish:
             rows, columns = self.slicing.slice_shape
             return self._without_strays(fused), (0, rows, 0, columns)
 
+    def _by_appearance(
+        self, drawn: ProbabilityVolume, region: Box | None
+    ) -> tuple[ProbabilityVolume, Box | None]:
+        """What `_looked_again` gives, judged by the intensities of the slices' own pixels."""
+        if region is None:
+            region = self._region_of(drawn)
+            if region is None:
+                return drawn, None
+            drawn = self._on_grid(drawn, region)
+        top, bottom, left, right = region
+        judged = drawn.by_appearance(self.prepared.stack[:, top:bottom, left:right])
+        return self._without_strays(judged), region
+
+    def _region_of(self, drawn: ProbabilityVolume) -> Box | None:
+        """Of the slices' own grid: where something may be, and what is looked at beside it. None
+        where nothing may."""
+        edges = drawn.edges()
+        if edges is None:
+            return None
+        step = self.backbone.image_size / drawn.side
+        top, bottom, left, right = edges
+        ends = [
+            self.prepared.framing.point_on_slice(row * step, column * step)
+            for row, column in ((top - 1, left - 1), (bottom + 1, right + 1))
+        ]
+        (first, last), (first_column, last_column) = (
+            (max(int(low) - BESIDE, 0), min(math.ceil(high) + BESIDE, length))
+            for low, high, length in zip(*ends, self.slicing.slice_shape, strict=True)
+        )
+        return first, last, first_column, last_column
+
+    def _on_grid(self, whole: ProbabilityVolume, region: Box) -> ProbabilityVolume:
+        """Of whole slices, a region of the slices' own grid."""
+        top, bottom, left, right = region
+        return ProbabilityVolume.of_slices(
+            self.prepared.to_grid(whole.slice(index, self.backbone.device))[
+                :, top:bottom, left:right
+            ]
+            for index in range(whole.count)
+        )
+
     def _read_across(
         self, whole: ProbabilityVolume, on_progress: ProgressCallback
     ) -> ProbabilityVolume:
         """With slices along other axes, on the slices' own grid."""
         device = self.backbone.device
-        looks = [
-            ProbabilityVolume.of_slices(
-                self.prepared.to_grid(whole.slice(index, device)) for index in range(whole.count)
-            )
-        ]
+        rows, columns = self.slicing.slice_shape
+        looks = [self._on_grid(whole, (0, rows, 0, columns))]
         for across, (prepared, other) in zip(
             self.parts.across, self.other_looks.across, strict=True
         ):

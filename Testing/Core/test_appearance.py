@@ -1,0 +1,140 @@
+"""How bright structures are where they were drawn says which voxels beside them are theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import ndimage
+from whole_volumes import segmented
+
+from OFLSAM2Core.evaluation.datasets import Dataset, sample_data
+from OFLSAM2Core.framing import Box
+from OFLSAM2Core.methods.ofl_sam2.appearance import BESIDE
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.finish import Finish
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.metrics import dice
+from OFLSAM2Core.session import FewShotSession
+
+CPU = torch.device("cpu")
+Drawn = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+
+
+def _ball() -> Drawn:
+    """Intensities, a ball two pixels beside where it is, blurred, and where it is."""
+    at = np.mgrid[:12, :40, :40]
+    ball = (at[0] - 6) ** 2 * 4 + (at[1] - 20) ** 2 + (at[2] - 20) ** 2 < 100
+    noise = np.random.default_rng(0).normal(size=ball.shape)
+    beside = ndimage.shift(ball.astype(np.float32), (0, 2, 0), order=1)
+    drawn = ndimage.gaussian_filter(beside, (0, 2, 2)).clip(0, 1)
+    return (500 + 100 * ball + 30 * noise).astype(np.float32), drawn, ball
+
+
+def _volume(*structures: npt.NDArray) -> ProbabilityVolume:
+    slices = np.stack(structures, axis=1)
+    return ProbabilityVolume.of_slices(torch.from_numpy(each) for each in slices)
+
+
+def _values(volume: ProbabilityVolume) -> npt.NDArray[np.float32]:
+    """(N, slices, rows, columns)"""
+    return np.stack([volume.slice(i, CPU).numpy() for i in range(volume.count)], axis=1)
+
+
+def _judged(stack: npt.NDArray, *structures: npt.NDArray) -> npt.NDArray[np.float32]:
+    return _values(_volume(*structures).by_appearance(stack))
+
+
+def test_a_structure_drawn_beside_its_place_comes_nearer_to_it() -> None:
+    stack, drawn, ball = _ball()
+    (judged,) = _judged(stack, drawn)
+    assert dice(ball, drawn > 0.5) < 0.86
+    assert dice(ball, judged > 0.5) > 0.95
+
+
+@pytest.mark.parametrize("number", ["001", "003", "004", "006", "007"])
+def test_real_hippocampi_drawn_beside_their_places_come_nearer_to_them(number: str) -> None:
+    case = sample_data().read_case(f"hippocampus_{number}")
+    truth = [case.labels == structure.label for structure in case.structures]
+    drawn = [
+        ndimage.gaussian_filter(ndimage.shift(mask.astype(np.float32), (0, 1.5, 1.5), order=1), 1)
+        for mask in truth
+    ]
+    judged = _judged(case.volume.array, *drawn)
+    before, after = (
+        np.mean([dice(mask, own > 0.5) for mask, own in zip(truth, each, strict=True)])
+        for each in (drawn, judged)
+    )
+    assert after > before + 0.02
+
+
+@pytest.mark.parametrize("change", [lambda x: 3 * x - 2000, lambda x: x**3], ids=["line", "cube"])
+def test_unit_and_curve_of_intensities_do_not_matter(
+    change: Callable[[npt.NDArray], npt.NDArray],
+) -> None:
+    stack, drawn, _ = _ball()
+    whole_numbers = np.round(stack).astype(np.float64)
+    expected = _judged(whole_numbers, drawn)
+    np.testing.assert_array_equal(_judged(change(whole_numbers), drawn), expected)
+    # Dark structures in bright surroundings are found as well; bins may be cut a voxel elsewhere.
+    np.testing.assert_allclose(_judged(-whole_numbers, drawn), expected, atol=0.1)
+
+
+def test_where_all_is_equally_bright_nothing_changes() -> None:
+    _, drawn, _ = _ball()
+    judged = _judged(np.full(drawn.shape, 7, np.int16), drawn)
+    np.testing.assert_allclose(judged[0], drawn, atol=0.5 / 255)
+
+
+def test_only_near_a_structure_does_anything_change() -> None:
+    stack, drawn, _ = _ball()
+    changed = np.abs(_judged(stack, drawn)[0] - drawn) > 1 / 255
+    size = (1, 2 * BESIDE + 1, 2 * BESIDE + 1)
+    assert changed.any()
+    assert not changed[~ndimage.maximum_filter(drawn > 0.3, size)].any()
+
+
+def test_a_structure_that_is_nowhere_stays_nowhere() -> None:
+    stack, drawn, _ = _ball()
+    alone = _judged(stack, drawn)[0]
+    both = _judged(stack, drawn, np.zeros_like(drawn))
+    assert not both[1].any()
+    np.testing.assert_array_equal(both[0], alone)
+
+
+def test_another_structure_is_no_background() -> None:
+    """As bright as the first, it does not make the first less likely."""
+    stack, drawn, ball = _ball()
+    upper = np.arange(40)[:, None] < 20
+    halves = [drawn * upper, drawn * ~upper]
+    for half, own in zip((ball & upper, ball & ~upper), _judged(stack, *halves), strict=True):
+        assert dice(half, own > 0.5) > 0.9
+
+
+def test_what_is_looked_at_around_whole_slices_does_not_change_what_is_found(
+    cases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = MethodOptions(epochs=10, augmented_copies=0, slicing_axis="axial")
+    session = FewShotSession("litemedsam", "cpu", options=options)
+    data = Dataset.open(cases)
+    task = session.learn([data.read_case(name) for name in data.support[:2]])
+    case = data.read_case(data.test[0])
+    found = segmented(session, task, case)
+
+    def everything(self: Finish, drawn: ProbabilityVolume) -> Box:
+        rows, columns = self.slicing.slice_shape
+        return 0, rows, 0, columns
+
+    monkeypatch.setattr(Finish, "_region_of", everything)
+    labels, confidence = segmented(session, task, case)
+    np.testing.assert_array_equal(labels, found[0])
+    # Probabilities are kept in bytes there; half of one, of two structures, is 8 of confidence.
+    np.testing.assert_allclose(confidence, found[1].astype(float), atol=8)
+    plain = FewShotSession(session.backbone, options=replace(options, appearance=False))
+    before = segmented(plain, task, case)[0]
+    assert before.any() and (before != labels).any()
