@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume, averaged_along
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume, averaged_along, width_of
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def test_probabilities_come_back_to_within_one_byte() -> None:
 def test_a_slice_that_was_missed_is_filled_from_its_neighbours() -> None:
     flickering = _ball()
     flickering[12] = 0
-    smooth = _labels(_filled(flickering).smoothed([1.5], spacing=1.0), 24)[0]
+    smooth = _labels(_filled(flickering).smoothed([40.0], spacing=1.0), 24)[0]
     truth = _ball()[12] > 0
     assert (smooth[12] & truth).sum() > 0.75 * truth.sum()
 
@@ -48,7 +48,7 @@ def test_a_slice_that_was_missed_is_filled_from_its_neighbours() -> None:
 def test_slices_ten_millimetres_apart_are_left_alone() -> None:
     ball = _ball()
     ball[12] = 0
-    smooth = _labels(_filled(ball).smoothed([1.5], 10.0), 24)[0]
+    smooth = _labels(_filled(ball).smoothed([40.0], 10.0), 24)[0]
     assert not smooth[12].any()
     assert (smooth != (ball > 0)).sum() < 0.05 * (ball > 0).sum()
 
@@ -56,16 +56,25 @@ def test_slices_ten_millimetres_apart_are_left_alone() -> None:
 def test_a_sure_slice_counts_for_more_than_hesitant_neighbours() -> None:
     hesitant = 0.45 * np.ones((9, 8, 8), np.float32)
     hesitant[4] = 1
-    assert _labels(_filled(hesitant).smoothed([1.5], 1.0), 9)[0][3:6].all()
+    assert _labels(_filled(hesitant).smoothed([40.0], 1.0), 9)[0][3:6].all()
 
 
 def test_thin_structures_are_averaged_along_the_body_over_less_than_wide_ones() -> None:
+    assert averaged_along(44, spacing=0.6) == 1.5
+    assert averaged_along(8, spacing=0.6) == pytest.approx(0.48)
+
+
+def test_where_slices_are_far_apart_one_is_averaged_with_the_next_if_the_structure_is_wide() -> (
+    None
+):
+    assert averaged_along(50, spacing=2.2) == 2.2
+    assert averaged_along(50, spacing=10) == pytest.approx(3)
+
+
+def test_the_width_of_a_structure_is_that_of_its_largest_slice_in_any_case_in_mm() -> None:
     wide, thin, absent = (np.array([0, side**2, 0]) for side in (44, 8, 0))
-    pixels = [1.0, 1.0]
-    assert averaged_along([wide, absent], pixels) == 1.5
-    assert averaged_along([thin, thin], pixels) == pytest.approx(0.32)
-    # Width is measured in millimetres, not in pixels.
-    assert averaged_along([thin, thin], [4.0, 4.0]) == pytest.approx(0.64)
+    assert width_of([wide, absent], [1.0, 1.0]) == 44
+    assert width_of([thin, thin], [1.0, 4.0]) == 16
 
 
 def test_pieces_that_do_not_belong_become_background_and_others_stay_as_they_are() -> None:

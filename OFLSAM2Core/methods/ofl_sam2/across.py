@@ -48,7 +48,7 @@ class Across:
         drawn: ProbabilityVolume,
         prepared: PreparedVolume,
         slicing: Slicing,
-        along: Sequence[float],
+        widths: Sequence[float],
         backbone: Backbone,
         use_mapping: bool,
         on_progress: ProgressCallback,
@@ -56,7 +56,7 @@ class Across:
         """What slices along the other axis show near the structures, and `drawn` elsewhere.
 
         drawn: cut by `slicing` along the other axis, on the slices' own grid; something is drawn.
-        prepared: the volume, cut likewise. along: see `ProbabilityVolume.smoothed`.
+        prepared: the volume, cut likewise. widths: see `ProbabilityVolume.smoothed`.
         """
         spacing = slicing.slice_spacing
         areas = drawn.areas()
@@ -72,7 +72,7 @@ class Across:
         message = f"{slicing.world_axis} slices"
         read = self.look.read(
             backbone, prepared, slicing, scale, indices, use_mapping, message, on_progress
-        ).smoothed(along, step * spacing)
+        ).smoothed(widths, step * spacing)
 
         def at(index: int) -> Tensor:
             place = (index - indices[0]) / step

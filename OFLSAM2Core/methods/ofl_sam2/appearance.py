@@ -10,11 +10,13 @@ and tells nothing where both sides are alike (docs/decisions/0015).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 
 from OFLSAM2Core.metrics import bounding_box
 
@@ -42,40 +44,70 @@ _LOOKED_AT = 100_000
 Mask = npt.NDArray[np.bool_]
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Of one structure.
+
+    box: a part of the volume. near: in it, the voxels near the structure, of which something is
+    said: by the logarithm of how much likelier their intensity makes it, `ratios`, (voxels,).
+    """
+
+    structure: int
+    box: tuple[slice, ...]
+    near: Mask
+    ratios: npt.NDArray[np.float32]
+
+
 def evidence(
-    values: npt.NDArray[np.uint8], background: npt.NDArray[np.uint8], stack: npt.NDArray
-) -> Iterator[tuple[tuple[slice, ...], Mask, npt.NDArray[np.float32]]]:
-    """Of each structure: a box, the voxels in it that are near the structure (a mask of the box),
-    and of these the logarithm of how much likelier their intensity makes it, (voxels,).
+    values: npt.NDArray[np.uint8],
+    background: npt.NDArray[np.uint8],
+    stack: npt.NDArray,
+    touched: Sequence[Sequence[int]],
+) -> Iterator[Evidence]:
+    """What intensities say of each structure.
 
     values: probabilities of structures in bytes, (N, slices, rows, columns). background: the
     background's share of each voxel, likewise, (slices, rows, columns). stack: their intensities;
-    any unit. Of a structure that may be nowhere there are no voxels.
+    any unit. touched: as `neighbours` gives it; structures that touch lie in one background.
     """
-    for own in values:
-        may_be = own > MAY_BE
-        box = bounding_box(may_be, BESIDE)
-        inside = may_be[box]
-        # Filters go axis by axis, so this is faster than a dilation.
-        size = (1, 2 * BESIDE + 1, 2 * BESIDE + 1)
-        near = ndimage.maximum_filter(inside, size, mode="constant") if inside.any() else inside
-        weights = own[box][near], background[box][near]
-        yield box, near, _log_ratios(stack[box][near], *weights)
+    for together in _groups(touched):
+        may_be = values[together] > MAY_BE
+        box = bounding_box(np.asarray(may_be.any(axis=0)), BESIDE)
+        each_near = [_grown(mask[box]) for mask in may_be]
+        around = np.asarray(np.any(each_near, axis=0))
+        if not background[box][around].any():
+            continue
+        bins = _bins(stack[box][around])
+        beside = _histogram(bins, background[box][around])
+        for structure, near in zip(together, each_near, strict=True):
+            inside = _histogram(bins, values[structure][box][around])
+            both = RARE * (inside + beside)
+            ratios = np.log((inside + both) / (beside + both)).astype(np.float32)
+            yield Evidence(structure, box, near, ratios[bins[near[around]]])
 
 
-def _log_ratios(
-    intensities: npt.NDArray, inside: npt.NDArray[np.uint8], beside: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float32]:
-    """Of voxels' intensities; `inside` and `beside` weigh them. All (voxels,)."""
-    total = [float(weights.sum()) for weights in (inside, beside)]
-    if min(total) == 0:
-        return np.zeros(len(intensities), np.float32)
+def _groups(touched: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Structures that touch, directly or by way of others."""
+    graph = np.array([[other in own for other in range(len(touched))] for own in touched])
+    count, group = connected_components(graph, directed=False)
+    return [np.flatnonzero(group == each).tolist() for each in range(count)]
+
+
+def _grown(mask: Mask) -> Mask:
+    """Within the slice. Filters go axis by axis, so this is faster than a dilation."""
+    size = (1, 2 * BESIDE + 1, 2 * BESIDE + 1)
+    return ndimage.maximum_filter(mask, size, mode="constant") if mask.any() else mask
+
+
+def _bins(intensities: npt.NDArray) -> npt.NDArray[np.intp]:
+    """Of each, (voxels,)."""
     some = intensities[:: max(1, len(intensities) // _LOOKED_AT)]
-    edges = np.quantile(some, np.linspace(0, 1, BINS + 1)[1:-1])
-    bins = np.searchsorted(edges, intensities)
-    one, other = (
-        ndimage.gaussian_filter1d(np.bincount(bins, weights, BINS) / all_, BLURRED, mode="nearest")
-        for weights, all_ in zip((inside, beside), total, strict=True)
-    )
-    both = RARE * (one + other) + np.finfo(np.float32).tiny
-    return np.log((one + both) / (other + both)).astype(np.float32)[bins]
+    return np.searchsorted(np.quantile(some, np.linspace(0, 1, BINS + 1)[1:-1]), intensities)
+
+
+def _histogram(
+    bins: npt.NDArray[np.intp], weights: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float64]:
+    """Shares of all weight, (BINS,)."""
+    counts = np.bincount(bins, weights, BINS) + np.finfo(np.float32).tiny
+    return ndimage.gaussian_filter1d(counts / counts.sum(), BLURRED, mode="nearest")

@@ -128,8 +128,8 @@ class Finish:
                 return drawn, None
             drawn = self._on_grid(drawn, region)
         top, bottom, left, right = region
-        judged = drawn.by_appearance(self.prepared.stack[:, top:bottom, left:right])
-        return self._without_strays(judged), region
+        shown = self.prepared.stack[:, top:bottom, left:right]
+        return self._without_strays(drawn.by_appearance(shown, self._touched)), region
 
     def _region_of(self, drawn: ProbabilityVolume) -> Box | None:
         """Of the slices' own grid: where something may be, and what is looked at beside it. None
@@ -173,7 +173,7 @@ class Finish:
                 looks[0].cut_anew(self.slicing, other),
                 prepared,
                 other,
-                self._averaged_along,
+                self._widths,
                 self.backbone,
                 self.options.use_mapping,
                 on_progress,
@@ -210,16 +210,23 @@ class Finish:
         return self._smoothed(read)
 
     @property
-    def _averaged_along(self) -> list[float]:
+    def _widths(self) -> list[float]:
         """mm, of each structure."""
-        return [float(each) for each in self.task.facts["averaged_along_mm"]]
+        facts = self.task.facts
+        if "widths_mm" not in facts:
+            # Of tasks learned earlier: 0.04 of the width, but at most 1.5 mm.
+            return [float(each) / 0.04 for each in facts["averaged_along_mm"]]
+        return [float(each) for each in facts["widths_mm"]]
 
     def _smoothed(self, read: ProbabilityVolume) -> ProbabilityVolume:
-        smoothed = read.smoothed(self._averaged_along, self.slicing.slice_spacing)
+        smoothed = read.smoothed(self._widths, self.slicing.slice_spacing)
         return self._without_strays(smoothed)
+
+    @property
+    def _touched(self) -> list[list[int]]:
+        """Not in tasks learned before this was looked at."""
+        return self.task.facts.get("touched", [[]] * len(self.task.structures))
 
     def _without_strays(self, drawn: ProbabilityVolume) -> ProbabilityVolume:
         single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
-        # Not in tasks learned before this was looked at.
-        touched = self.task.facts.get("touched", [[]] * len(single))
-        return drawn.without_strays(single, touched)
+        return drawn.without_strays(single, self._touched)

@@ -14,7 +14,7 @@ from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.across import Across
-from OFLSAM2Core.methods.ofl_sam2.consistency import averaged_along
+from OFLSAM2Core.methods.ofl_sam2.consistency import width_of
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.lesson import Lesson, level_finder, scale_of
@@ -80,8 +80,8 @@ def learn(
         facts={
             "in_one_piece": [in_one_piece(labels, each.label) for each in structures],
             "touched": neighbours(labels, [each.label for each in structures]),
-            "averaged_along_mm": [
-                averaged_along([case[n] for case in areas], pixels) for n in range(len(structures))
+            "widths_mm": [
+                width_of([case[n] for case in areas], pixels) for n in range(len(structures))
             ],
         },
         support_names=tuple(case.name for case in support),
