@@ -64,9 +64,7 @@ def test_thin_structures_are_averaged_along_the_body_over_less_than_wide_ones() 
     assert averaged_along(8, spacing=0.6) == pytest.approx(0.48)
 
 
-def test_where_slices_are_far_apart_one_is_averaged_with_the_next_if_the_structure_is_wide() -> (
-    None
-):
+def test_where_slices_are_far_apart_wide_structures_are_averaged_over_one() -> None:
     assert averaged_along(50, spacing=2.2) == 2.2
     assert averaged_along(50, spacing=10) == pytest.approx(3)
 

@@ -214,6 +214,18 @@ def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     np.testing.assert_array_equal(first, second)
 
 
+def test_a_task_from_before_widths_were_kept_finds_the_same(
+    session: FewShotSession, task: LearnedTask
+) -> None:
+    facts = {name: each for name, each in task.facts.items() if name != "widths_mm"}
+    earlier = {**facts, "averaged_along_mm": [0.04 * width for width in task.facts["widths_mm"]]}
+    case = _in_canvas("006")
+    found, before = (
+        segmented(session, each, case) for each in (task, replace(task, facts=earlier))
+    )
+    np.testing.assert_array_equal(found, before)
+
+
 def test_a_task_without_what_was_learned_from_squares_is_refused(
     session: FewShotSession, task: LearnedTask
 ) -> None:
