@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from whole_volumes import segmented
 
 from OFLSAM2Core.evaluation.datasets import Dataset, sample_data
 from OFLSAM2Core.framing import Box
+from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.ofl_sam2.appearance import BESIDE
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.finish import Finish
@@ -133,24 +133,23 @@ def test_the_parts_of_a_structure_end_where_it_would_as_a_whole() -> None:
 
 
 def test_what_is_looked_at_around_whole_slices_does_not_change_what_is_found(
-    cases: Path, monkeypatch: pytest.MonkeyPatch
+    cases: Path, task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = MethodOptions(epochs=10, augmented_copies=0, slicing_axis="axial")
-    session = FewShotSession("litemedsam", "cpu", options=options)
+    session = FewShotSession("litemedsam", "cpu")
+    learned = LearnedTask.load(task)
     data = Dataset.open(cases)
-    task = session.learn([data.read_case(name) for name in data.support[:2]])
     case = data.read_case(data.test[0])
-    found = segmented(session, task, case)
+    found = segmented(session, learned, case)
 
     def everything(self: Finish, drawn: ProbabilityVolume) -> Box:
         rows, columns = self.slicing.slice_shape
         return 0, rows, 0, columns
 
     monkeypatch.setattr(Finish, "_region_of", everything)
-    labels, confidence = segmented(session, task, case)
+    labels, confidence = segmented(session, learned, case)
     np.testing.assert_array_equal(labels, found[0])
     # Probabilities are kept in bytes there; half of one, of two structures, is 8 of confidence.
     np.testing.assert_allclose(confidence, found[1].astype(float), atol=8)
-    plain = FewShotSession(session.backbone, options=replace(options, appearance=False))
-    before = segmented(plain, task, case)[0]
+    plain = FewShotSession(session.backbone, options=MethodOptions(appearance=False))
+    before = segmented(plain, learned, case)[0]
     assert before.any() and (before != labels).any()
