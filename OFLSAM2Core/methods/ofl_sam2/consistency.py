@@ -18,7 +18,8 @@ from torch import Tensor
 
 from OFLSAM2Core.field_of_view import centre_of
 from OFLSAM2Core.framing import Box
-from OFLSAM2Core.methods.ofl_sam2.appearance import MAY_BE, evidence
+from OFLSAM2Core.methods.ofl_sam2.appearance import evidence
+from OFLSAM2Core.methods.ofl_sam2.best_dice import HALF, LEAST, best_threshold
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels
 from OFLSAM2Core.methods.ofl_sam2.pieces import strays
 from OFLSAM2Core.metrics import bounding_box
@@ -43,9 +44,13 @@ class ProbabilityVolume:
     """The structures' probabilities of all slices, one byte each, on the network's grid or on a
     part of the volume's own."""
 
-    def __init__(self, values: npt.NDArray[np.uint8]) -> None:
-        """values: (N, slices, rows, columns)."""
+    def __init__(
+        self, values: npt.NDArray[np.uint8], drawn_from: Sequence[int] | None = None
+    ) -> None:
+        """values: (N, slices, rows, columns). drawn_from: the least value of each structure's that
+        is drawn; one half without it."""
         self._values = values
+        self._drawn_from = [HALF] * len(values) if drawn_from is None else list(drawn_from)
 
     @classmethod
     def empty(cls, structures: int, count: int, size: int) -> ProbabilityVolume:
@@ -102,18 +107,22 @@ class ProbabilityVolume:
             own[found.near] = np.round(255 * special.expit(_LOGITS[own[found.near]] + found.ratios))
         return ProbabilityVolume(judged)
 
+    def for_best_dice(self) -> ProbabilityVolume:
+        """The same, each structure drawn from its `best_threshold` on."""
+        counts = [np.bincount(own[own > 0], minlength=256) for own in self._values]
+        return ProbabilityVolume(self._values, [best_threshold(own) for own in counts])
+
     def without_strays(
         self, single: Sequence[bool], touched: Sequence[Sequence[int]]
     ) -> ProbabilityVolume:
-        """Pieces (above one half) that do not belong to a structure become background; see
-        `strays`."""
-        drawn = self._values > 127
+        """Drawn pieces that do not belong to a structure become background; see `strays`."""
+        drawn = self._drawn()
         box = bounding_box(np.asarray(drawn.any(axis=0)))
         gone = strays([mask[box] for mask in drawn], single, touched)
         kept = self._values.copy()
         for values, voxels in zip(kept, gone, strict=True):
             values[box][voxels] = 0
-        return ProbabilityVolume(kept)
+        return ProbabilityVolume(kept, self._drawn_from)
 
     def cut_anew(self, slicing: Slicing, other: Slicing) -> ProbabilityVolume:
         """The same, all of it cut by `other` instead of `slicing`."""
@@ -123,11 +132,11 @@ class ProbabilityVolume:
 
     def areas(self) -> npt.NDArray[np.int64]:
         """Pixels of each structure in each slice: (N, slices)."""
-        return (self._values > 127).sum(axis=(2, 3))
+        return self._drawn().sum(axis=(2, 3))
 
     def edges(self) -> Box | None:
         """Of the rows and columns in which something may be; None where nothing may."""
-        there = np.asarray((self._values > MAY_BE).any(axis=(0, 1)))
+        there = np.asarray((self._values >= LEAST).any(axis=(0, 1)))
         if not there.any():
             return None
         rows, columns = bounding_box(there)
@@ -135,12 +144,22 @@ class ProbabilityVolume:
 
     def middle(self) -> tuple[float, float] | None:
         """`centre_of` all that is drawn; None where nothing is."""
-        drawn = np.asarray((self._values > 127).any(axis=0))
+        drawn = np.asarray(self._drawn().any(axis=0))
         return centre_of(drawn) if drawn.any() else None
 
     def slice(self, index: int, device: torch.device) -> Tensor:
         """(N, rows, columns) in [0, 1]."""
         return torch.from_numpy(self._values[:, index]).to(device).float() / 255
+
+    @property
+    def thresholds(self) -> Tensor:
+        """Probabilities from which on structures are drawn, (N,)."""
+        return torch.tensor(self._drawn_from) / (2 * HALF)
+
+    def _drawn(self) -> npt.NDArray[np.bool_]:
+        """(N, slices, rows, columns)"""
+        least = np.array(self._drawn_from, np.uint8)
+        return self._values >= least[:, None, None, None]
 
 
 def width_of(areas: Sequence[npt.NDArray], pixels: Sequence[float]) -> float:

@@ -2,7 +2,8 @@
 
 Levels are found again from what was drawn and slices read by them, a square around the structures
 or slices along other axes are looked at where that is worth it, voxels are judged by how bright
-structures are in this volume, and what a slice cannot know is made consistent in 3D.
+structures are in this volume, what a slice cannot know is made consistent in 3D, and each structure
+is drawn from that probability on at which the Dice to be expected is best.
 """
 
 from __future__ import annotations
@@ -35,6 +36,17 @@ from OFLSAM2Core.timings import Timings
 
 
 @dataclass(frozen=True)
+class FinishedSlice:
+    """probabilities: on the slice's own grid, (N, H, W). thresholds: from which of them on
+    structures are drawn, likewise. of_ends: `sure_of_ends`, (N,)."""
+
+    index: int
+    probabilities: Tensor
+    thresholds: Tensor
+    of_ends: Tensor
+
+
+@dataclass(frozen=True)
 class Finish:
     """For one volume whose slices have all been read."""
 
@@ -50,9 +62,8 @@ class Finish:
 
     def run(
         self, read: ProbabilityVolume, scale: LevelScale, on_progress: ProgressCallback
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Every slice's index, probabilities (N, H, W) on the slice's own grid, and `sure_of_ends`
-        (N,).
+    ) -> Iterator[FinishedSlice]:
+        """Every slice.
 
         read: as slices were read first, by `scale`; it is changed.
         """
@@ -63,17 +74,24 @@ class Finish:
             with self.timings.stage("finish"):
                 drawn, region = self._by_appearance(drawn, region)
         with self.timings.stage("finish"):
+            if self.options.best_dice:
+                drawn = self._without_strays(drawn.for_best_dice())
+            if region is None:
+                whole = drawn
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
             sure = sure_of_ends(drawn.areas(), levels, self.parts.extents)
             of_ends = torch.from_numpy(sure).float().to(device)
+        rows, columns = self.slicing.slice_shape
+        top, bottom, left, right = region or (0, rows, 0, columns)
+        thresholds = torch.full((len(self.task.structures), rows, columns), 0.5, device=device)
+        thresholds[:, top:bottom, left:right] = drawn.thresholds.to(device)[:, None, None]
         for index in range(count):
             on_progress(Progress("finish", index, count))
             with self.timings.stage("finish"):
                 own = self.prepared.to_grid(whole.slice(index, device))
                 if region is not None:
-                    top, bottom, left, right = region
                     own[:, top:bottom, left:right] = drawn.slice(index, device)
-            yield index, own, of_ends[:, index]
+            yield FinishedSlice(index, own, thresholds, of_ends[:, index])
         on_progress(Progress("finish", count, count))
 
     def _read_again(
@@ -137,10 +155,9 @@ class Finish:
         edges = drawn.edges()
         if edges is None:
             return None
-        step = self.backbone.image_size / drawn.side
         top, bottom, left, right = edges
         ends = [
-            self.prepared.framing.point_on_slice(row * step, column * step)
+            self._point_on_slice(drawn, row, column)
             for row, column in ((top - 1, left - 1), (bottom + 1, right + 1))
         ]
         (first, last), (first_column, last_column) = (
@@ -188,10 +205,14 @@ class Finish:
         middle = drawn.middle()
         if self.other_looks.closer is None or self.parts.close_up is None or middle is None:
             return None
-        step = self.backbone.image_size / drawn.side
-        return self.other_looks.closer(
-            self.prepared.framing.point_on_slice(middle[0] * step, middle[1] * step)
-        )
+        return self.other_looks.closer(self._point_on_slice(drawn, *middle))
+
+    def _point_on_slice(
+        self, whole: ProbabilityVolume, row: float, column: float
+    ) -> tuple[float, float]:
+        """Row and column in the slice's pixels, from those of whole slices' probabilities."""
+        step = self.backbone.image_size / whole.side
+        return self.prepared.framing.point_on_slice(row * step, column * step)
 
     def _read_closer(
         self, square: PreparedVolume, scale: LevelScale, on_progress: ProgressCallback

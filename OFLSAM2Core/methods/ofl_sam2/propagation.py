@@ -15,6 +15,7 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import CanonicalResult, OtherLooks
 from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
+from OFLSAM2Core.methods.ofl_sam2.best_dice import moved_to_half
 from OFLSAM2Core.methods.ofl_sam2.confidence import (
     calibrated,
     share_voxels,
@@ -105,9 +106,11 @@ class Propagation:
             self.options,
             self.timings,
         )
-        for index, own, of_ends in finish.run(self._probabilities, self._scale, on_progress):
+        for each in finish.run(self._probabilities, self._scale, on_progress):
             with self.timings.stage("write"):
-                result, _ = self._result(index, own, of_ends)
+                result, _ = self._result(
+                    each.index, each.probabilities, each.thresholds, each.of_ends
+                )
             yield replace(result, revision=1)
 
     def _most_similar_slice(self, on_progress: ProgressCallback) -> int:
@@ -188,23 +191,32 @@ class Propagation:
         return torch.stack([each for each in read if each is not None])
 
     def _result(
-        self, index: int, probabilities: Tensor, of_ends: Tensor | None = None
+        self,
+        index: int,
+        probabilities: Tensor,
+        thresholds: Tensor | None = None,
+        of_ends: Tensor | None = None,
     ) -> tuple[CanonicalResult, Tensor]:
         """Labels and confidence from probabilities (N, H, W) on the volume's own grid, and S_cf of
         every structure.
 
-        of_ends: (N,), `sure_of_ends` of the slice, once all are known.
+        thresholds: (N, H, W), from which probability on structures are drawn; one half without
+            them.
+        of_ends: (N,), `sure_of_ends` of the slice. Both once all slices are known.
         """
-        shared = share_voxels(probabilities.clamp(0, 1))
-        which = shared.argmax(dim=0)
-        shown = calibrated(shared).amax(dim=0)
-        scores = slice_confidence(shared[1:])
+        probabilities = probabilities.clamp(0, 1)
+        shared = decisive = share_voxels(probabilities)
+        if thresholds is not None:
+            decisive = share_voxels(moved_to_half(probabilities, thresholds))
+        which = decisive.argmax(dim=0, keepdim=True)
+        shown = calibrated(shared).gather(0, which)[0]
+        scores = slice_confidence(shared[1:], decisive[1:])
         if of_ends is not None:
             scores = scores * of_ends
         values = torch.tensor([0, *(s.label for s in self.task.structures)], dtype=torch.uint8)
         result = CanonicalResult(
             index=index,
-            labels=values[which.cpu()].numpy(),
+            labels=values[which[0].cpu()].numpy(),
             confidence=(shown * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
             scores={
                 structure.name: round(float(score), 4)

@@ -1,0 +1,52 @@
+"""From which probability on a structure is drawn: where the Dice to be expected is best.
+
+Drawing what is likelier than not makes the fewest wrong voxels, but not the best Dice: where it is
+unsure which voxels a structure has, few are likelier than not, and a gland or an esophagus came out
+at a third of its volume, or not at all. If probabilities are true, Dice is expected to be best when
+all is drawn that is likelier than half of that best Dice (Lipton, Elkan and Naryanaswamy 2014,
+"Optimal thresholding of classifiers to maximize F1 measure"; F1 is Dice). So a structure that is
+sure is drawn from nearly one half on, as before, and an unsure one from less (docs/decisions/0016).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+from torch import Tensor
+
+from OFLSAM2Core.methods.ofl_sam2.confidence import FAINT, TOO_SURE
+
+HALF = 128
+"""Of 256 steps of probability."""
+
+LEAST = 51
+"""Steps; 0.2. What is less likely is never drawn: of a structure that is not there, nothing is
+sure either."""
+
+
+def best_threshold(counts: npt.NDArray[np.int64]) -> int:
+    """The first step, from `LEAST` to `HALF`, that is to be drawn.
+
+    counts: voxels of a volume by one structure's probability, in 256 equal steps, (256,).
+    Probabilities are believed by the temperature that confidence is shown with.
+    """
+    probabilities = (np.arange(2 * HALF) + 0.5) / (2 * HALF)
+    believed = special.expit(special.logit(probabilities) / TOO_SURE)
+    believed[probabilities < FAINT] = 0
+    drawn = _from_here_on(counts)
+    right = _from_here_on(counts * believed)
+    expected = 2 * right / np.maximum(drawn + right[0], 1)
+    # Of several that draw the same, the last: one half where nothing is drawn.
+    return HALF - int(expected[LEAST : HALF + 1][::-1].argmax())
+
+
+def moved_to_half(probabilities: Tensor, thresholds: Tensor) -> Tensor:
+    """Probabilities by logits moved so that those at `thresholds` are one half; both (N, H, W)."""
+    there, not_there = probabilities * (1 - thresholds), (1 - probabilities) * thresholds
+    return there / (there + not_there)
+
+
+def _from_here_on(values: npt.NDArray) -> npt.NDArray:
+    """The sum of each and all that follow."""
+    return np.cumsum(values[::-1])[::-1]
