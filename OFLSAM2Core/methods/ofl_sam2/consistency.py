@@ -18,8 +18,8 @@ from torch import Tensor
 
 from OFLSAM2Core.field_of_view import centre_of
 from OFLSAM2Core.framing import Box
-from OFLSAM2Core.methods.ofl_sam2.appearance import evidence
-from OFLSAM2Core.methods.ofl_sam2.best_dice import HALF, LEAST, best_threshold
+from OFLSAM2Core.methods.ofl_sam2.appearance import MAY_BE, evidence
+from OFLSAM2Core.methods.ofl_sam2.best_dice import HALF, best_threshold
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels
 from OFLSAM2Core.methods.ofl_sam2.pieces import strays
 from OFLSAM2Core.metrics import bounding_box
@@ -136,7 +136,7 @@ class ProbabilityVolume:
 
     def edges(self) -> Box | None:
         """Of the rows and columns in which something may be; None where nothing may."""
-        there = np.asarray((self._values >= LEAST).any(axis=(0, 1)))
+        there = np.asarray((self._values > MAY_BE).any(axis=(0, 1)))
         if not there.any():
             return None
         rows, columns = bounding_box(there)
