@@ -5,7 +5,7 @@ unsure which voxels a structure has, few are likelier than not, and a gland or a
 at a third of its volume, or not at all. If probabilities are true, Dice is expected to be best when
 all is drawn that is likelier than half of that best Dice (Lipton, Elkan and Naryanaswamy 2014,
 "Optimal thresholding of classifiers to maximize F1 measure"; F1 is Dice). So a structure that is
-sure is drawn from nearly one half on, as before, and an unsure one from less (docs/decisions/0016).
+unsure is drawn from less than one half on (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ LEAST = 51
 """Steps; 0.2. What is less likely is never drawn: of a structure that is not there, nothing is
 sure either."""
 
+SURE = 102
+"""Steps; 0.4, half of a Dice of 0.8. Where better is to be expected there is little to gain, and
+one half stays: what is wrong there is believed, and drawing more adds to it."""
+
 
 def best_threshold(counts: npt.NDArray[np.int64]) -> int:
-    """The first step, from `LEAST` to `HALF`, that is to be drawn.
+    """The first step that is to be drawn: from `LEAST` to `SURE`, or `HALF`.
 
     counts: voxels of a volume by one structure's probability, in 256 equal steps, (256,).
     Probabilities are believed by the temperature that confidence is shown with.
@@ -38,7 +42,8 @@ def best_threshold(counts: npt.NDArray[np.int64]) -> int:
     right = _from_here_on(counts * believed)
     expected = 2 * right / np.maximum(drawn + right[0], 1)
     # Of several that draw the same, the last: one half where nothing is drawn.
-    return HALF - int(expected[LEAST : HALF + 1][::-1].argmax())
+    best = HALF - int(expected[LEAST : HALF + 1][::-1].argmax())
+    return best if best <= SURE else HALF
 
 
 def moved_to_half(probabilities: Tensor, thresholds: Tensor) -> Tensor:
