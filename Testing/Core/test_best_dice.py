@@ -20,8 +20,6 @@ from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.metrics import dice
 from OFLSAM2Core.session import FewShotSession
 
-CPU = torch.device("cpu")
-
 
 def _organ(peak: float, unsure: float = 2.0) -> npt.NDArray[np.float32]:
     """As likely as `peak` in the middle, less and less around it: (12, 40, 40).
