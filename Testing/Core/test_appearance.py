@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from probability_volumes import volume_of
 from scipy import ndimage
 from whole_volumes import segmented
 
@@ -36,11 +37,6 @@ def _ball() -> Drawn:
     return (500 + 100 * ball + 30 * noise).astype(np.float32), drawn, ball
 
 
-def _volume(*structures: npt.NDArray) -> ProbabilityVolume:
-    slices = np.stack(structures, axis=1)
-    return ProbabilityVolume.of_slices(torch.from_numpy(each) for each in slices)
-
-
 def _values(volume: ProbabilityVolume) -> npt.NDArray[np.float32]:
     """(N, slices, rows, columns)"""
     return np.stack([volume.slice(i, CPU).numpy() for i in range(volume.count)], axis=1)
@@ -51,7 +47,7 @@ def _judged(
 ) -> npt.NDArray[np.float32]:
     numbers = range(len(structures))
     touched = [[other for other in numbers if touching and other != own] for own in numbers]
-    return _values(_volume(*structures).by_appearance(stack, touched))
+    return _values(volume_of(*structures).by_appearance(stack, touched))
 
 
 def test_a_structure_drawn_beside_its_place_comes_nearer_to_it() -> None:

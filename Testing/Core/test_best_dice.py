@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from probability_volumes import volume_of
 from scipy import ndimage, special
 from whole_volumes import segmented
 
@@ -15,7 +16,6 @@ from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.ofl_sam2.best_dice import HALF, LEAST, best_threshold, moved_to_half
 from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, slice_confidence
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.metrics import dice
 from OFLSAM2Core.session import FewShotSession
@@ -30,11 +30,6 @@ def _organ(peak: float, unsure: float = 2.0) -> npt.NDArray[np.float32]:
     ball[4:8, 12:28, 12:28] = 1
     blurred = ndimage.gaussian_filter(ball, (0, unsure, unsure))
     return peak * blurred / blurred.max()
-
-
-def _volume(*structures: npt.NDArray) -> ProbabilityVolume:
-    slices = np.stack(structures, axis=1)
-    return ProbabilityVolume.of_slices(torch.from_numpy(each) for each in slices)
 
 
 def _counts(probabilities: npt.NDArray) -> npt.NDArray[np.int64]:
@@ -65,7 +60,7 @@ def test_what_is_sure_is_drawn_from_one_half_on_and_what_is_not_from_less() -> N
 
 
 def test_what_is_hardly_likely_is_not_drawn() -> None:
-    faint = _volume(_organ(0.19), np.zeros((12, 40, 40), np.float32)).for_best_dice()
+    faint = volume_of(_organ(0.19), np.zeros((12, 40, 40), np.float32)).for_best_dice()
     assert not faint.areas().any()
 
 
@@ -81,10 +76,10 @@ def test_a_structure_that_is_not_sure_anywhere_is_drawn_without_its_strays() -> 
     organ = _organ(0.45)
     stray = organ.copy()
     stray[4:6, 2:4, 2:4] = 0.4
-    before = _volume(stray)
+    before = volume_of(stray)
     drawn = before.for_best_dice()
     assert not before.areas().any() and drawn.areas().any()
-    alone = _volume(organ).for_best_dice().areas()
+    alone = volume_of(organ).for_best_dice().areas()
     np.testing.assert_array_equal(drawn.without_strays([True], [[]]).areas(), alone)
     assert (drawn.areas() > alone).any()
 
