@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from OFLSAM2Core.errors import InputError
@@ -14,6 +15,9 @@ from OFLSAM2Core.sitk_files import unreadable
 # Positions are written with few digits, and scanners round them: a tenth of a step is noise,
 # a missing slice is a whole step.
 _UNEVEN = 0.1
+
+# What rounded positions may make of a direction.
+_TILTED = 1e-3
 
 
 def split_series(path: str | Path) -> tuple[Path, str | None]:
@@ -46,10 +50,11 @@ def read_dicom_series(folder: Path, series: str | None = None) -> sitk.Image:
         )
     files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series or found[0])
     try:
-        _check_positions(folder, files)
+        positions = _positions(files)
+        _check_positions(folder, files, positions)
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(files)
-        return reader.Execute()
+        return _as_tilted(reader.Execute(), positions)
     except RuntimeError as error:
         raise unreadable(folder, error) from error
 
@@ -64,17 +69,35 @@ def _choices(folder: Path, found: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def _check_positions(folder: Path, files: tuple[str, ...]) -> None:
+def _positions(files: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
+    """Of the slices' first voxels, mm (LPS): (slices, 3). None where a file does not say."""
+    texts = [_header(file)("0020|0032") for file in files]
+    if not all(texts):
+        return None
+    return np.array([[float(number) for number in text.split("\\")] for text in texts])
+
+
+def _as_tilted(image: sitk.Image, positions: npt.NDArray[np.float64] | None) -> sitk.Image:
+    """With the direction in which the slices follow each other: the reader makes it the slices'
+    normal, and where the gantry was tilted all slices but the first would be elsewhere."""
+    if positions is None or len(positions) < 2:
+        return image
+    way = positions[-1] - positions[0]
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    along = way / np.linalg.norm(way)
+    if np.abs(direction[:, 2] - along).max() > _TILTED:
+        direction[:, 2] = along
+        image.SetDirection(direction.ravel().tolist())
+    return image
+
+
+def _check_positions(
+    folder: Path, files: tuple[str, ...], positions: npt.NDArray[np.float64] | None
+) -> None:
     """Slices must be evenly spaced: the reader would close a gap without a word."""
-    if len(files) < 3:
+    if positions is None or len(files) < 3:
         return
-    positions = []
-    for file in files:
-        text = _header(file)("0020|0032")
-        if not text:
-            return
-        positions.append([float(number) for number in text.split("\\")])
-    steps = np.linalg.norm(np.diff(np.array(positions), axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     step = float(np.median(steps))
     if step == 0 or np.abs(steps - step).max() > _UNEVEN * step:
         worst = int(np.abs(steps - step).argmax())

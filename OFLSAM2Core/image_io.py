@@ -40,9 +40,11 @@ def read_volume(path: str | Path) -> Volume:
     """
     folder, series = split_series(path)
     if folder.is_dir():
-        if series is None and frame_files(folder):
+        is_dicom = series is not None or looks_like_dicom(folder)
+        # A DICOM folder may hold a preview picture besides.
+        if not is_dicom and frame_files(folder):
             return read_frames(folder)
-        if series is None and not looks_like_dicom(folder):
+        if not is_dicom:
             raise InputError(
                 f"The folder '{folder}' has neither DICOM files nor JPEG or PNG frames.",
                 "Give a folder with one of these, or an image file.",
@@ -56,15 +58,22 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def read_support_case(
-    image_path: str | Path, labels_path: str | Path, *, table: LabelTable | None = None
+    image_path: str | Path,
+    labels_path: str | Path,
+    *,
+    table: LabelTable | None = None,
+    may_be_empty: bool = False,
 ) -> SupportCase:
     """A volume and its segmentation, put exactly onto the volume's grid.
 
     The segmentation may cover only a part of the volume's grid (Slicer crops what it saves) or
     store its axes in another order. Any other difference is an InputError naming both files.
+    may_be_empty: accept labels without a structure, to compare with.
     """
     volume = read_volume(image_path)
-    labels, affine, structures = read_segmentation(labels_path, table=table)
+    labels, affine, structures = read_segmentation(
+        labels_path, table=table, may_be_empty=may_be_empty
+    )
     return SupportCase(volume, labels_on_grid(labels, affine, volume, labels_path), structures)
 
 

@@ -70,9 +70,14 @@ def check_geometry(volume: Volume) -> None:
 
 
 def check_labels(
-    labels: npt.NDArray, structures: Sequence[Structure], source: str | Path, table: str = ""
+    labels: npt.NDArray,
+    structures: Sequence[Structure],
+    source: str | Path,
+    table: str = "",
+    *,
+    may_be_empty: bool = False,
 ) -> None:
-    """Something is labelled, and every value is 0 or a structure's.
+    """Something is labelled (unless it may be empty), and every value is 0 or a structure's.
 
     source: the segmentation's file or name; table: what names the values, both for messages.
     Raises InputError naming them and the values.
@@ -87,7 +92,7 @@ def check_labels(
     found = np.zeros(256, np.int64)
     for plane in labels:  # at once it takes 8 bytes a voxel
         found += np.bincount(plane.ravel(), minlength=256)
-    if not found[1:].any():
+    if not may_be_empty and not found[1:].any():
         raise InputError(
             f"The segmentation '{source}' is empty: every voxel is background.",
             "Give one with at least one structure drawn.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,8 @@ class LearnedTask:
                 return cls._from_parts(contents, load(archive.read("tensors.safetensors")))
         except (
             zipfile.BadZipFile,
+            zlib.error,
+            NotImplementedError,  # A damaged entry names a compression that there is not.
             SafetensorError,
             OSError,
             KeyError,

@@ -17,7 +17,7 @@ from OFLSAM2Core.structures import Structure
 
 
 def read_segmentation(
-    path: str | Path, *, table: LabelTable | None = None
+    path: str | Path, *, table: LabelTable | None = None, may_be_empty: bool = False
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], tuple[Structure, ...]]:
     """Labels (K, J, I) uint8 on the file's own grid, that grid's affine (RAS), the structures.
 
@@ -26,13 +26,15 @@ def read_segmentation(
     found is a "Structure N". Where segments of a `.seg.nrrd` overlap, a voxel goes to the later
     one and a warning is logged: a voxel has one label here.
 
+    may_be_empty: accept labels in which every voxel is background.
+
     Raises InputError naming the file: missing, damaged, empty, values that are not whole
     numbers from 0 to 255 or not in the table.
     """
     path = Path(path)
     if path.name.lower().endswith(SEGMENTATION_EXTENSIONS):
         labels, affine, structures = read_seg_nrrd(path)
-        check_labels(labels, structures, path)
+        check_labels(labels, structures, path, may_be_empty=may_be_empty)
         return labels, affine, structures
     if path.is_dir():
         labels, affine = read_masks(path), np.eye(4)
@@ -41,7 +43,7 @@ def read_segmentation(
         labels, affine = _whole_numbers(path, scalar_array(image, path)), affine_of(image)
     if table is None:
         table = LabelTable.for_values(np.unique(labels[labels > 0]))
-    check_labels(labels, table.structures, path, f"'{table.name}'")
+    check_labels(labels, table.structures, path, f"'{table.name}'", may_be_empty=may_be_empty)
     return labels, affine, table.structures
 
 

@@ -76,6 +76,11 @@ def _picture(file: Path, mode: str) -> npt.NDArray[np.uint8]:
                     f"'{picture.mode}'.",
                     "Save masks as PNG with one 8-bit label value a pixel.",
                 )
+            if mode == "RGB" and picture.mode[0] in "IF":
+                raise InputError(
+                    f"The frame '{file}' has more than 8 bits a pixel ('{picture.mode}').",
+                    "Save frames as 8-bit grey or colour pictures: more would be cut off.",
+                )
             if mode == "L" and picture.mode == "P":
                 return np.array(picture, np.uint8)
             return np.array(picture.convert(mode), np.uint8)

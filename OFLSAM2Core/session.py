@@ -19,7 +19,7 @@ from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import Preparation
 from OFLSAM2Core.results import Progress, ProgressCallback, SliceResult
 from OFLSAM2Core.slicing import Slicing, check_sliceable
-from OFLSAM2Core.structures import Structure, find_structure
+from OFLSAM2Core.structures import Structure, find_structure, shared_codes
 from OFLSAM2Core.timings import Timings
 from OFLSAM2Core.volume import SupportCase, Volume
 
@@ -179,9 +179,10 @@ def _common_structures(
     """The structures of all cases, as the first case that has them describes them, and every
     case's labels with the same value for the same structure."""
     common: list[Structure] = []
+    shared = shared_codes(case.structures for case in cases)
     for case in cases:
         for structure in case.structures:
-            if find_structure(structure, common) is None:
+            if find_structure(structure, common, shared) is None:
                 common.append(structure)
     taken = {structure.label for structure in common}
     if len(taken) < len(common):  # Cases use one value for different structures: number anew.
@@ -193,7 +194,7 @@ def _common_structures(
     for case in cases:
         own = np.zeros(case.labels.shape, dtype=np.uint8)
         for wanted in common:
-            here = find_structure(wanted, case.structures)
+            here = find_structure(wanted, case.structures, shared)
             found = here is not None and bool((case.labels == here.label).any())
             if found:
                 assert here is not None

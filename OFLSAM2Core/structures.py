@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,32 +53,58 @@ class Structure:
         )
 
 
-def same_structure(one: Structure, other: Structure) -> bool:
-    """Structures match across cases by terminology code, then by name (case is ignored)."""
-    if not one.is_generic and not other.is_generic:
+def shared_codes(cases: Iterable[Sequence[Structure]]) -> frozenset[str]:
+    """Codes that several structures of one case have (a left and a right kidney, both coded as
+    kidney, or two masses): these do not tell structures apart."""
+    counts = (Counter(structure.code for structure in case) for case in cases)
+    return frozenset(code for count in counts for code, times in count.items() if times > 1)
+
+
+def same_structure(one: Structure, other: Structure, shared: frozenset[str] = frozenset()) -> bool:
+    """Structures match across cases by terminology code, then by name (case is ignored).
+
+    shared: codes that say too little to match by, `shared_codes`.
+    """
+    if not one.is_generic and not other.is_generic and one.code not in shared:
         return one.code == other.code
-    return one.name.strip().casefold() == other.name.strip().casefold()
+    return _same_name(one, other)
 
 
-def find_structure(wanted: Structure, among: Sequence[Structure]) -> Structure | None:
-    """The structure in `among` that matches `wanted`; the one of the same name is preferred."""
-    matches = [other for other in among if same_structure(wanted, other)]
-    named = [other for other in matches if other.name.casefold() == wanted.name.casefold()]
+def find_structure(
+    wanted: Structure, among: Sequence[Structure], shared: frozenset[str] = frozenset()
+) -> Structure | None:
+    """The structure in `among` that matches `wanted`; the one of the same name is preferred.
+
+    shared: `shared_codes` of the cases.
+    """
+    matches = [other for other in among if same_structure(wanted, other, shared)]
+    named = [other for other in matches if _same_name(other, wanted)]
     if named:
         return named[0]
     return matches[0] if len(matches) == 1 else None
 
 
+def _same_name(one: Structure, other: Structure) -> bool:
+    return _as_compared(one.name) == _as_compared(other.name)
+
+
+def _as_compared(name: str) -> str:
+    return name.strip().casefold()
+
+
 def check_structures(structures: Sequence[Structure], where: str) -> None:
-    """Names and label values must be unique and labels within 1 to 255.
+    """Names (case is ignored) and label values must be unique and labels within 1 to 255.
 
     Raises InputError naming `where` and the offending structure.
     """
     if not structures:
         raise InputError(f"{where} has no structures.", "Give a segmentation with at least one.")
-    for attribute in ("name", "label"):
-        values = [getattr(structure, attribute) for structure in structures]
-        twice = sorted({str(value) for value in values if values.count(value) > 1})
+    names = [_as_compared(structure.name) for structure in structures]
+    for attribute, values in (
+        ("name", names),
+        ("label", [str(structure.label) for structure in structures]),
+    ):
+        twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise InputError(
                 f"{where} has more than one structure with the {attribute} {', '.join(twice)}.",

@@ -41,6 +41,8 @@ from OFLSAM2SlicerLib.cases import SupportPair  # noqa: E402
 from OFLSAM2SlicerLib.controller import Controller  # noqa: E402
 from OFLSAM2SlicerLib.run_request import Learned, RunSettings  # noqa: E402
 from OFLSAM2SlicerLib.sample_data import register_sample_data  # noqa: E402
+from OFLSAM2SlicerLib.segmentation_writer import volumes_segmented  # noqa: E402
+from OFLSAM2SlicerLib.sequences import volumes_shown  # noqa: E402
 from OFLSAM2SlicerLib.states import State, Status  # noqa: E402
 from OFLSAM2SlicerLib.worker_command import worker_command  # noqa: E402
 from OFLSAM2SlicerLib.worker_link import shared_link  # noqa: E402
@@ -138,7 +140,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.runPart = RunPart(self.ui)
         self.reviewPart = ReviewPart(self.ui, controller)
         self.modelPart = ModelPart(self.ui, controller, installer)
-        self.taskPart = TaskPart(self.ui, controller, self.showStatus)
+        self.taskPart = TaskPart(self.ui, controller, self.showStatus, self.logic.useWorker)
         self.supportPart = SupportPart(self.ui, self.showStatus)
         controller.listeners.append(self.onStatus)
         self.logic.onTick = self.onTick
@@ -148,8 +150,10 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         slicer.app.connect("aboutToQuit()", self.logic.shutDown)
+        self.taskPart.use_worker()
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -190,6 +194,11 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.controller.scene_is_closing()
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller: Any, event: Any) -> None:
+        """A scene that was opened brings its support cases after the old one was closed."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -260,20 +269,26 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         chosen = self._parameterNode
         try:
+            use_task = chosen.useLearnedTask
+            learned = self.logic.controller.learned if use_task else None
+            backbone = chosen.backbone if learned is None else learned.backbone
             settings = RunSettings(
                 backbone=chosen.backbone,
                 device=chosen.device,
                 options=self.taskPart.options(),
                 allow_missing=chosen.allowMissing,
-                weights=self.modelPart.weights,
+                weights=self.modelPart.weights_of(backbone),
             )
             self.logic.useWorker(self.taskPart.worker_command)
-            use_task = chosen.useLearnedTask
+            output = chosen.segmentation
+            if output is not None and volumes_segmented(output) - volumes_shown(chosen.target):
+                # The result of another volume, and perhaps corrected by hand: it stays.
+                chosen.segmentation = chosen.confidence = None
             chosen.segmentation = self.logic.controller.segment(
                 chosen.target,
                 settings,
                 pairs=() if use_task else self.supportPart.pairs,
-                learned=self.logic.controller.learned if use_task else None,
+                learned=learned,
                 segmentation=chosen.segmentation,
                 confidence=chosen.confidence,
                 wanted=None if use_task else self.supportPart.wanted(),

@@ -10,6 +10,7 @@ from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.image_io import check_writable, read_support_case
 from OFLSAM2Core.label_table import LabelTable
 from OFLSAM2Core.memory_check import check_memory
+from OFLSAM2Core.output_files import check_grid
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.volume import SupportCase, Volume
 
@@ -121,14 +122,16 @@ def output_folder(path: Path, names: Iterable[str], *, overwrite: bool) -> Path:
 
 
 def check_resources(volume: Volume, outputs: Iterable[Path | None]) -> None:
-    """Before the work starts: enough memory for this volume, enough disk for its labels.
+    """Before the work starts: enough memory for this volume, enough disk for its labels, and a
+    format that can hold its grid.
 
-    Raises ResourceError.
+    outputs: files that will hold this volume's grid. Raises ResourceError or InputError.
     """
     voxels = volume.grid_shape[0] * volume.grid_shape[1] * volume.grid_shape[2]
     for path in outputs:
         if path is not None:
             check_writable(path, need_bytes=voxels)
+            check_grid(path, volume)
     needed = _BASE_BYTES + _BYTES_PER_VOXEL * voxels
     check_memory(
         needed, f"'{volume.source or volume.name}'", "Close other programs, or crop the volume."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -42,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(f"OFLSAM2Core.cli.{args.command}")
     if args.command == "worker":
         return int(module.run(args))  # It has a log and an ending of its own.
+    for stream in (sys.stdout, sys.stderr):
+        # A file or pipe on Windows may know no name of another script: it must not end the work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     log_file = start_log("oflsam2", terminal_level=logging.ERROR if args.quiet else logging.WARNING)
     answer_ctrl_c()
     try:

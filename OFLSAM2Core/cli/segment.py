@@ -23,6 +23,7 @@ from OFLSAM2Core.cli.options import (
     options_from,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.machine import describe_machine, peak_memory_mb
 from OFLSAM2Core.evaluation.outcome import Outcome
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
@@ -37,6 +38,20 @@ if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
 
 _DOUBTFUL_SHOWN = 5
+
+
+_OF_LEARNING = (
+    "slicing_axis",
+    "intensity_window",
+    "epochs",
+    "augmented_copies",
+    "training_steps",
+    "encoded_slices",
+    "learning_rate",
+    "iterations_learning",
+    "closed_form",
+)
+"""Options of the method that say only how to learn."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +132,7 @@ def _session_and_task(
     args: argparse.Namespace, pairs: list[tuple[Path, Path]], bars: ProgressBars
 ) -> tuple[FewShotSession, LearnedTask]:
     if args.task is not None:
+        _refuse_what_is_learned(args)
         task = call_in_background(lambda report: LearnedTask.load(args.task), bars)
         options = options_from(args, task.options)
         return make_session(args, options, bars, backbone=task.backbone, method=task.method), task
@@ -131,6 +147,28 @@ def _session_and_task(
         lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
     )
     return session, task
+
+
+def _refuse_what_is_learned(args: argparse.Namespace) -> None:
+    """Raises InputError for options that say how to learn, when it was learned already."""
+    settings = {setting.partition("=")[0].strip() for setting in args.settings}
+    given = [
+        option
+        for option, is_given in (
+            ("--axis", args.axis is not None),
+            ("--window", args.window is not None),
+            ("--epochs", args.epochs is not None),
+            ("--labels", args.labels is not None),
+            ("--allow-missing", args.allow_missing),
+            *((f"--set {name}=", name in settings) for name in _OF_LEARNING),
+        )
+        if is_given
+    ]
+    if given:
+        raise InputError(
+            f"{', '.join(given)}: the learned task '{args.task}' has settled that already.",
+            "Leave it out, or learn the task again with it (oflsam2 learn).",
+        )
 
 
 def _write(args: argparse.Namespace, volume: Volume, task: LearnedTask, outcome: Outcome) -> None:

@@ -80,6 +80,8 @@ class Dataset:
         cases: the first so many test cases. A support case is never a test case.
         Raises InputError where a name is unknown or nothing is left.
         """
+        if cases is not None and cases < 1:
+            raise InputError(f"There cannot be {cases} test cases.", "Ask for one or more.")
         if support_cases is not None:
             chosen = list(support_cases)
             unknown = sorted(set(chosen) - {*self.support, *self.test})
@@ -104,10 +106,13 @@ class Dataset:
             )
         return chosen, test
 
-    def read_case(self, name: str) -> SupportCase:
-        """The volume of a case and its labels. Raises InputError."""
+    def read_case(self, name: str, *, may_be_empty: bool = False) -> SupportCase:
+        """The volume of a case and its labels. Raises InputError.
+
+        may_be_empty: of a test case, in which there may be nothing to find.
+        """
         image, labels = self._files_of(name)
-        case = read_support_case(image, labels, table=self.table)
+        case = read_support_case(image, labels, table=self.table, may_be_empty=may_be_empty)
         return replace(case, volume=replace(case.volume, name=name))
 
     def _files_of(self, case: str) -> tuple[Path, Path]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import slicer
 
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.structures import Structure, find_structure
+from OFLSAM2Core.structures import Structure, find_structure, shared_codes
 from OFLSAM2Core.volume import SupportCase, Volume
 from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
@@ -123,8 +123,9 @@ def read_support_case(pair: SupportPair, wanted: list[Structure] | None = None) 
             f"'{pair.labels_node.GetName()}' was resampled onto the voxels of '{volume.name}'."
         )
     present: list[Structure] = []
+    shared = shared_codes([wanted or [], structures_of(pair.labels_node)])
     for structure, read_mask in _masks(pair):
-        chosen = structure if wanted is None else find_structure(structure, wanted)
+        chosen = structure if wanted is None else find_structure(structure, wanted, shared)
         if chosen is None:
             continue
         chosen = replace(structure, label=chosen.label)

@@ -5,6 +5,7 @@ Whoever uses it calls `poll` again and again (a timer, or a loop).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,8 @@ class Controller:
         if with_confidence:
             usable = is_in_scene(confidence) and confidence is not target
             run.confidence = confidence if usable else new_confidence_node(target)
-        if self.run is not None and self.run.undo is not None:
-            self.run.undo.release()
+        if self.run is not None:
+            run.undo = self.run.undo
         self.run = run
         self.presenter.start(run, settings, learned)
         self.wake()
@@ -140,11 +141,15 @@ class Controller:
         """Raises InputError where nothing is learned or the file cannot be written."""
         if self.learned is None:
             raise InputError("Nothing is learned yet.", "Learn from support cases first.")
-        path = Path(path)
-        if path.suffix != ".oflsam2":
-            path = path.with_name(path.name + ".oflsam2")
+        path = task_file(path)
         try:
-            path.write_bytes(self.learned.content.tobytes())
+            # Beside it first: a full disk must not cost the file that is there.
+            beside = path.with_name(f".writing-{path.name}")
+            try:
+                beside.write_bytes(self.learned.content.tobytes())
+                os.replace(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
                 f"'{path}' cannot be written: {error.strerror}.", "Pick another folder."
@@ -233,6 +238,12 @@ class Controller:
 
     def _remember(self, learned: Learned) -> None:
         self.learned = learned
+
+
+def task_file(path: str | Path) -> Path:
+    """With the extension of learned tasks."""
+    path = Path(path)
+    return path if path.suffix == ".oflsam2" else path.with_name(f"{path.name}.oflsam2")
 
 
 class LearningRun(SceneRun):

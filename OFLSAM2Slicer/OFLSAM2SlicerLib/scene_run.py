@@ -16,7 +16,7 @@ from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, volume_from_n
 from OFLSAM2SlicerLib.confidence import ConfidenceWriter
 from OFLSAM2SlicerLib.review import SliceScores
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, place_beside
-from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter
+from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter, check_output
 from OFLSAM2SlicerLib.steps import Steps
 from OFLSAM2SlicerLib.undo import UndoSnapshot
 
@@ -27,6 +27,7 @@ class SceneRun:
     """Reads the support cases, and writes slices into a segmentation and a confidence volume.
 
     wanted: structures to segment, with the labels to give them; all where None.
+    undo: the way back: behind the run before until this one begins to write, then behind this one.
     target: checked here. Raises InputError.
     """
 
@@ -55,6 +56,7 @@ class SceneRun:
                 f"'{segmentation.GetName()}' is a support case and the output at once.",
                 "Pick another segmentation as output, or create a new one.",
             )
+        check_output(segmentation, target)
 
     @property
     def is_intact(self) -> bool:
@@ -72,6 +74,8 @@ class SceneRun:
         return self._volume
 
     def begin(self, frame: int, structures: Sequence[Structure]) -> Steps[None]:
+        if self.undo is not None:
+            self.undo.release()
         self.undo = UndoSnapshot(self.segmentation)
         self.scores = SliceScores(structures)
         yield from self._prepare(self.target, structures)

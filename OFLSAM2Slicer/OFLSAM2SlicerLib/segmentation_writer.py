@@ -26,9 +26,44 @@ from OFLSAM2SlicerLib.structures import (
     BINARY_LABELMAP,
     CLOSED_SURFACE,
     STRUCTURE_TAG,
+    VOLUME_TAG,
     segment_from,
 )
 from OFLSAM2SlicerLib.surfaces import closed_surface
+
+
+def check_output(segmentation_node: Any, volume_node: Any) -> None:
+    """Raises InputError where the slices of a volume cannot be written into a segmentation, or
+    something in it would be lost by that."""
+    segmentation = segmentation_node.GetSegmentation()
+    if segmentation.GetNumberOfSegments() == 0:
+        return
+    name = segmentation_node.GetName()
+    if not geometry.same_place(segmentation_node, volume_node):
+        raise InputError(
+            f"Segmentation '{name}' is not under the same transform as volume "
+            f"'{volume_node.GetName()}'.",
+            "Pick a new segmentation as output, or put both under the same transform.",
+        )
+    source = segmentation.GetSourceRepresentationName()
+    if source != BINARY_LABELMAP:
+        # With labelmaps as its source, Slicer would drop what they are made from.
+        raise InputError(
+            f"Segmentation '{name}' is made of another kind of data ({source.lower()}), which "
+            "would be lost if slices were written into it.",
+            "Pick a new segmentation as output.",
+        )
+
+
+def volumes_segmented(segmentation_node: Any) -> set[str]:
+    """IDs of the volumes whose results a segmentation holds."""
+    segmentation = segmentation_node.GetSegmentation()
+    found = set()
+    for position in range(segmentation.GetNumberOfSegments()):
+        value = vtk.reference("")
+        if segmentation.GetNthSegment(position).GetTag(VOLUME_TAG, value):
+            found.add(str(value))
+    return found
 
 
 class SegmentationWriter:
@@ -56,7 +91,7 @@ class SegmentationWriter:
     def prepare(self) -> Steps[None]:
         """Make the segments, empty, in a layer of their own; in steps.
 
-        Raises InputError where the segmentation is under another transform than the volume.
+        Raises InputError as `check_output` does.
         """
         node, volume = self.segmentation_node, self._volume_node
         segmentation = node.GetSegmentation()
@@ -64,18 +99,7 @@ class SegmentationWriter:
         if is_new:
             node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
             node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
-        elif not geometry.same_place(node, volume):
-            raise InputError(
-                f"Segmentation '{node.GetName()}' is not under the same transform as volume "
-                f"'{volume.GetName()}'.",
-                "Pick a new segmentation as output, or put both under the same transform.",
-            )
-        has_labelmap = is_new or segmentation.ContainsRepresentation(BINARY_LABELMAP)
-        if not has_labelmap and not node.CreateBinaryLabelmapRepresentation():
-            raise InputError(
-                f"Segmentation '{node.GetName()}' cannot be made into labelmaps.",
-                "Pick a new segmentation as output.",
-            )
+        check_output(node, volume)
         if segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
             segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
         image = geometry.grid_image(self._extent, self._affine)
@@ -166,10 +190,12 @@ class SegmentationWriter:
             if segment.GetTag(STRUCTURE_TAG, value) and str(value) == structure.name:
                 segment.SetLabelValue(structure.label)
                 segment.AddRepresentation(BINARY_LABELMAP, image)
+                segment.SetTag(VOLUME_TAG, self._volume_node.GetID())
                 self.segment_ids[structure.label] = segmentation.GetNthSegmentID(position)
                 return
         segment = segment_from(structure)
         segment.SetTag(STRUCTURE_TAG, structure.name)
+        segment.SetTag(VOLUME_TAG, self._volume_node.GetID())
         segment.AddRepresentation(BINARY_LABELMAP, image)
         segment_id = segmentation.GenerateUniqueSegmentID(structure.name)
         segmentation.AddSegment(segment, segment_id)

@@ -70,6 +70,7 @@ class SequenceRun(SceneRun):
         self._structures: tuple[Structure, ...] = ()
         self._outputs: list[tuple[Any, Any]] = []  # node and the sequence it is stored in
         self._stack: dict[int, SliceResult] = {}
+        self._unstored: int | None = None  # the frame that is being segmented
 
     @property
     def is_intact(self) -> bool:
@@ -91,6 +92,8 @@ class SequenceRun(SceneRun):
     def begin(self, frame: int, structures: Sequence[Structure]) -> Steps[None]:
         self._structures = tuple(structures)
         self._show(frame)
+        if not self._is_stack:
+            self._unstored = frame
         if frame == 0:
             yield from super().begin(frame, structures)
             self._outputs = [(self.segmentation, self._new_sequence(self.segmentation))]
@@ -112,6 +115,7 @@ class SequenceRun(SceneRun):
         self.flush()
         if not self._is_stack:
             self._store(frame)
+            self._unstored = None
         yield
 
     def finish(self, complete: bool) -> Steps[None]:
@@ -122,6 +126,8 @@ class SequenceRun(SceneRun):
                 self.flush()
                 self._store(index)
                 yield
+        if self._unstored is not None:  # Cancelled: what has arrived of the frame is kept.
+            yield from self.end(self._unstored)
         for node, sequence in self._outputs:
             if is_in_scene(node) and not self._browser.GetProxyNode(sequence):
                 self._browser.AddSynchronizedSequenceNodeID(sequence.GetID())
@@ -168,3 +174,14 @@ def _browser_of(sequence: Any) -> Any:
     if browser.GetProxyNode(sequence) is None:
         browser.AddProxyNode(sequence.GetNthDataNode(0), sequence, True)
     return browser
+
+
+def volumes_shown(target: Any) -> set[str]:
+    """IDs of the volumes that a run on a volume or sequence node works on."""
+    browsers = nodes_of_class(target.GetScene(), "vtkMRMLSequenceBrowserNode")
+    proxies = [
+        browser.GetProxyNode(target)
+        for browser in browsers
+        if target.IsA("vtkMRMLSequenceNode") and browser.IsSynchronizedSequenceNode(target, True)
+    ]
+    return {node.GetID() for node in (target, *proxies) if node is not None}

@@ -15,7 +15,7 @@ import slicer
 import vtk
 
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.structures import Structure, find_structure
+from OFLSAM2Core.structures import Structure, find_structure, shared_codes
 
 BINARY_LABELMAP = "Binary labelmap"
 CLOSED_SURFACE = "Closed surface"
@@ -23,6 +23,9 @@ MAX_STRUCTURES = 255
 
 STRUCTURE_TAG = "OFLSAM2.Structure"
 """Segment tag that marks a segment as made by this module: a later run takes it over."""
+
+VOLUME_TAG = "OFLSAM2.Volume"
+"""Segment tag with the ID of the volume whose result it holds."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,12 @@ def structures_of_segmentation(segmentation_node: Any) -> list[tuple[str, Struct
 
 def structures_of_labelmap(labelmap_node: Any) -> list[tuple[int, Structure]]:
     """Label value and structure of each value that occurs; names from the node's colour table."""
+    image = labelmap_node.GetImageData()
+    if image is None or 0 in image.GetDimensions():
+        raise InputError(
+            f"Labelmap '{labelmap_node.GetName()}' has no image data.",
+            "Load it again, or pick another one.",
+        )
     values = _label_values(slicer.util.arrayFromVolume(labelmap_node))
     if len(values) > MAX_STRUCTURES:
         raise InputError(
@@ -89,11 +98,12 @@ def structures_across(cases: Sequence[Sequence[Structure]]) -> list[FoundStructu
     Name, colour and terminology are those of the first case that has the structure; labels are
     given anew, from 1.
     """
+    shared = shared_codes(cases)
     kept: list[Structure] = []
     where: list[list[int]] = []
     for case, structures in enumerate(cases):
         for structure in structures:
-            known = find_structure(structure, kept)
+            known = find_structure(structure, kept, shared)
             if known is None:
                 kept.append(structure)
                 where.append([case])

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from OFLSAM2Core.errors import InputError
+
 MODULE = "OFLSAM2Core.worker"
 
 
@@ -33,13 +35,22 @@ def worker_command(
 
     outside_environment: the environment for programs that are not Slicer's; Slicer's own
         PYTHONHOME and library paths break other Pythons (`slicer.util.startupEnvironment`).
+    Raises InputError where quotes are not closed.
     """
     custom = custom.strip()
     if not custom:
         return WorkerCommand((slicer_python(), "-m", MODULE), dict(os.environ))
     if is_python(custom):
         return WorkerCommand((custom, "-m", MODULE), dict(outside_environment()))
-    words = shlex.split(custom, posix=os.name == "posix")
+    try:
+        words = shlex.split(custom, posix=os.name == "posix")
+    except ValueError as error:
+        raise InputError(
+            f"The worker command cannot be read: {custom} ({error}).",
+            "Close its quotes, or leave it empty to use Slicer's own Python.",
+        ) from error
+    if os.name != "posix":
+        words = [word.strip('"') for word in words]  # Kept by shlex, but not part of the path.
     return WorkerCommand(tuple(words), dict(outside_environment()))
 
 

@@ -208,6 +208,12 @@ def test_slices_between_those_that_are_looked_at_are_as_these_are() -> None:
     assert case.labels[:, inside].any(axis=(0, 2)).all()
 
 
+def test_where_nothing_is_drawn_nothing_is_looked_at() -> None:
+    case = _box((12, 10, 14))
+    found, asked = _read(case, np.zeros_like(case.labels))
+    assert not found.any() and asked == []
+
+
 def test_of_a_structure_of_many_slices_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     case = _box((12, 10, 14), (1, 5, 1))
     assert _read(case, _too_large(case))[1] == list(range(8, 22))

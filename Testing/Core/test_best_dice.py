@@ -84,6 +84,16 @@ def test_a_structure_that_is_not_sure_anywhere_is_drawn_without_its_strays() -> 
     assert (drawn.areas() > alone).any()
 
 
+def test_a_stray_that_was_background_before_stays_as_likely_as_it_was() -> None:
+    organ = _organ(0.45)
+    organ[4:6, 2:4, 2:4] = 0.3
+    drawn = volume_of(organ).for_best_dice()
+    assert float(drawn.thresholds[0]) < 0.3
+    left = drawn.without_strays([True], [[]])
+    stray = left.slice(4, torch.device("cpu"))[0, 2:4, 2:4]
+    assert float(stray.max()) < float(left.thresholds[0]) <= float(stray.min()) + 0.01
+
+
 def test_confidence_in_a_slice_is_the_dice_to_be_expected_of_what_is_drawn() -> None:
     organ = torch.from_numpy(_organ(0.45)[6])[None]
 

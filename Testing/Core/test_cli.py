@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command_line import NAMES, QUICK, ROOT, image, run, start, succeed, support
+from command_line import NAMES, QUICK, ROOT, image, labels, run, start, succeed, support
 from PIL import Image
 
 from OFLSAM2Core.cli.main import COMMANDS
@@ -110,6 +110,30 @@ def test_evaluate_writes_its_report_and_ends_with_the_mean_dice(cases, tmp_path)
     assert len(case["per_slice"]) == 6
     assert report["seconds_to_learn"] > 0
     assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "cases.png"}
+
+
+def test_evaluate_counts_a_test_case_in_which_there_is_nothing_to_find(cases, tmp_path):
+    folder = tmp_path / "cases"
+    shutil.copytree(cases, folder)
+    empty = sitk.ReadImage(str(labels(folder, "006"))) * 0
+    sitk.WriteImage(empty, str(labels(folder, "006")))
+    out = tmp_path / "report"
+    succeed("evaluate", folder, "--out", out, "--supports", 1, *QUICK)
+    found = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert found["complete"] and len(found["cases"]) == 2
+
+
+def test_names_that_the_output_cannot_show_do_not_end_the_work(cases, tmp_path):
+    folder = tmp_path / "cases"
+    shutil.copytree(cases, folder)
+    table = folder / "dataset.json"
+    table.write_text(
+        table.read_text(encoding="utf-8").replace("anterior", "\u5de6\u80be"), encoding="utf-8"
+    )
+    words = ["evaluate", folder, "--out", tmp_path / "report", "--supports", 1, "--cases", 1]
+    done = run(*words, *QUICK, PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert "\\u5de6" in done.stdout
 
 
 def test_evaluate_learns_from_support_with_a_missing_structure_only_when_allowed(cases, tmp_path):

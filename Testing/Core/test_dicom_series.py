@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.image_io import read_volume
@@ -92,3 +93,27 @@ def test_a_truncated_file_in_a_series_is_an_error_not_a_crash(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError):
         read_volume(tmp_path / "scan")
+
+
+def test_slices_of_a_tilted_gantry_lie_where_the_scanner_says(tmp_path):
+    straight = make_volume(1)
+    tilted = sitk.Image(straight)
+    direction = np.array(straight.GetDirection()).reshape(3, 3)
+    along = direction[:, 2] + 0.25 * direction[:, 1]
+    direction[:, 2] = along / np.linalg.norm(along)
+    tilted.SetDirection(direction.ravel().tolist())
+    write_series(tmp_path / "scan", tilted, ARTERIAL, "arterial")
+    volume = read_volume(tmp_path / "scan")
+    np.testing.assert_array_equal(volume.array, sitk.GetArrayFromImage(tilted))
+    for index in ((0, 0, 0), (17, 15, 5)):
+        expected = np.array([-1, -1, 1]) * tilted.TransformIndexToPhysicalPoint(index)
+        np.testing.assert_allclose((volume.affine @ [*index, 1])[:3], expected, atol=1e-3)
+
+
+def test_a_preview_picture_does_not_make_a_series_a_video(tmp_path):
+    image = make_volume(1)
+    write_series(tmp_path / "scan", image, ARTERIAL, "arterial")
+    Image.new("RGB", (8, 8)).save(tmp_path / "scan" / "preview.png")
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "scan").array, sitk.GetArrayFromImage(image)
+    )

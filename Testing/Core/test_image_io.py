@@ -194,3 +194,11 @@ def test_a_sequence_and_its_masks_are_a_support_case(tmp_path):
     (tmp_path / "masks" / "3.png").unlink()
     with pytest.raises(InputError, match="10 x 8 x 2 and 10 x 8 x 3 voxels"):
         read_support_case(tmp_path / "frames", tmp_path / "masks", table=table)
+
+
+def test_frames_with_more_than_eight_bits_are_refused_not_cut_off(tmp_path):
+    (tmp_path / "video").mkdir()
+    ramp = np.linspace(1000, 60000, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "video" / "frame1.png")
+    with pytest.raises(InputError, match="frame1.png' has more than 8 bits"):
+        read_volume(tmp_path / "video")

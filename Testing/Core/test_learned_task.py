@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +70,18 @@ def test_a_file_that_was_cut_off_is_refused_by_name(
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(TaskError, match=r"cut\.oflsam2"):
         LearnedTask.load(path)
+
+
+def test_a_file_damaged_anywhere_is_refused_and_never_a_bug(
+    task: LearnedTask, tmp_path: Path
+) -> None:
+    path = tmp_path / "damaged.oflsam2"
+    task.save(path)
+    whole = path.read_bytes()
+    for place in np.linspace(0, len(whole) - 65, 40).astype(int):
+        path.write_bytes(whole[:place] + bytes(64) + whole[place + 64 :])
+        with suppress(TaskError):  # Some places do not matter.
+            LearnedTask.load(path)
 
 
 def test_a_newer_format_asks_for_an_update(task: LearnedTask, tmp_path: Path) -> None:

@@ -255,6 +255,18 @@ def test_structures_are_matched_by_name_whatever_their_label_values(
     torch.testing.assert_close(again.tensors["mapping.tau"], task.tensors["mapping.tau"])
 
 
+def test_structures_of_one_case_are_kept_apart_though_their_code_is_the_same(
+    session: FewShotSession, support: list[SupportCase]
+) -> None:
+    code = "Anatomy~SCT^123037004^Anatomy~SCT^64033007^Kidney~^^"
+    cases = [
+        replace(c, structures=tuple(replace(s, terminology=code) for s in c.structures))
+        for c in support
+    ]
+    names = [s.name for s in support[0].structures]
+    assert [s.name for s in session.learn(cases).structures] == names
+
+
 def test_bad_input_is_refused_by_name(
     session: FewShotSession, support: list[SupportCase], task: LearnedTask
 ) -> None:

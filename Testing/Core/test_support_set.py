@@ -18,9 +18,11 @@ from OFLSAM2Core.results import Progress
 from OFLSAM2Core.slicing import Slicing
 
 
-def _encode(options: MethodOptions) -> tuple[list[SupportSlice], list[Progress]]:
+def _encode(
+    options: MethodOptions, numbers: tuple[str, ...] = ("001", "003")
+) -> tuple[list[SupportSlice], list[Progress]]:
     backbone = Sam2Backbone.random(seed=3, image_size=128)
-    cases = [sample_data().read_case(f"hippocampus_{number}") for number in ("001", "003")]
+    cases = [sample_data().read_case(f"hippocampus_{number}") for number in numbers]
     slicings = [Slicing.for_volume(case.volume) for case in cases]
     preparation = Preparation.learn(cases, slicings, size=backbone.image_size)
     support = [
@@ -58,6 +60,16 @@ def test_as_many_slices_are_encoded_as_asked_copies_of_a_part_evenly_chosen(copi
             if count > 12:
                 gaps = np.diff([of_case.index(index) for index in copied])
                 assert gaps.max() <= 2 / share
+
+
+def test_of_a_single_case_a_copy_is_learned_from_where_its_original_is() -> None:
+    originals, _ = _encode(MethodOptions(augmented_copies=0), ("001",))
+    options = MethodOptions(encoded_slices=round(1.6 * len(originals)))
+    slices, _ = _encode(options, ("001",))
+    folds = {each.index: each.case for each in slices if each.copy == 0}
+    copies = [each for each in slices if each.copy > 0]
+    assert len(set(folds.values())) > 1 and copies
+    assert all(each.case == folds[each.index] for each in copies)
 
 
 def test_a_copied_part_has_the_slices_its_statistics_are_taken_from() -> None:

@@ -7,7 +7,7 @@ import pytest
 import slicer
 import vtk
 from OFLSAM2SlicerLib import cases, geometry
-from OFLSAM2SlicerLib.cases import SupportPair, matching_pairs, read_support_case
+from OFLSAM2SlicerLib.cases import SupportPair, matching_pairs, read_support_case, structures_of
 from OFLSAM2SlicerLib.steps import run_steps
 from OFLSAM2SlicerLib.structures import structures_across, structures_of_segmentation
 from scenes import OBLIQUE, add_segmentation, add_volume, ball
@@ -186,6 +186,33 @@ def test_matching_pairs_are_found_by_reference_and_by_name(scene):
     )
     found = matching_pairs(scene)
     assert found == [SupportPair(first, by_reference), SupportPair(second, by_name)]
+
+
+def test_segments_of_one_code_are_both_read_and_told_apart_by_name(scene):
+    kidney = "Anatomy~SCT^123037004^Anatomy~SCT^64033007^Kidney~^^"
+    left, right = ball(SHAPE, (5, 6, 8), 3), ball(SHAPE, (5, 16, 8), 3)
+    pairs = []
+    for number in (1, 2):
+        volume = add_volume(scene, left.astype(np.int16), f"case {number}")
+        node = add_segmentation(scene, volume, {"left": left, "right": right}, f"seg {number}")
+        for position in range(2):
+            segment = node.GetSegmentation().GetNthSegment(position)
+            segment.SetTag(segment.GetTerminologyEntryTagName(), kidney)
+        pairs.append(SupportPair(volume, node))
+    found = structures_across([structures_of(pair.labels_node) for pair in pairs])
+    assert [(each.structure.name, each.cases) for each in found] == [
+        ("left", (0, 1)),
+        ("right", (0, 1)),
+    ]
+    case = run_steps(read_support_case(pairs[1], [each.structure for each in found])).case
+    assert np.array_equal(case.labels == 1, left)
+    assert np.array_equal(case.labels == 2, right)
+
+
+def test_a_labelmap_without_voxels_is_refused_by_name(scene):
+    empty = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "lost labels")
+    with pytest.raises(InputError, match="Labelmap 'lost labels' has no image data"):
+        structures_of(empty)
 
 
 def test_structures_match_across_cases_by_code_then_by_name(scene):

@@ -246,6 +246,65 @@ def test_undo_run_removes_what_the_run_made(quick, target):
     assert not quick.ui.undoButton.enabled
 
 
+def test_the_next_patients_run_leaves_the_result_of_the_one_before_as_it_is(quick, scene, target):
+    quick.run()
+    output, confidence = quick.parameters.segmentation, quick.parameters.confidence
+    first = segment_mask(output, "liver", target)
+    other = add_volume(scene, case_arrays(1)[0], "next patient", OBLIQUE)
+    quick.ui.targetSelector.setCurrentNode(other)
+    quick.run()
+    assert np.array_equal(segment_mask(output, "liver", target), first)
+    assert quick.parameters.segmentation is not output
+    assert quick.parameters.confidence is not confidence
+    assert np.array_equal(
+        segment_mask(quick.parameters.segmentation, "liver", other), case_arrays(1)[1]
+    )
+
+
+def test_a_run_that_could_not_start_does_not_take_away_the_way_back(quick, target):
+    quick.run()
+    first = segment_mask(quick.parameters.segmentation, "liver", target)
+    slicer.util.arrayFromVolume(target)[...] = 0
+    quick.run()
+    quick.ui.workerCommandLineEdit.text = "/no/such/worker"
+    assert quick.run().state is State.FAILED
+    quick.ui.undoButton.click()
+    assert np.array_equal(segment_mask(quick.parameters.segmentation, "liver", target), first)
+
+
+def test_a_scene_that_is_opened_shows_its_support_cases_at_once(quick, scene):
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    xml = scene.GetSceneXMLString()
+    scene.Clear(False)
+    assert quick.widget.supportPart.pairs == []
+    scene.SetLoadFromXMLString(1)
+    scene.SetSceneXMLString(xml)
+    scene.Import()
+    assert [p.volume_node.GetName() for p in quick.widget.supportPart.pairs] == ["case 1", "case 2"]
+
+
+def test_every_button_asks_the_worker_that_is_set(quick):
+    quick.ui.workerCommandLineEdit.text = "/no/such/worker"
+    quick.ui.workerCommandLineEdit.editingFinished.emit()
+    quick.ui.checkButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    assert "/no/such/worker" in quick.ui.modelLabel.text
+
+
+def test_a_worker_command_with_an_open_quote_is_told(quick):
+    quick.ui.workerCommandLineEdit.text = '"/no/such worker'
+    quick.ui.segmentButton.click()
+    assert "cannot be read" in quick.ui.messageLabel.text
+    assert not quick.status.is_running
+
+
+def test_what_is_said_of_the_model_comes_back_after_a_run(quick):
+    quick.ui.modelLabel.text = "Python 3, PyTorch 2."
+    quick.run()
+    assert quick.ui.modelLabel.text == "Python 3, PyTorch 2."
+
+
 def test_why_segment_is_disabled_is_always_told(open_panel, target, pairs):
     panel = open_panel(synthetic_command())
     ui = panel.ui
@@ -379,6 +438,25 @@ def test_a_learned_task_is_saved_loaded_and_used_without_support_cases(
     assert quick.run().state is State.DONE
     mask = segment_mask(quick.parameters.segmentation, "liver", target)
     assert np.array_equal(mask, case_arrays(4)[1])
+
+
+def test_a_learned_task_is_not_replaced_by_a_name_that_was_typed_short(
+    quick, tmp_path, monkeypatch
+):
+    quick.run()
+    there = tmp_path / "liver.oflsam2"
+    there.write_bytes(b"another task")
+    short = str(tmp_path / "liver")
+    monkeypatch.setattr(QtWidgets.QFileDialog, "getSaveFileName", lambda *args: (short, ""))
+    double.messages.clear()
+    double.answers[:] = [False]
+    quick.ui.saveTaskButton.click()
+    assert "exists already" in double.messages[0]
+    assert there.read_bytes() == b"another task"
+    double.answers[:] = [True]
+    quick.ui.saveTaskButton.click()
+    assert there.read_bytes() == quick.controller.learned.content.tobytes()
+    assert list(tmp_path.glob(".writing*")) == []
 
 
 def test_a_file_that_is_no_learned_task_is_refused_in_words(quick, tmp_path):

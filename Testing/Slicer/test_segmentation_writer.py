@@ -231,6 +231,18 @@ def test_a_volume_under_a_transform_gets_its_segmentation_under_the_same(scene, 
     assert np.array_equal(segment_mask(output, "liver", volume), LABELS == 1)
 
 
+def test_surfaces_are_not_turned_into_labelmaps_unasked(scene, volume):
+    output = add_segmentation(scene, volume, {"by hand": ball(SHAPE, (6, 10, 8), 4)}, "output")
+    segmentation = output.GetSegmentation()
+    segmentation.CreateRepresentation(CLOSED_SURFACE)
+    segmentation.SetSourceRepresentationName(CLOSED_SURFACE)
+    points = segmentation.GetNthSegment(0).GetRepresentation(CLOSED_SURFACE).GetNumberOfPoints()
+    with pytest.raises(InputError, match="'output' is made of another kind of data"):
+        writer_for(output, volume)
+    surface = segmentation.GetNthSegment(0).GetRepresentation(CLOSED_SURFACE)
+    assert surface.GetNumberOfPoints() == points > 0
+
+
 def test_a_segmentation_under_another_transform_is_refused_in_words(scene, volume):
     output = add_segmentation(scene, volume, {"by hand": ball(SHAPE, (6, 10, 8), 4)}, "output")
     transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "moved")

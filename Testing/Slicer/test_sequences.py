@@ -65,6 +65,28 @@ def test_each_frame_of_a_volume_sequence_is_segmented_and_follows_the_browser(sc
     assert np.array_equal(shown, frame(2)[1])
 
 
+def test_slices_of_the_frame_that_was_cancelled_are_kept(scene):
+    sequence = add_sequence(scene, [frame(radius)[0] for radius in (2, 4)])
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "output")
+    run = run_for(sequence, output)
+    masks = [frame(radius)[1] for radius in (2, 4)]
+    for number, slices in ((0, SHAPE[0]), (1, 4)):
+        run.volume(number)
+        list(run.begin(number, [Structure("heart", 1)]))
+        for index in range(slices):
+            labels = masks[number][index].astype(np.uint8)
+            run.add(SliceResult(index, 0, labels, np.full_like(labels, 200), {}))
+        if number == 0:
+            list(run.end(0))
+    list(run.finish(complete=False))
+    kept = masks[1].copy()
+    kept[4:] = False
+    assert np.array_equal(segment_mask(output, "heart", run.target), kept)
+    stored = stored_masks(scene.GetFirstNodeByName("output sequence"), run.target)
+    assert np.array_equal(stored[0], masks[0])
+    assert np.array_equal(stored[1], kept)
+
+
 @pytest.mark.parametrize("colour", [False, True])
 def test_an_image_sequence_is_one_stack_of_slices(scene, colour):
     rng = np.random.default_rng(0)

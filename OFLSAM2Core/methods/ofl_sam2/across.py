@@ -55,11 +55,13 @@ class Across:
     ) -> ProbabilityVolume:
         """What slices along the other axis show near the structures, and `drawn` elsewhere.
 
-        drawn: cut by `slicing` along the other axis, on the slices' own grid; something is drawn.
+        drawn: cut by `slicing` along the other axis, on the slices' own grid.
         prepared: the volume, cut likewise. widths: see `ProbabilityVolume.smoothed`.
         """
         spacing = slicing.slice_spacing
         areas = drawn.areas()
+        if not areas.any():
+            return drawn
         scale = self.extents.scale(
             areas, spacing, LevelScale.of_slices(np.asarray(areas.any(axis=0)), spacing)
         )

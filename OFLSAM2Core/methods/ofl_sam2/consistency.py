@@ -115,13 +115,18 @@ class ProbabilityVolume:
     def without_strays(
         self, single: Sequence[bool], touched: Sequence[Sequence[int]]
     ) -> ProbabilityVolume:
-        """Drawn pieces that do not belong to a structure become background; see `strays`."""
+        """Drawn pieces that do not belong to a structure become background; see `strays`.
+
+        For certain, as they were believed for no good reason; but those that are drawn only from
+        less than one half on were background before, and stay as likely as they may be for that.
+        """
         drawn = self._drawn()
         box = bounding_box(np.asarray(drawn.any(axis=0)))
         gone = strays([mask[box] for mask in drawn], single, touched)
         kept = self._values.copy()
-        for values, voxels in zip(kept, gone, strict=True):
-            values[box][voxels] = 0
+        for values, voxels, least in zip(kept, gone, self._drawn_from, strict=True):
+            most = 0 if least == HALF else least - 1
+            values[box][voxels] = np.minimum(values[box][voxels], most)
         return ProbabilityVolume(kept, self._drawn_from)
 
     def cut_anew(self, slicing: Slicing, other: Slicing) -> ProbabilityVolume:

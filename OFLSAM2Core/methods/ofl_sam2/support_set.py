@@ -126,7 +126,8 @@ def encode_support(
             scale = LevelScale.of_labels(case.labels, case.slicing.slice_spacing)
             for index in indices:
                 features = statistics.standardise(found[index].to(backbone.device))
-                fold = _block(indices, index) if len(support) == 1 else number
+                # Of all of the case's slices: a copy belongs where its original is.
+                fold = _block(chosen[number], index) if len(support) == 1 else number
                 encoded.append(
                     SupportSlice(
                         case=fold,

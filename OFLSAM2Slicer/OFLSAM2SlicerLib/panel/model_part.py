@@ -34,6 +34,7 @@ class ModelPart:
         self._installer = installer
         self._parameters: Any = None
         self._states: dict[str, str] = {}
+        self._before_run: str | None = None
         self._download = 0
         self._is_filling = False
         for info in list_backbones():
@@ -64,14 +65,22 @@ class ModelPart:
     @property
     def weights(self) -> str:
         """The local file the user picked for the model, on this computer; "" where none."""
-        return _setting(WEIGHTS_SETTING + self._parameters.backbone)
+        return self.weights_of(self._parameters.backbone)
+
+    def weights_of(self, backbone: str) -> str:
+        """The same of any model: a learned task needs the one it was learned with."""
+        return _setting(WEIGHTS_SETTING + backbone)
 
     def set_running(self, running: bool) -> None:
         """While a run is on, its model is in use: say so instead of failing later."""
-        why = _("A run is in progress.") if running else ""
         for button in ("checkButton", "installButton", "downloadButton", "removeFilesButton"):
             getattr(self._ui, button).enabled = not running
-        self._ui.modelLabel.text = why or self._ui.modelLabel.text
+        if running:
+            self._before_run = self._ui.modelLabel.text
+            self._say(_("A run is in progress."))
+        elif self._before_run is not None:
+            self._say(self._before_run)
+            self._before_run = None
 
     def _on_backbone(self, *_args: Any) -> None:
         if self._parameters is not None and not self._is_filling:

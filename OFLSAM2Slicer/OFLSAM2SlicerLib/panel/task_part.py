@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from OFLSAM2Core.errors import InputError
-from OFLSAM2SlicerLib.controller import Controller
+from OFLSAM2SlicerLib.controller import Controller, task_file
 from OFLSAM2SlicerLib.method_options import method_options
 from OFLSAM2SlicerLib.run_request import Learned
 
@@ -18,12 +20,20 @@ FILES = "OFL-SAM2 learned tasks (*.oflsam2)"
 
 
 class TaskPart:
-    """changed: called when what can be run may have changed."""
+    """changed: called when what can be run may have changed. use_worker: called with the worker's
+    command, which every part of the panel talks to."""
 
-    def __init__(self, ui: Any, controller: Controller, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ui: Any,
+        controller: Controller,
+        changed: Callable[[], None],
+        use_worker: Callable[[str], None],
+    ) -> None:
         self._ui = ui
         self._controller = controller
         self._changed = changed
+        self._use_worker = use_worker
         self._parameters: Any = None
         ui.loadTaskButton.connect("clicked(bool)", self._on_load)
         ui.saveTaskButton.connect("clicked(bool)", self._on_save)
@@ -40,6 +50,13 @@ class TaskPart:
     @property
     def worker_command(self) -> str:
         return str(self._ui.workerCommandLineEdit.text).strip()
+
+    def use_worker(self) -> None:
+        """Have the worker started by the command from now on."""
+        try:
+            self._use_worker(self.worker_command)
+        except InputError as error:
+            self._say(str(error))
 
     def options(self) -> dict[str, Any]:
         """What is set under Advanced, for the core."""
@@ -88,6 +105,16 @@ class TaskPart:
         path = _path(qt.QFileDialog.getSaveFileName(None, _("Save the learned task"), "", FILES))
         if not path:
             return
+        file = task_file(path)
+        # The dialog has asked about the name as it was typed.
+        if (
+            file != Path(path)
+            and file.exists()
+            and not slicer.util.confirmOkCancelDisplay(
+                _("{path} exists already. Replace it?").format(path=file)
+            )
+        ):
+            return
         try:
             written = self._controller.save_task(path)
         except InputError as error:
@@ -105,6 +132,7 @@ class TaskPart:
 
     def _on_command(self, *_args: Any) -> None:
         qt.QSettings().setValue(COMMAND_SETTING, self.worker_command)
+        self.use_worker()
 
     def _say(self, text: str) -> None:
         self._ui.learnedTaskLabel.text = text
