@@ -15,21 +15,22 @@ from OFLSAM2Core.evaluation.datasets import sample_data
 ROOT = Path(__file__).parents[2]
 
 
-def _run(minutes: float, out: Path) -> int:
+def _run(core_minutes: float, out: Path) -> int:
     """Steps of learning, from the first."""
     done = subprocess.run(
         [
             sys.executable,
             str(ROOT / "Testing" / "Accuracy" / "unet_baseline.py"),
             str(sample_data().folder),
-            *("--dimensions", "3", "--minutes", str(minutes), "--out", str(out), "--cases", "1"),
+            *("--dimensions", "3", "--core-minutes", str(core_minutes)),
+            *("--out", str(out), "--cases", "1"),
         ],
         capture_output=True,
         text=True,
         check=True,
         cwd=ROOT,
     )
-    found = re.search(r"^(\d+) steps in \d+ s$", done.stdout, re.MULTILINE)
+    found = re.search(r"^(\d+) steps in \d+ s of one core$", done.stdout, re.MULTILINE)
     assert found is not None, done.stdout
     return int(found[1])
 
