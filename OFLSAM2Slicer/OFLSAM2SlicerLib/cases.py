@@ -123,8 +123,9 @@ def read_support_case(pair: SupportPair, wanted: list[Structure] | None = None) 
             f"'{pair.labels_node.GetName()}' was resampled onto the voxels of '{volume.name}'."
         )
     present: list[Structure] = []
-    shared = shared_codes([wanted or [], structures_of(pair.labels_node)])
-    for structure, read_mask in _masks(pair):
+    masks = _masks(pair)
+    shared = shared_codes([wanted or [], [structure for structure, _ in masks]])
+    for structure, read_mask in masks:
         chosen = structure if wanted is None else find_structure(structure, wanted, shared)
         if chosen is None:
             continue
