@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.output_files import check_writable, written_whole
+from OFLSAM2Core.output_files import check_writable
 from OFLSAM2Core.preparation import Preparation
 from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.whole_files import written_whole
 
 if TYPE_CHECKING:
     from torch import Tensor

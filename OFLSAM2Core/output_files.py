@@ -1,12 +1,11 @@
-"""Files that come out: found to be writable before the work starts, never half written."""
+"""Files that come out: found to be writable before the work starts."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import SimpleITK as sitk
 from OFLSAM2Core.errors import InputError, ResourceError
 from OFLSAM2Core.sitk_files import image_of
 from OFLSAM2Core.volume import Volume
+from OFLSAM2Core.whole_files import written_whole
 
 LABELMAP_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -75,32 +75,6 @@ def check_grid(path: str | Path, volume: Volume) -> None:
         )
 
 
-@contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path`; at the end it becomes `path`, or vanishes.
-
-    The temporary name has the same extension, for writers that go by it. Raises ResourceError
-    where writing fails (a full disk, say).
-    """
-    path = Path(path)
-    extension = path.name[path.name.find(".", 1) :] if "." in path.name[1:] else ""
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=extension, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise ResourceError(
-            f"'{path}' could not be written: {str(error).splitlines()[-1]}",
-            "Check that the disk has space and the folder is writable.",
-        ) from error
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
 def write_labelmap(path: str | Path, labels: npt.NDArray, volume: Volume) -> None:
     """Write labels (uint8, on `volume`'s grid) as NIfTI, NRRD or MetaImage, by extension."""
     _write_on_grid(path, labels, volume)
@@ -119,9 +93,3 @@ def _write_on_grid(path: str | Path, array: npt.NDArray, volume: Volume) -> None
     image = image_of(array.astype(np.uint8, copy=False), volume.affine)
     with written_whole(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import slicerio
-from slicerio.segmentation import terminology_entry_from_string, terminology_entry_to_string
+from slicerio.segmentation import terminology_entry_from_string
 
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.label_table import default_color
-from OFLSAM2Core.output_files import check_writable, written_whole
+from OFLSAM2Core.output_files import check_writable
 from OFLSAM2Core.sitk_files import unreadable
 from OFLSAM2Core.structures import Structure, check_structures
 from OFLSAM2Core.volume import Volume
+from OFLSAM2Core.whole_files import written_whole
 
 SEGMENTATION_EXTENSIONS = (".seg.nrrd",)
 
@@ -51,7 +52,7 @@ def read_seg_nrrd(
         values = [int(segment.get("labelValue", 1)) for segment in segments]
         # Before layers were shared (Slicer 4.10) every segment had its own, in order.
         layer_of = [int(segment.get("layer", n)) for n, segment in enumerate(segments)]
-        names = _names(path, segments)
+        fields = _header(path)
         affine = _LPS_TO_RAS @ np.asarray(data["ijkToLPS"], np.float64)
         if layers.dtype.kind not in "iu" or layers.min() < 0 or layers.max() > _MOST:
             raise ValueError("its voxels are not label values")
@@ -62,8 +63,13 @@ def read_seg_nrrd(
         raise unreadable(path, error) from error
     own = len(set(values)) == len(values) and max(values, default=0) <= 255
     structures = tuple(
-        Structure(name, value if own else number + 1, _color(segment, value), _terminology(segment))
-        for number, (name, segment, value) in enumerate(zip(names, segments, values, strict=True))
+        Structure(
+            fields.get(f"Segment{number}_Name", segment["id"]),
+            value if own else number + 1,
+            _color(segment, value),
+            _terminology(fields.get(f"Segment{number}_Tags", "")),
+        )
+        for number, (segment, value) in enumerate(zip(segments, values, strict=True))
     )
     check_structures(structures, f"The segmentation '{path}'")
 
@@ -159,8 +165,8 @@ def _segment(structure: Structure, extent: list[int]) -> dict[str, Any]:
     return segment
 
 
-def _names(path: Path, segments: list[dict[str, Any]]) -> list[str]:
-    """The segments' names, from the header itself: slicerio drops what is not ASCII."""
+def _header(path: Path) -> dict[str, str]:
+    """The header's key/value pairs in all their characters: slicerio drops what is not ASCII."""
     fields = {}
     with open(path, "rb") as file:
         for line in iter(file.readline, b""):
@@ -168,14 +174,16 @@ def _names(path: Path, segments: list[dict[str, Any]]) -> list[str]:
                 break
             key, _, value = line.decode("utf-8", "replace").partition(":=")
             fields[key] = value.strip()
-    return [
-        fields.get(f"Segment{number}_Name", segment["id"])
-        for number, segment in enumerate(segments)
-    ]
+    return fields
 
 
-def _terminology(segment: dict[str, Any]) -> str:
-    return terminology_entry_to_string(segment["terminology"]) if "terminology" in segment else ""
+def _terminology(tags: str) -> str:
+    """From a segment's "name:value|name:value|"."""
+    for tag in tags.split("|"):
+        name, _, value = tag.strip().partition(":")
+        if name == "TerminologyEntry":
+            return value
+    return ""
 
 
 def _color(segment: dict[str, Any], value: int) -> tuple[float, float, float]:

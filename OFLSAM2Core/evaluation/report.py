@@ -21,8 +21,8 @@ from PIL import Image
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
 from OFLSAM2Core.evaluation.reliability import CaseReliability, calibration_error, summarise
-from OFLSAM2Core.output_files import written_whole
 from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.whole_files import written_whole
 
 DISTANCES = ("hd95", "average_hausdorff", "assd")
 REPORT_FILES = ("report.json", "report.md", "cases.png")

@@ -18,7 +18,7 @@ from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.structures import Structure, find_structure, shared_codes
 from OFLSAM2Core.volume import SupportCase, Volume
 from OFLSAM2SlicerLib import geometry
-from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
+from OFLSAM2SlicerLib.scene_nodes import nodes_of_class, voxels_of
 from OFLSAM2SlicerLib.steps import Steps
 from OFLSAM2SlicerLib.structures import (
     BINARY_LABELMAP,
@@ -60,12 +60,7 @@ def volume_from_node(volume_node: Any) -> tuple[Volume, Notes]:
     Raises InputError.
     """
     name = volume_node.GetName()
-    image = volume_node.GetImageData()
-    if image is None or 0 in image.GetDimensions():
-        raise InputError(
-            f"Volume '{name}' has no image data.", "Load it again, or pick another volume."
-        )
-    array = slicer.util.arrayFromVolume(volume_node)
+    array = voxels_of(volume_node)
     if array.ndim == 4 and array.shape[3] not in (1, 3, 4):
         raise InputError(
             f"Volume '{name}' has {array.shape[3]} values per voxel.",

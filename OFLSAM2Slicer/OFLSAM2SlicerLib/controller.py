@@ -5,7 +5,6 @@ Whoever uses it calls `poll` again and again (a timer, or a loop).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import slicer
 
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.whole_files import written_whole
 from OFLSAM2Core.worker.client import Event
 from OFLSAM2SlicerLib.cases import SupportPair
 from OFLSAM2SlicerLib.confidence import new_confidence_node
@@ -138,22 +138,12 @@ class Controller:
     # The learned task
 
     def save_task(self, path: str | Path) -> Path:
-        """Raises InputError where nothing is learned or the file cannot be written."""
+        """Raises InputError where nothing is learned, ResourceError where it cannot be written."""
         if self.learned is None:
             raise InputError("Nothing is learned yet.", "Learn from support cases first.")
         path = task_file(path)
-        try:
-            # Beside it first: a full disk must not cost the file that is there.
-            beside = path.with_name(f".writing-{path.name}")
-            try:
-                beside.write_bytes(self.learned.content.tobytes())
-                os.replace(beside, path)
-            finally:
-                beside.unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"'{path}' cannot be written: {error.strerror}.", "Pick another folder."
-            ) from error
+        with written_whole(path) as beside:
+            beside.write_bytes(self.learned.content.tobytes())
         return path
 
     def load_task(self, path: str | Path, then: Callable[[Learned], None], failed: Failure) -> None:

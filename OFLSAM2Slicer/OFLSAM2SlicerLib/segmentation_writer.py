@@ -28,6 +28,7 @@ from OFLSAM2SlicerLib.structures import (
     STRUCTURE_TAG,
     VOLUME_TAG,
     segment_from,
+    tag_of,
 )
 from OFLSAM2SlicerLib.surfaces import closed_surface
 
@@ -58,12 +59,11 @@ def check_output(segmentation_node: Any, volume_node: Any) -> None:
 def volumes_segmented(segmentation_node: Any) -> set[str]:
     """IDs of the volumes whose results a segmentation holds."""
     segmentation = segmentation_node.GetSegmentation()
-    found = set()
-    for position in range(segmentation.GetNumberOfSegments()):
-        value = vtk.reference("")
-        if segmentation.GetNthSegment(position).GetTag(VOLUME_TAG, value):
-            found.add(str(value))
-    return found
+    tags = (
+        tag_of(segmentation.GetNthSegment(position), VOLUME_TAG)
+        for position in range(segmentation.GetNumberOfSegments())
+    )
+    return {tag for tag in tags if tag is not None}
 
 
 class SegmentationWriter:
@@ -186,8 +186,7 @@ class SegmentationWriter:
         segmentation = self.segmentation_node.GetSegmentation()
         for position in range(segmentation.GetNumberOfSegments()):
             segment = segmentation.GetNthSegment(position)
-            value = vtk.reference("")
-            if segment.GetTag(STRUCTURE_TAG, value) and str(value) == structure.name:
+            if tag_of(segment, STRUCTURE_TAG) == structure.name:
                 segment.SetLabelValue(structure.label)
                 segment.AddRepresentation(BINARY_LABELMAP, image)
                 segment.SetTag(VOLUME_TAG, self._volume_node.GetID())

@@ -16,6 +16,7 @@ import vtk
 
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.structures import Structure, find_structure, shared_codes
+from OFLSAM2SlicerLib.scene_nodes import voxels_of
 
 BINARY_LABELMAP = "Binary labelmap"
 CLOSED_SURFACE = "Closed surface"
@@ -51,7 +52,7 @@ def structures_of_segmentation(segmentation_node: Any) -> list[tuple[str, Struct
                     name=segment.GetName() or segment_id,
                     label=position + 1,
                     color=(color[0], color[1], color[2]),
-                    terminology=terminology_of(segment),
+                    terminology=tag_of(segment, segment.GetTerminologyEntryTagName()) or "",
                 ),
             )
         )
@@ -65,13 +66,7 @@ def structures_of_segmentation(segmentation_node: Any) -> list[tuple[str, Struct
 
 def structures_of_labelmap(labelmap_node: Any) -> list[tuple[int, Structure]]:
     """Label value and structure of each value that occurs; names from the node's colour table."""
-    image = labelmap_node.GetImageData()
-    if image is None or 0 in image.GetDimensions():
-        raise InputError(
-            f"Labelmap '{labelmap_node.GetName()}' has no image data.",
-            "Load it again, or pick another one.",
-        )
-    values = _label_values(slicer.util.arrayFromVolume(labelmap_node))
+    values = _label_values(voxels_of(labelmap_node))
     if len(values) > MAX_STRUCTURES:
         raise InputError(
             f"Labelmap '{labelmap_node.GetName()}' has {len(values)} different label values.",
@@ -124,10 +119,10 @@ def _label_values(array: npt.NDArray) -> list[int]:
     return sorted(found)
 
 
-def terminology_of(segment: Any) -> str:
+def tag_of(segment: Any, name: str) -> str | None:
+    """A segment's tag, None where it has none of that name."""
     value = vtk.reference("")
-    has_entry = segment.GetTag(segment.GetTerminologyEntryTagName(), value)
-    return str(value) if has_entry else ""
+    return str(value) if segment.GetTag(name, value) else None
 
 
 def segment_from(structure: Structure) -> Any:

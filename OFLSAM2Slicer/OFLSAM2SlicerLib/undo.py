@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import vtk
-
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
-from OFLSAM2SlicerLib.structures import BINARY_LABELMAP, CLOSED_SURFACE, STRUCTURE_TAG
+from OFLSAM2SlicerLib.structures import BINARY_LABELMAP, CLOSED_SURFACE, STRUCTURE_TAG, tag_of
 
 
 class UndoSnapshot:
@@ -62,6 +60,6 @@ def _our_segments(segmentation: Any) -> list[str]:
     found = []
     for position in range(segmentation.GetNumberOfSegments()):
         segment_id = segmentation.GetNthSegmentID(position)
-        if segmentation.GetSegment(segment_id).GetTag(STRUCTURE_TAG, vtk.reference("")):
+        if tag_of(segmentation.GetSegment(segment_id), STRUCTURE_TAG) is not None:
             found.append(segment_id)
     return found

@@ -41,9 +41,9 @@ from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import EvaluationReport
 from OFLSAM2Core.large_pieces import large_pieces
 from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece
-from OFLSAM2Core.output_files import written_whole
 from OFLSAM2Core.results import SliceResult
 from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.whole_files import written_whole
 
 PATCH = {2: 256, 3: 96}
 BATCH = {2: 8, 3: 1}

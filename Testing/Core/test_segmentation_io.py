@@ -106,11 +106,14 @@ def test_a_written_segmentation_has_the_fields_that_slicer_reads(tmp_path, volum
     assert geometry[16:22] == ["0", "10", "0", "8", "0", "6"]
 
 
-def test_names_in_any_language_are_kept(tmp_path, volume, labels):
-    named = (Structure("Œsophage (Größe 2)", 2), Structure("心房", 5))
+def test_names_and_terminology_in_any_language_are_kept(tmp_path, volume, labels):
+    heart = ATRIUM.replace("Atrium", "Vorhöfe, 心房")
+    assert heart != ATRIUM
+    named = (Structure("Œsophage (Größe 2)", 2), Structure("心房", 5, terminology=heart))
     write_segmentation(tmp_path / "out.seg.nrrd", labels, volume, named)
-    assert [item.name for item in read_segmentation(tmp_path / "out.seg.nrrd")[2]] == [
-        item.name for item in named
+    read = read_segmentation(tmp_path / "out.seg.nrrd")[2]
+    assert [(item.name, item.terminology) for item in read] == [
+        (item.name, item.terminology) for item in named
     ]
     header = sitk.ReadImage(str(tmp_path / "out.seg.nrrd"))
     assert header.GetMetaData("Segment1_Name") == "心房"

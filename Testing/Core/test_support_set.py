@@ -77,3 +77,13 @@ def test_a_copied_part_has_the_slices_its_statistics_are_taken_from() -> None:
     copied = {s.index for s in slices if (s.case, s.copy) == (0, 1)}
     count = Slicing.for_volume(sample_data().read_case("hippocampus_001").volume).count
     assert set(previewed_slices(count)) <= copied
+
+
+def test_slices_of_a_case_share_one_positional_encoding() -> None:
+    """SAM 2's is as large as an embedding, and the same for every slice."""
+    slices, _ = _encode(MethodOptions(augmented_copies=0))
+    kept = {s.case: [t.stored.position for t in slices if t.case == s.case] for s in slices}
+    for positions in kept.values():
+        first = positions[0]
+        assert first is not None and first.shape[1:] == slices[0].stored.embedding.shape[1:]
+        assert len(positions) > 1 and all(each is first for each in positions)

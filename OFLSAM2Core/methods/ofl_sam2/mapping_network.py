@@ -78,13 +78,13 @@ class FeatureHead:
         channels = embeddings[0].shape[1]
         channels_first = [e.float().flatten(2)[0][:, ::4] for e in embeddings]
         second = torch.stack([_outer(x.T) / x.shape[1] for x in channels_first]).mean(dim=0)
-        values, vectors = torch.linalg.eigh(second.double())
+        values, vectors = torch.linalg.eigh(_in_double(second))
         keep = min(components, channels)
         scale = values[-keep:].sum().clamp(min=1e-12).sqrt()
         # One scale for all: the regulariser then weighs the same on every backbone, and small
         # components are not blown up to the size of large ones.
         basis = (vectors[:, -keep:] * (keep**0.5 / scale)).float().T.contiguous()
-        return cls(basis, kernel, with_places)
+        return cls(basis.to(second.device), kernel, with_places)
 
     @property
     def unknowns(self) -> int:
@@ -178,12 +178,12 @@ class NormalEquations:
 
     def closed_form(self, regulariser: float = REGULARISER) -> Tensor:
         """The minimum: tau (N, D, M)."""
-        ridge = self.gram.double().clone()
+        ridge = _in_double(self.gram).clone()
         ridge.diagonal(dim1=1, dim2=2).add_(regulariser**2)
         # By Cholesky: the matrix is positive definite, and MKL's LU of so large a matrix hung in
         # a thread whose number of threads had been changed ("Parameter 6 ... DLASWP").
         factor = torch.linalg.cholesky(ridge)
-        return torch.cholesky_solve(self.moment.double(), factor).to(self.moment.dtype)
+        return torch.cholesky_solve(_in_double(self.moment), factor).to(self.moment)
 
     def steepest_descent(
         self, tau: Tensor, iterations: int, regulariser: float = REGULARISER
@@ -326,6 +326,11 @@ class MappingNetwork:
             kept * support.gram + scale * self.online.gram[index],
             kept * support.moment + scale * self.online.moment[index],
         )
+
+
+def _in_double(matrices: Tensor) -> Tensor:
+    """On the CPU: Apple's GPUs have no double precision. They are solved once, in learning."""
+    return matrices.cpu().double()
 
 
 def _outer(rows: Tensor) -> Tensor:

@@ -154,6 +154,7 @@ class _Shelf:
     def __init__(self, slices: int) -> None:
         self._slices = slices
         self._blocks: list[Tensor] = []
+        self._position: Tensor | None = None
         self._filled = 0
 
     def put(self, features: ImageFeatures) -> ImageFeatures:
@@ -170,7 +171,17 @@ class _Shelf:
         for block, each in zip(self._blocks, maps, strict=True):
             block[here].copy_(each)
         kept = [block[here] for block in self._blocks]
-        return replace(small, embedding=kept[0], detail=kept[1], high_res=tuple(kept[2:]))
+        # The same for all slices, with SAM 2 as large as an embedding.
+        position = small.position
+        if self._position is None or position is None or not torch.equal(position, self._position):
+            self._position = position
+        return replace(
+            small,
+            embedding=kept[0],
+            detail=kept[1],
+            high_res=tuple(kept[2:]),
+            position=self._position,
+        )
 
 
 def _check_memory(features: ImageFeatures, masks: Tensor, slices: int) -> None:

@@ -10,7 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2SlicerLib.controller import Controller, task_file
 from OFLSAM2SlicerLib.method_options import method_options
 from OFLSAM2SlicerLib.run_request import Learned
@@ -117,7 +117,7 @@ class TaskPart:
             return
         try:
             written = self._controller.save_task(path)
-        except InputError as error:
+        except OFLSAM2Error as error:
             self._say(str(error))
             return
         self._parameters.learnedTaskPath = str(written)

@@ -1,0 +1,29 @@
+"""A file is written whole, or what was there stays."""
+
+from __future__ import annotations
+
+import pytest
+
+from OFLSAM2Core.errors import Cancelled, ResourceError
+from OFLSAM2Core.whole_files import written_whole
+
+
+def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    (tmp_path / "out.txt").write_text("old")
+    for error, raised in ((OSError("disk full"), ResourceError), (Cancelled(), Cancelled)):
+        with pytest.raises(raised) as caught, written_whole(tmp_path / "out.txt") as temporary:
+            temporary.write_text("half")
+            raise error
+        if raised is ResourceError:
+            assert "out.txt' could not be written: disk full" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+    assert (tmp_path / "out.txt").read_text() == "old"
+
+
+def test_a_folder_that_has_gone_is_said_with_the_files_name(tmp_path):
+    file = tmp_path / "gone" / "out.txt"
+    with (
+        pytest.raises(ResourceError, match=r"out\.txt' could not be written: No such file"),
+        written_whole(file) as temporary,
+    ):
+        temporary.write_text("new")
