@@ -15,7 +15,7 @@ from whole_volumes import segmented
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.ofl_sam2.best_dice import HALF, LEAST, best_threshold, moved_to_half
-from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, slice_confidence
+from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, share_voxels, slice_confidence
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.metrics import dice
 from OFLSAM2Core.session import FewShotSession
@@ -101,15 +101,15 @@ def test_confidence_in_a_slice_is_the_dice_to_be_expected_of_what_is_drawn() -> 
         decisive = moved_to_half(organ, torch.tensor(threshold))
         drawn = organ > threshold
         wanted = 2 * organ[drawn].sum() / (drawn.sum() + organ[organ > 0.05].sum())
-        found = float(slice_confidence(organ, decisive))
+        found = float(slice_confidence(share_voxels(organ), share_voxels(decisive)))
         assert found == pytest.approx(float(wanted), abs=1e-3)
         return found
 
     assert drawn_from(0.4) < drawn_from(0.2)
     # Where nothing is drawn, how far it is from being drawn counts.
     nearly, far = (
-        float(slice_confidence(organ, moved_to_half(organ, torch.tensor(threshold))))
-        for threshold in (0.46, 0.8)
+        float(slice_confidence(share_voxels(organ), share_voxels(decisive)))
+        for decisive in (moved_to_half(organ, torch.tensor(each)) for each in (0.46, 0.8))
     )
     assert nearly == pytest.approx(0.51, abs=0.02)
     assert far > 0.8

@@ -254,18 +254,35 @@ def test_fusion_of_structures_together_equals_one_at_a_time(generator: torch.Gen
 def test_confidence_is_the_dice_to_be_expected_of_the_probabilities() -> None:
     sure = torch.zeros(1, 20, 20)
     sure[0, 5:15, 5:15] = 1
-    assert slice_confidence(sure) == pytest.approx(1)
+    assert slice_confidence(share_voxels(sure)) == pytest.approx(1)
     halo = sure.clone()
     halo[0, 3:5, 5:15] = 0.4
     expected = 2 * 100 / (100 + 100 + 20 * 0.4)
-    assert slice_confidence(halo) == pytest.approx(expected)
-    assert slice_confidence(sure * 0.6) < slice_confidence(sure * 0.9)
+    assert slice_confidence(share_voxels(halo)) == pytest.approx(expected)
+    faint, strong = (slice_confidence(share_voxels(sure * each)) for each in (0.6, 0.9))
+    assert faint < strong
+
+
+def test_where_structures_meet_confidence_is_the_dice_to_be_expected_of_what_is_drawn() -> None:
+    """Of three that share a voxel, one is drawn there that is not likelier than all the others."""
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet([3.0, 4.0, 4.0, 4.0], (60, 60))
+    scores = slice_confidence(torch.from_numpy(shares).permute(2, 0, 1))
+    drawn = shares.argmax(axis=2)
+    dice = []
+    for _ in range(200):
+        chance = rng.random((60, 60, 1))
+        true = (shares.cumsum(axis=2) < chance).sum(axis=2)
+        both = [((true == each) & (drawn == each)).sum() for each in (1, 2, 3)]
+        sizes = [((true == each).sum() + (drawn == each).sum()) for each in (1, 2, 3)]
+        dice.append(2 * np.array(both) / np.array(sizes))
+    np.testing.assert_allclose(scores.numpy(), np.mean(dice, axis=0), atol=0.015)
 
 
 def test_an_empty_slice_is_trusted_only_where_nothing_comes_close() -> None:
     nothing, doubtful = torch.full((1, 9, 9), 0.02), torch.full((1, 9, 9), 0.02)
     doubtful[0, 4, 4] = 0.45
-    scores = slice_confidence(torch.cat([nothing, doubtful]))
+    scores = slice_confidence(share_voxels(torch.cat([nothing, doubtful])))
     assert trusted_structures(scores, MethodOptions(gamma=0.8)) == [0]
 
 

@@ -28,11 +28,11 @@ hippocampus (8) and heart (8): 0.041, 0.020, 0.010, 0.023 without; 0.029, 0.005,
 1.5; 0.013, 0.014, 0.019, 0.032 with 2."""
 
 
-def slice_confidence(probabilities: Tensor, decisive: Tensor | None = None) -> Tensor:
-    """S_cf of structures from their probability maps (N, H, W), without a label: (N,).
+def slice_confidence(shares: Tensor, decisive: Tensor | None = None) -> Tensor:
+    """S_cf of structures, without a label: (N,).
 
-    decisive: (N, H, W), above one half where a structure is drawn; the probabilities themselves
-    without it.
+    shares: how likely each voxel is what, (N + 1, H, W), background first (`share_voxels`).
+    decisive: likewise, what is largest is drawn; the shares themselves without it.
 
     The Dice that is to be expected if every probability is true: twice the mass inside the
     predicted mask over the mask's size plus all mass. Sure and compact gives 1, hesitation at
@@ -40,13 +40,14 @@ def slice_confidence(probabilities: Tensor, decisive: Tensor | None = None) -> T
     the confidence that there is none: 1 less what comes closest to being drawn in the slice, so a
     clearly empty slice is trusted and a missed structure is not.
     """
-    maps = probabilities.flatten(1)
-    deciding = maps if decisive is None else decisive.flatten(1)
-    inside = (deciding > 0.5).to(maps.dtype)
+    maps = shares[1:].flatten(1)
+    deciding = (shares if decisive is None else decisive).flatten(1)
+    structures = torch.arange(1, len(deciding), device=deciding.device)
+    inside = (deciding.argmax(dim=0) == structures[:, None]).to(maps.dtype)
     size = inside.sum(dim=1)
     mass = torch.where(maps > FAINT, maps, torch.zeros_like(maps)).sum(dim=1)
     expected = 2 * (maps * inside).sum(dim=1) / (size + mass).clamp(min=1e-6)
-    return torch.where(size > 0, expected, 1 - deciding.amax(dim=1))
+    return torch.where(size > 0, expected, 1 - deciding[1:].amax(dim=1))
 
 
 def sure_of_ends(

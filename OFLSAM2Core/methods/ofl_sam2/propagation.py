@@ -210,7 +210,7 @@ class Propagation:
             decisive = share_voxels(moved_to_half(probabilities, thresholds))
         which = decisive.argmax(dim=0, keepdim=True)
         shown = calibrated(shared).gather(0, which)[0]
-        scores = slice_confidence(shared[1:], decisive[1:])
+        scores = slice_confidence(shared, decisive)
         if of_ends is not None:
             scores = scores * of_ends
         values = torch.tensor([0, *(s.label for s in self.task.structures)], dtype=torch.uint8)
