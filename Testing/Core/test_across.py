@@ -146,11 +146,11 @@ class _Shows:
         scale: LevelScale,
         indices: list[int],
         *_: Any,
-    ) -> ProbabilityVolume:
+    ) -> tuple[ProbabilityVolume, None]:
         self.asked = list(indices)
         cut = slicing.cut(self.labels)
         shown = (prepared.mask_to_network(cut[index], 1)[None] for index in indices)
-        return ProbabilityVolume.of_slices(map(torch.from_numpy, shown))
+        return ProbabilityVolume.of_slices(map(torch.from_numpy, shown)), None
 
 
 def _too_large(case: SupportCase) -> npt.NDArray:

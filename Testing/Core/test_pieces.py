@@ -46,6 +46,32 @@ def test_of_two_large_pieces_both_stay_and_of_small_ones_the_larger() -> None:
     np.testing.assert_array_equal(gone, small)
 
 
+def test_of_two_large_pieces_that_stays_in_which_the_mapping_network_finds_the_structure() -> None:
+    coil = _box(0, 0, 0, side=7)
+    found = np.where(WALL, 90, 20).astype(np.uint8)
+    (gone,) = strays([WALL | coil], [True], [[]], [found])
+    np.testing.assert_array_equal(gone, coil)
+    # Of a structure of several pieces none goes.
+    (gone,) = strays([WALL | coil], [False], [[]], [found])
+    assert not gone.any()
+
+
+def test_where_the_mapping_network_finds_nothing_the_size_of_pieces_decides() -> None:
+    for second, is_gone in ((_box(1, 1, 1, side=5), False), (_box(1, 1, 1, side=4), True)):
+        (gone,) = strays([WALL | second], [True], [[]], [np.zeros(WALL.shape, np.uint8)])
+        assert (gone & second).any() == is_gone
+
+
+def test_what_the_mapping_network_finds_holds_neighbours_too() -> None:
+    """A coil is no wall: the chamber beside it has nothing to touch there."""
+    coil = _box(8, 16, 2, side=8)
+    beside_coil = _box(8, 16, 10)
+    found = np.where(WALL | CHAMBER, 90, 0).astype(np.uint8)
+    gone = strays([WALL | coil, CHAMBER | beside_coil], [True, True], [[1], [0]], [found, found])
+    np.testing.assert_array_equal(gone[0], coil)
+    np.testing.assert_array_equal(gone[1], beside_coil)
+
+
 def test_a_structure_of_several_pieces_keeps_small_ones() -> None:
     (gone,) = strays([WALL | _box(1, 1, 1, side=2)], [False], [[]])
     assert not gone.any()

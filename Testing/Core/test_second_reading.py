@@ -15,7 +15,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     MappingNetwork,
     NormalEquations,
 )
-from OFLSAM2Core.methods.ofl_sam2.readout import Readout
+from OFLSAM2Core.methods.ofl_sam2.readout import Readout, found_by_mapping
 from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
 
 
@@ -82,13 +82,18 @@ def test_nothing_is_expected_of_a_structure_whose_end_no_case_shows() -> None:
     assert (open_ended == 0).all() and closed.max() > 0.9
 
 
-def test_a_second_reading_at_the_same_level_is_the_first_one() -> None:
-    generator = torch.Generator().manual_seed(0)
+def _mapping(generator: torch.Generator) -> MappingNetwork:
+    """Of five components, for two structures."""
     head = FeatureHead(torch.randn(5, 8, generator=generator), with_places=True)
     tau = 0.1 * torch.randn(2, head.unknowns, 16, generator=generator)
     nothing = NormalEquations(torch.zeros(2, 1, 1), torch.zeros(2, 1, 16))
     even = Balance(torch.ones(2), torch.ones(2))
-    mapping = MappingNetwork.start(head, tau, nothing, even, 0.01)
+    return MappingNetwork.start(head, tau, nothing, even, 0.01)
+
+
+def test_a_second_reading_at_the_same_level_is_the_first_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mapping = _mapping(generator)
     readout = Readout(
         5 + 16, 16, 2, memory_is_mask=True, reads_attended=True, in_volumes=True
     ).requires_grad_(False)
@@ -105,3 +110,21 @@ def test_a_second_reading_at_the_same_level_is_the_first_one() -> None:
     torch.testing.assert_close(again[0], first[0], atol=0.01, rtol=0)
     assert (again[1] == 0).all()  # The decoder found nothing there.
     assert (reading.read(4, 0.9, mapping)[0] - again[0]).abs().max() > 0.05
+
+
+def test_what_the_mapping_network_finds_in_a_slice_depends_on_the_slice_and_its_level_alone() -> (
+    None
+):
+    generator = torch.Generator().manual_seed(0)
+    mapping = _mapping(generator)
+    readout = Readout(21, 16, 2, memory_is_mask=True, reads_attended=True, in_volumes=True)
+    reading = SecondReading(readout)
+    slices = torch.randn(2, 1, 21, 8, 8, generator=generator).half()
+    for index, seen in enumerate(slices):
+        reading.keep(index, seen, torch.zeros(2, 32, 32), torch.ones(2))
+    for index, seen in enumerate(slices):
+        found = reading.found(index, 0.3, mapping)
+        wanted = found_by_mapping(mapping.of_components(seen[0, :5].float(), 0.3))
+        torch.testing.assert_close(found, wanted)
+        assert found.max() > 0.3
+        assert (reading.found(index, 0.9, mapping) - found).abs().max() > 0.05

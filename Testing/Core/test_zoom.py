@@ -200,6 +200,27 @@ def test_only_around_the_structures_does_a_closer_look_change_anything(
     assert 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.4
 
 
+def test_something_larger_is_not_taken_for_a_structure_where_the_mapping_network_finds_none(
+    session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_alone = FewShotSession(session.backbone, options=replace(session.options, zoom=False))
+    case = _in_canvas("007")  # In the upper left corner.
+    wanted = segmented(whole_alone, task, case)[0]
+    smoothed = ProbabilityVolume.smoothed
+
+    def with_decoy(self: ProbabilityVolume, *args: Any) -> ProbabilityVolume:
+        drawn = smoothed(self, *args)
+        slices = [drawn.slice(index, torch.device("cpu")) for index in range(drawn.count)]
+        for each in slices:
+            each[0, 180:198, 180:198] = 0.95
+        return ProbabilityVolume.of_slices(slices)
+
+    monkeypatch.setattr(ProbabilityVolume, "smoothed", with_decoy)
+    found = segmented(whole_alone, task, case)[0]
+    assert (wanted == 1).any() and np.mean(found[wanted > 0] == wanted[wanted > 0]) > 0.97
+    assert found.astype(bool).sum() < 1.05 * wanted.astype(bool).sum()
+
+
 def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     tmp_path: Path,
 ) -> None:

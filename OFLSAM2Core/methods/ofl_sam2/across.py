@@ -72,9 +72,10 @@ class Across:
         if not indices:
             return drawn
         message = f"{slicing.world_axis} slices"
-        read = self.look.read(
+        read, _ = self.look.read(
             backbone, prepared, slicing, scale, indices, use_mapping, message, on_progress
-        ).smoothed(widths, step * spacing)
+        )
+        read = read.smoothed(widths, step * spacing)
 
         def at(index: int) -> Tensor:
             place = (index - indices[0]) / step

@@ -113,16 +113,22 @@ class ProbabilityVolume:
         return ProbabilityVolume(self._values, [best_threshold(own) for own in counts])
 
     def without_strays(
-        self, single: Sequence[bool], touched: Sequence[Sequence[int]]
+        self,
+        single: Sequence[bool],
+        touched: Sequence[Sequence[int]],
+        found: ProbabilityVolume | None = None,
     ) -> ProbabilityVolume:
         """Drawn pieces that do not belong to a structure become background; see `strays`.
+
+        found: what the mapping network finds by itself, on the same grid.
 
         For certain, as they were believed for no good reason; but those that are drawn only from
         less than one half on were background before, and stay as likely as they may be for that.
         """
         drawn = self._drawn()
         box = bounding_box(np.asarray(drawn.any(axis=0)))
-        gone = strays([mask[box] for mask in drawn], single, touched)
+        weights = None if found is None else [own[box] for own in found._values]
+        gone = strays([mask[box] for mask in drawn], single, touched, weights)
         kept = self._values.copy()
         for values, voxels, least in zip(kept, gone, self._drawn_from, strict=True):
             most = 0 if least == HALF else least - 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,17 @@ class FinishedSlice:
 
 
 @dataclass(frozen=True)
+class _Drawn:
+    """volume: the structures' probabilities. found: what the mapping network finds by itself,
+    None where it does not say that. Both on the network's grid or, with a region, on that part of
+    the slices' own."""
+
+    volume: ProbabilityVolume
+    found: ProbabilityVolume | None
+    region: Box | None = None
+
+
+@dataclass(frozen=True)
 class Finish:
     """For one volume whose slices have all been read."""
 
@@ -68,14 +79,15 @@ class Finish:
         read: as slices were read first, by `scale`; it is changed.
         """
         device, count = self.backbone.device, self.slicing.count
-        whole, scale = self._read_again(read, scale, on_progress)
-        drawn, region = self._looked_again(whole, scale, on_progress)
+        read_again, scale = self._read_again(read, scale, on_progress)
+        last = self._looked_again(read_again, scale, on_progress)
         if self.options.appearance:
             with self.timings.stage("finish"):
-                drawn, region = self._by_appearance(drawn, region)
+                last = self._by_appearance(last)
+        whole, drawn, region = read_again.volume, last.volume, last.region
         with self.timings.stage("finish"):
             if self.options.best_dice:
-                drawn = self._without_strays(drawn.for_best_dice())
+                drawn = self._without_strays(drawn.for_best_dice(), last.found)
             if region is None:
                 whole = drawn
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
@@ -96,58 +108,69 @@ class Finish:
 
     def _read_again(
         self, read: ProbabilityVolume, scale: LevelScale, on_progress: ProgressCallback
-    ) -> tuple[ProbabilityVolume, LevelScale]:
+    ) -> tuple[_Drawn, LevelScale]:
         """Levels from the areas that were drawn, and slices by them, where they change."""
         spacing = self.slicing.slice_spacing
         with self.timings.stage("finish"):
-            smoothed = self._smoothed(read)
-        found = self.parts.extents.scale(smoothed.areas(), spacing, scale)
-        if found == scale:
-            return smoothed, scale
+            first = self._smoothed(read, self._found_by_mapping(scale))
+        better = self.parts.extents.scale(first.volume.areas(), spacing, scale)
+        if better == scale:
+            return first, scale
         # As it was learned from the support: what it has learned since was drawn at worse levels.
         mapping = self.parts.mapping if self.options.use_mapping else None
         for index in range(self.slicing.count):
             on_progress(Progress("finish", index, self.slicing.count, "reading once more"))
             with self.timings.stage("finish"):
-                own = self.second_reading.read(index, found.level(index * spacing), mapping)
+                own = self.second_reading.read(index, better.level(index * spacing), mapping)
                 read.put(index, own)
         with self.timings.stage("finish"):
-            smoothed = self._smoothed(read)
-        return smoothed, self.parts.extents.scale(smoothed.areas(), spacing, found)
+            again = self._smoothed(read, self._found_by_mapping(better))
+        return again, self.parts.extents.scale(again.volume.areas(), spacing, better)
+
+    def _found_by_mapping(self, scale: LevelScale) -> ProbabilityVolume | None:
+        """On the network's grid; of the mapping network as it was learned from the support."""
+        if not (self.options.use_mapping and self.backbone.memory_is_mask):
+            return None
+        spacing = self.slicing.slice_spacing
+        return ProbabilityVolume.of_slices(
+            self.second_reading.found(index, scale.level(index * spacing), self.parts.mapping)
+            for index in range(self.slicing.count)
+        )
 
     def _looked_again(
-        self, whole: ProbabilityVolume, scale: LevelScale, on_progress: ProgressCallback
-    ) -> tuple[ProbabilityVolume, Box | None]:
-        """With another look, where the task has one: what is then drawn, and in which part of the
-        slices, on their own grid; None where nothing was looked at again."""
-        device = self.backbone.device
+        self, drawn: _Drawn, scale: LevelScale, on_progress: ProgressCallback
+    ) -> _Drawn:
+        """With another look, where the task has one, on the slices' own grid."""
+        device, whole = self.backbone.device, drawn.volume
         square = self._square_around(whole)
         if square is not None:
             with self.timings.stage("look closer"):
                 near = self._read_closer(square, scale, on_progress)
             with self.timings.stage("finish"):
                 fused = by_both(whole, self.prepared, near, square, device)
-                return self._without_strays(fused), square.framing.region
+                return self._cleaned(fused, drawn, square.framing.region)
         if not self.other_looks.across or not whole.areas().any():
-            return whole, None
+            return drawn
         with self.timings.stage("look across"):
             fused = self._read_across(whole, on_progress)
         with self.timings.stage("finish"):
             rows, columns = self.slicing.slice_shape
-            return self._without_strays(fused), (0, rows, 0, columns)
+            return self._cleaned(fused, drawn, (0, rows, 0, columns))
 
-    def _by_appearance(
-        self, drawn: ProbabilityVolume, region: Box | None
-    ) -> tuple[ProbabilityVolume, Box | None]:
+    def _by_appearance(self, drawn: _Drawn) -> _Drawn:
         """What `_looked_again` gives, judged by the intensities of the slices' own pixels."""
-        if region is None:
-            region = self._region_of(drawn)
+        if drawn.region is None:
+            region = self._region_of(drawn.volume)
             if region is None:
-                return drawn, None
-            drawn = self._on_grid(drawn, region)
-        top, bottom, left, right = region
+                return drawn
+            drawn = _Drawn(
+                self._on_grid(drawn.volume, region), self._found_on_grid(drawn, region), region
+            )
+        assert drawn.region is not None
+        top, bottom, left, right = drawn.region
         shown = self.prepared.stack[:, top:bottom, left:right]
-        return self._without_strays(drawn.by_appearance(shown, self._touched)), region
+        judged = drawn.volume.by_appearance(shown, self._touched)
+        return replace(drawn, volume=self._without_strays(judged, drawn.found))
 
     def _region_of(self, drawn: ProbabilityVolume) -> Box | None:
         """Of the slices' own grid: where something may be, and what is looked at beside it. None
@@ -218,7 +241,7 @@ class Finish:
         self, square: PreparedVolume, scale: LevelScale, on_progress: ProgressCallback
     ) -> ProbabilityVolume:
         assert self.parts.close_up is not None
-        read = self.parts.close_up.read(
+        read, found = self.parts.close_up.read(
             self.backbone,
             square,
             self.slicing,
@@ -228,7 +251,7 @@ class Finish:
             "looking closer",
             on_progress,
         )
-        return self._smoothed(read)
+        return self._smoothed(read, found).volume
 
     @property
     def _widths(self) -> list[float]:
@@ -239,15 +262,25 @@ class Finish:
             return [float(each) / 0.04 for each in facts["averaged_along_mm"]]
         return [float(each) for each in facts["widths_mm"]]
 
-    def _smoothed(self, read: ProbabilityVolume) -> ProbabilityVolume:
+    def _smoothed(self, read: ProbabilityVolume, found: ProbabilityVolume | None) -> _Drawn:
         smoothed = read.smoothed(self._widths, self.slicing.slice_spacing)
-        return self._without_strays(smoothed)
+        return _Drawn(self._without_strays(smoothed, found), found)
+
+    def _cleaned(self, fused: ProbabilityVolume, whole: _Drawn, region: Box) -> _Drawn:
+        """What was read in a region, with what the mapping network finds in whole slices."""
+        found = self._found_on_grid(whole, region)
+        return _Drawn(self._without_strays(fused, found), found, region)
+
+    def _found_on_grid(self, whole: _Drawn, region: Box) -> ProbabilityVolume | None:
+        return None if whole.found is None else self._on_grid(whole.found, region)
 
     @property
     def _touched(self) -> list[list[int]]:
         """Not in tasks learned before this was looked at."""
         return self.task.facts.get("touched", [[]] * len(self.task.structures))
 
-    def _without_strays(self, drawn: ProbabilityVolume) -> ProbabilityVolume:
+    def _without_strays(
+        self, drawn: ProbabilityVolume, found: ProbabilityVolume | None
+    ) -> ProbabilityVolume:
         single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
-        return drawn.without_strays(single, self._touched)
+        return drawn.without_strays(single, self._touched, found)

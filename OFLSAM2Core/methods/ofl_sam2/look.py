@@ -19,7 +19,7 @@ from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.encoded_slices import EncodedSlices
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
-from OFLSAM2Core.methods.ofl_sam2.readout import Readout, seen_of
+from OFLSAM2Core.methods.ofl_sam2.readout import Readout, found_by_mapping, seen_of
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics
 from OFLSAM2Core.named_tensors import named, part_of
 from OFLSAM2Core.preparation import PreparedVolume
@@ -58,8 +58,9 @@ class Look:
         use_mapping: bool,
         message: str,
         on_progress: ProgressCallback,
-    ) -> ProbabilityVolume:
-        """Probabilities of the slices `indices`, one after the other, on the network's grid.
+    ) -> tuple[ProbabilityVolume, ProbabilityVolume | None]:
+        """Probabilities of the slices `indices`, one after the other, on the network's grid, and
+        what the mapping network finds by itself (`found_by_mapping`), where it says that.
 
         scale: levels, as what was drawn gives them. message: of progress.
         """
@@ -67,7 +68,11 @@ class Look:
         statistics = FeatureStatistics.of_volume(
             slicing.count, encoded, prepared.content_box, backbone.image_size
         )
-        found = ProbabilityVolume.empty(len(self.tau), len(indices), 4 * backbone.feature_size)
+        shape = len(self.tau), len(indices), 4 * backbone.feature_size
+        read = ProbabilityVolume.empty(*shape)
+        found = None
+        if use_mapping and backbone.memory_is_mask:
+            found = ProbabilityVolume.empty(*shape)
         for place, index in enumerate(indices):
             on_progress(Progress("finish", place, len(indices), message))
             level = scale.level(index * slicing.slice_spacing)
@@ -76,10 +81,12 @@ class Look:
             if use_mapping:
                 components = seen[0, : len(self.head.basis)]
                 mapped = self.head.mapped(components, self.tau, level)[None]
+                if found is not None:
+                    found.put(place, found_by_mapping(mapped[0]))
             logits = self.readout(seen, [Level(level, again=True)], mapped)[0]
-            found.put(place, logits.sigmoid())
+            read.put(place, logits.sigmoid())
             encoded.forget(index)
-        return found
+        return read, found
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name, for a learned task."""

@@ -3,7 +3,9 @@
 Of a structure that is in one piece in every support case, small other pieces are strays. Where
 structures always touch (the right ventricle and the myocardium), a piece that touches nothing is
 one too, however large it is: spleens were drawn as right ventricles
-(docs/experiments/other-sets.md).
+(docs/experiments/other-sets.md). Which piece is the structure, its size does not tell where a
+prostate is drawn and a coil in the rectum too: so what the mapping network finds there by itself
+counts (docs/decisions/0017).
 """
 
 from __future__ import annotations
@@ -18,8 +20,12 @@ from OFLSAM2Core.large_pieces import large_pieces
 from OFLSAM2Core.metrics import bounding_box
 
 STRAY = 0.5
-"""Pieces smaller than this share of the largest are strays. Of two large ones nobody knows which
-is meant: both stay, for the user to see."""
+"""Pieces that weigh less than this share of the heaviest are strays. Of two heavy ones nobody knows
+which is meant: both stay, for the user to see."""
+
+UNFOUND = 5
+"""What a voxel weighs in which the mapping network does not find the structure, where one in which
+it does weighs up to 255. Of thin organs it finds little: then their size decides."""
 
 ENOUGH = 0.25
 """Of a structure's voxels, in pieces that touch its neighbours: the others are taken for strays
@@ -63,27 +69,32 @@ def neighbours(labels: Sequence[npt.NDArray], structures: Sequence[int]) -> list
 
 
 def strays(
-    masks: Sequence[npt.NDArray[np.bool_]], single: Sequence[bool], touched: Sequence[Sequence[int]]
+    masks: Sequence[npt.NDArray[np.bool_]],
+    single: Sequence[bool],
+    touched: Sequence[Sequence[int]],
+    found: Sequence[npt.NDArray[np.uint8]] | None = None,
 ) -> list[npt.NDArray[np.bool_]]:
     """The voxels of each structure that do not belong to it.
 
     masks: (slices, rows, columns) each, as drawn. single: whether `in_one_piece`. touched: as
-    `neighbours` gives it. A structure of which hardly anything touches its neighbours is left as
-    it is: then these may be what is wrong.
+    `neighbours` gives it. found: where the mapping network finds each, of the masks' shape, 255
+    where it is sure; voxels weigh the same without it. A structure of which hardly anything touches
+    its neighbours is left as it is: then these may be what is wrong.
     """
+    weights = [None if found is None else UNFOUND + found[n].astype(int) for n in range(len(masks))]
     large = [
-        large_pieces(mask, STRAY, _NEIGHBOURS) if one else mask
-        for mask, one in zip(masks, single, strict=True)
+        large_pieces(mask, STRAY, _NEIGHBOURS, weight) if one else mask
+        for mask, one, weight in zip(masks, single, weights, strict=True)
     ]
-    found = []
-    for mask, one, others in zip(masks, single, touched, strict=True):
+    gone = []
+    for mask, one, others, weight in zip(masks, single, touched, weights, strict=True):
         kept = mask
         if others:
             pieces, _ = ndimage.label(mask, _NEIGHBOURS)
             meeting = _meeting(pieces, _grown(np.any([large[other] for other in others], axis=0)))
             kept = meeting if meeting.sum() > ENOUGH * mask.sum() else mask
-        found.append(mask & ~(large_pieces(kept, STRAY, _NEIGHBOURS) if one else kept))
-    return found
+        gone.append(mask & ~(large_pieces(kept, STRAY, _NEIGHBOURS, weight) if one else kept))
+    return gone
 
 
 def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

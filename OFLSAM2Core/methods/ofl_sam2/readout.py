@@ -109,6 +109,13 @@ def seen_of(features: Sequence[ImageFeatures], head: FeatureHead) -> Tensor:
     return torch.stack(both)
 
 
+def found_by_mapping(mapped: Tensor) -> Tensor:
+    """What the mapping network finds by itself, (..., N, 4h, 4w), from the memory features
+    (..., N, M, h, w) that it makes, of a backbone whose memory features are masks: 1 where it is
+    sure of a structure, 0 where that is no likelier than not."""
+    return F.pixel_shuffle(mapped, BLOCK).squeeze(-3).clamp(0, 1)
+
+
 def _shortcut(memory_channels: int, sure: float) -> nn.Conv2d:
     """From memory features to the BLOCK x BLOCK pixels of a position; masks as they are, times
     `sure`."""

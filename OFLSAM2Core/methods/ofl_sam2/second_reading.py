@@ -9,7 +9,7 @@ from torch import Tensor
 
 from OFLSAM2Core.methods.ofl_sam2.levels import Level
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import MappingNetwork
-from OFLSAM2Core.methods.ofl_sam2.readout import Readout
+from OFLSAM2Core.methods.ofl_sam2.readout import Readout, found_by_mapping
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,14 @@ class SecondReading:
     def read(self, index: int, level: float, mapping: MappingNetwork | None) -> Tensor:
         """Probabilities (N, 4h, 4w) of a slice; mapping: None where that branch is switched off."""
         kept = self._kept[index]
-        seen = kept.seen.float()
-        mapped = None
-        if mapping is not None:
-            components = seen[0, : len(mapping.head.basis)]
-            mapped = mapping.of_components(components, level)[None]
-        read = self._readout(seen, [Level(level, again=True)], mapped)[0]
+        mapped = None if mapping is None else self._mapped(index, level, mapping)[None]
+        read = self._readout(kept.seen.float(), [Level(level, again=True)], mapped)[0]
         return (read + kept.added.float()).sigmoid() * kept.there[:, None, None]
+
+    def found(self, index: int, level: float, mapping: MappingNetwork) -> Tensor:
+        """What the mapping network finds in a slice by itself, (N, 4h, 4w); `found_by_mapping`."""
+        return found_by_mapping(self._mapped(index, level, mapping))
+
+    def _mapped(self, index: int, level: float, mapping: MappingNetwork) -> Tensor:
+        components = self._kept[index].seen[0, : len(mapping.head.basis)].float()
+        return mapping.of_components(components, level)
