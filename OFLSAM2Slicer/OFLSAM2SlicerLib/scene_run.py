@@ -76,7 +76,7 @@ class SceneRun:
     def begin(self, frame: int, structures: Sequence[Structure]) -> Steps[None]:
         if self.undo is not None:
             self.undo.release()
-        self.undo = UndoSnapshot(self.segmentation)
+        self.undo = self._snapshot()
         self.scores = SliceScores(structures)
         yield from self._prepare(self.target, structures)
         place_beside(self.segmentation, self.target)
@@ -113,6 +113,9 @@ class SceneRun:
                 yield
                 if self.is_intact:
                     yield from writer.rebuild_surface(label)
+
+    def _snapshot(self) -> UndoSnapshot:
+        return UndoSnapshot(self.segmentation)
 
     def _prepare(self, volume_node: Any, structures: Sequence[Structure]) -> Steps[None]:
         self._writer = SegmentationWriter(self.segmentation, volume_node, structures)

@@ -19,6 +19,7 @@ from OFLSAM2SlicerLib.cases import SupportPair, volume_from_node
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, nodes_of_class, place_beside
 from OFLSAM2SlicerLib.scene_run import SceneRun
 from OFLSAM2SlicerLib.steps import Steps, run_steps
+from OFLSAM2SlicerLib.undo import UndoSnapshot
 
 
 def run_for(
@@ -31,6 +32,30 @@ def run_for(
     if not target.IsA("vtkMRMLSequenceNode"):
         return SceneRun(target, segmentation, None, pairs, wanted)
     return SequenceRun(target, segmentation, pairs, wanted)
+
+
+class _UndoSequence(UndoSnapshot):
+    """The way back from a run on a sequence: what was stored of its frames goes as well.
+
+    outputs: as `SequenceRun` has them; more may be added.
+    """
+
+    def __init__(
+        self, segmentation_node: Any, browser: Any, outputs: list[tuple[Any, Any]]
+    ) -> None:
+        super().__init__(segmentation_node)
+        self._browser = browser
+        self._outputs = outputs
+
+    def restore(self) -> None:
+        if self.is_available:
+            for node, sequence in self._outputs:
+                if node is self._node and is_in_scene(sequence):
+                    # Else the browser would show a stored frame again, at the next one.
+                    if is_in_scene(self._browser):
+                        self._browser.RemoveSynchronizedSequenceNode(sequence.GetID())
+                    sequence.GetScene().RemoveNode(sequence)
+        super().restore()
 
 
 class SequenceRun(SceneRun):
@@ -96,7 +121,7 @@ class SequenceRun(SceneRun):
             self._unstored = frame
         if frame == 0:
             yield from super().begin(frame, structures)
-            self._outputs = [(self.segmentation, self._new_sequence(self.segmentation))]
+            self._outputs.append((self.segmentation, self._new_sequence(self.segmentation)))
             if self.confidence is not None:
                 self._outputs.append((self.confidence, self._new_sequence(self.confidence)))
         else:
@@ -133,6 +158,9 @@ class SequenceRun(SceneRun):
                 self._browser.AddSynchronizedSequenceNodeID(sequence.GetID())
                 self._browser.AddProxyNode(node, sequence, False)
         yield from super().finish(complete)
+
+    def _snapshot(self) -> UndoSnapshot:
+        return _UndoSequence(self.segmentation, self._browser, self._outputs)
 
     def _write_image(self, result: SliceResult) -> None:
         """A frame of an image sequence is the only slice of its own little volume."""

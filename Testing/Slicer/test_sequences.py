@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
 from OFLSAM2SlicerLib.sequences import run_for
 from OFLSAM2SlicerLib.states import State
 from panels import Panel, synthetic_command
@@ -42,6 +43,14 @@ def stored_masks(sequence, volume_node):
     return found
 
 
+def sequences_of_segmentations(scene):
+    return [
+        node
+        for node in nodes_of_class(scene, "vtkMRMLSequenceNode")
+        if node.GetNthDataNode(0).IsA("vtkMRMLSegmentationNode")
+    ]
+
+
 def test_each_frame_of_a_volume_sequence_is_segmented_and_follows_the_browser(scene, open_panel):
     radii = (2, 3, 4)
     sequence = add_sequence(scene, [frame(radius)[0] for radius in radii])
@@ -63,6 +72,31 @@ def test_each_frame_of_a_volume_sequence_is_segmented_and_follows_the_browser(sc
     browser.SetSelectedItemNumber(0)
     shown = segment_mask(panel.parameters.segmentation, "heart", run.target)
     assert np.array_equal(shown, frame(2)[1])
+
+
+@pytest.mark.parametrize("slices", [SHAPE[0], 1])
+def test_undo_takes_back_every_frame_and_leaves_what_was_there(scene, open_panel, slices):
+    frames = [frame(radius)[0][:slices] for radius in (2, 3, 4)]
+    sequence = add_sequence(scene, frames)
+    image, mask = frame(3)
+    support = add_volume(scene, image, "support", OBLIQUE)
+    labels = add_segmentation(scene, support, {"heart": mask})
+    panel: Panel = open_panel(synthetic_command())
+    panel.choose(sequence, [(support, labels)])
+    first = add_volume(scene, frames[0], "first", OBLIQUE)
+    own = np.zeros(frames[0].shape, bool)
+    own[0, :3, :3] = True
+    output = add_segmentation(scene, first, {"my own": own})
+    panel.parameters.segmentation = output
+    assert panel.run().state is State.DONE
+    assert len(sequences_of_segmentations(scene)) == 1
+    panel.ui.undoButton.click()
+    assert sequences_of_segmentations(scene) == []
+    browser = scene.GetFirstNodeByClass("vtkMRMLSequenceBrowserNode")
+    for number in range(3):
+        browser.SetSelectedItemNumber(number)
+        assert output.GetSegmentation().GetSegmentIDs() == ("my own",)
+        assert np.array_equal(segment_mask(output, "my own", first), own)
 
 
 def test_slices_of_the_frame_that_was_cancelled_are_kept(scene):
