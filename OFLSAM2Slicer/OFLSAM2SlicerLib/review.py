@@ -22,6 +22,7 @@ class ScoredSlice:
 
     doubt: how many wrong voxels the confidence foretells.
     structure: the one with the least confidence. center: (k, j, i) of what was labelled there.
+    frame: of a sequence of volumes, from 0.
     """
 
     index: int
@@ -31,6 +32,7 @@ class ScoredSlice:
     structure: str
     scores: dict[str, float]
     center: tuple[float, float, float]
+    frame: int = 0
 
 
 class SliceScores:
@@ -42,16 +44,16 @@ class SliceScores:
     def __init__(self, structures: Sequence[Structure]) -> None:
         self.structures = tuple(structures)
         self.changes = 0
-        self._slices: dict[int, ScoredSlice] = {}
+        self._slices: dict[tuple[int, int], ScoredSlice] = {}
 
     def __len__(self) -> int:
         return len(self._slices)
 
-    def add(self, result: SliceResult) -> None:
-        """A later report of the same slice replaces the earlier."""
+    def add(self, result: SliceResult, frame: int = 0) -> None:
+        """A later report of the same slice of the same frame replaces the earlier."""
         self.changes += 1
         structure = min(result.scores, key=lambda name: result.scores[name], default="")
-        self._slices[result.index] = ScoredSlice(
+        self._slices[frame, result.index] = ScoredSlice(
             index=result.index,
             axis=result.axis,
             confidence=result.confidence_of_slice,
@@ -59,10 +61,11 @@ class SliceScores:
             structure=structure,
             scores=dict(result.scores),
             center=_center(result),
+            frame=frame,
         )
 
     def all(self) -> list[ScoredSlice]:
-        return [self._slices[index] for index in sorted(self._slices)]
+        return [self._slices[place] for place in sorted(self._slices)]
 
     def most_doubtful(self, count: int = 10) -> list[ScoredSlice]:
         """Those with the most voxels in doubt first; slices without scores are not listed.
@@ -71,15 +74,19 @@ class SliceScores:
         voxels lie there (docs/accuracy.md).
         """
         scored = [one for one in self._slices.values() if one.scores]
-        return sorted(scored, key=lambda one: (-one.doubt, one.index))[:count]
+        return sorted(scored, key=lambda one: (-one.doubt, one.frame, one.index))[:count]
 
     def write_table(self, table_node: Any) -> None:
-        """One row a slice: its number, voxels in doubt, and the confidence in each structure."""
+        """One row a slice: its number (and its frame's, where there are several), voxels in doubt,
+        and the confidence in each structure."""
         table_node.RemoveAllColumns()
         columns = [
+            ("Frame", [float(one.frame) for one in self.all()]),
             ("Slice", [float(one.index) for one in self.all()]),
             ("Voxels in doubt", [one.doubt for one in self.all()]),
         ]
+        if not any(columns[0][1]):
+            del columns[0]
         for structure in self.structures:
             values = [one.scores.get(structure.name, float("nan")) for one in self.all()]
             columns.append((structure.name, values))

@@ -14,7 +14,7 @@ from OFLSAM2Core.structures import Structure
 from OFLSAM2Core.volume import SupportCase, Volume
 from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, volume_from_node
 from OFLSAM2SlicerLib.confidence import ConfidenceWriter
-from OFLSAM2SlicerLib.review import SliceScores
+from OFLSAM2SlicerLib.review import ScoredSlice, SliceScores, jump_to
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, place_beside
 from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter, check_output
 from OFLSAM2SlicerLib.steps import Steps
@@ -46,6 +46,7 @@ class SceneRun:
         self.confidence = confidence
         self.scores = SliceScores(())
         self.undo: UndoSnapshot | None = None
+        self._frame = 0
         self._pairs = tuple(pairs)
         self._wanted = wanted
         self._writer: SegmentationWriter | None = None
@@ -88,7 +89,11 @@ class SceneRun:
         self._writer.write(result)
         if self._confidence_writer is not None and is_in_scene(self.confidence):
             self._confidence_writer.write(result)
-        self.scores.add(result)
+        self.scores.add(result, self._frame)
+
+    def show_slice(self, scored: ScoredSlice) -> None:
+        """Have all slice views go through a slice of `scores`."""
+        jump_to(self.target, scored)
 
     def flush(self) -> None:
         if self._writer is not None and is_in_scene(self.segmentation):

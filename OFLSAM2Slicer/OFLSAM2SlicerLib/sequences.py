@@ -7,6 +7,7 @@ of the target, so that the segmentation follows the frame shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from OFLSAM2Core.results import SliceResult
 from OFLSAM2Core.structures import Structure
 from OFLSAM2Core.volume import Volume
 from OFLSAM2SlicerLib.cases import SupportPair, volume_from_node
+from OFLSAM2SlicerLib.review import ScoredSlice
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, nodes_of_class, place_beside
 from OFLSAM2SlicerLib.scene_run import SceneRun
 from OFLSAM2SlicerLib.steps import Steps, run_steps
@@ -116,6 +118,7 @@ class SequenceRun(SceneRun):
 
     def begin(self, frame: int, structures: Sequence[Structure]) -> Steps[None]:
         self._structures = tuple(structures)
+        self._frame = frame
         self._show(frame)
         if not self._is_stack:
             self._unstored = frame
@@ -135,6 +138,15 @@ class SequenceRun(SceneRun):
         self.scores.add(result)
         self._show(result.index)
         self._write_image(result)
+
+    def show_slice(self, scored: ScoredSlice) -> None:
+        """The frame, too."""
+        if self._is_stack:
+            self._show(scored.index)
+            scored = replace(scored, center=(0.0, *scored.center[1:]))
+        else:
+            self._show(scored.frame)
+        super().show_slice(scored)
 
     def end(self, frame: int) -> Steps[None]:
         self.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
 from OFLSAM2SlicerLib.sequences import run_for
 from OFLSAM2SlicerLib.states import State
@@ -72,6 +73,53 @@ def test_each_frame_of_a_volume_sequence_is_segmented_and_follows_the_browser(sc
     browser.SetSelectedItemNumber(0)
     shown = segment_mask(panel.parameters.segmentation, "heart", run.target)
     assert np.array_equal(shown, frame(2)[1])
+
+
+def test_slices_of_every_frame_are_listed_and_a_click_shows_the_frame(scene, open_panel):
+    sequence = add_sequence(scene, [frame(radius)[0] for radius in (2, 3, 4)])
+    image, mask = frame(3)
+    support = add_volume(scene, image, "support", OBLIQUE)
+    labels = add_segmentation(scene, support, {"heart": mask})
+    panel: Panel = open_panel(synthetic_command())
+    panel.choose(sequence, [(support, labels)])
+    panel.run()
+    scores = panel.controller.run.scores
+    places = [(one.frame, one.index) for one in scores.all()]
+    assert places == [(number, index) for number in range(3) for index in range(SHAPE[0])]
+    browser = scene.GetFirstNodeByClass("vtkMRMLSequenceBrowserNode")
+    table = panel.ui.doubtfulTable
+    first = [table.item(row, 0).text() for row in range(table.rowCount)]
+    for row, one in enumerate(scores.most_doubtful(table.rowCount)):
+        frame_number = f"{one.frame + 1}: " if one.frame else ""
+        assert first[row] == f"{frame_number}{one.index + 1}"
+        table.cellClicked.emit(row, 0)
+        assert browser.GetSelectedItemNumber() == one.frame
+    node = scene.AddNewNodeByClass("vtkMRMLTableNode", "scores")
+    scores.write_table(node)
+    assert [node.GetCellText(row, 0) for row in (0, SHAPE[0])] == ["0", "1"]
+    assert node.GetColumnName(1) == "Slice"
+
+
+def test_a_slice_of_an_image_sequence_is_a_frame(scene):
+    sequence = add_sequence(scene, [frame(3)[0][index : index + 1] for index in range(SHAPE[0])])
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "output")
+    run = run_for(sequence, output)
+    list(run.begin(0, [Structure("heart", 1)]))
+    labels = frame(3)[1][4].astype(np.uint8)
+    run.add(SliceResult(4, 0, labels, np.full_like(labels, 100), {"heart": 0.4}))
+    browser = scene.GetFirstNodeByClass("vtkMRMLSequenceBrowserNode")
+    browser.SetSelectedItemNumber(1)
+    run.show_slice(run.scores.most_doubtful()[0])
+    assert browser.GetSelectedItemNumber() == 4
+    # The views go to the middle of what is labelled, in the only slice that the frame's volume has.
+    volume = browser.GetProxyNode(sequence)
+    place = np.array([8.0, 10.0, 0.0, 1.0])
+    world = (geometry.volume_to_local(volume) @ place)[:3]
+    views = nodes_of_class(scene, "vtkMRMLSliceNode")
+    assert views
+    for view in views:
+        matrix = geometry.matrix_to_array(view.GetSliceToRAS())
+        assert abs(matrix[:3, 2] @ (world - matrix[:3, 3])) < 0.5
 
 
 @pytest.mark.parametrize("slices", [SHAPE[0], 1])

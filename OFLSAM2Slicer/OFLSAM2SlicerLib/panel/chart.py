@@ -13,16 +13,19 @@ from OFLSAM2SlicerLib.review import ScoredSlice
 
 
 def confidence_chart(slices: Sequence[ScoredSlice], width: int, height: int) -> Any:
-    """A pixmap with one bar a slice, as high as its confidence and in its colour."""
+    """A pixmap with one bar a slice, frame after frame, as high as its confidence and in its
+    colour."""
     pixmap = qt.QPixmap(width, height)
     pixmap.fill(qt.QColor(250, 250, 250))
     if not slices:
         return pixmap
     painter = qt.QPainter(pixmap)
-    count = max(one.index for one in slices) + 1
+    of_frame = max(one.index for one in slices) + 1
+    count = of_frame * (max(one.frame for one in slices) + 1)
     for one in slices:
-        left = width * one.index // count
-        right = max(left + 1, width * (one.index + 1) // count)
+        place = one.frame * of_frame + one.index
+        left = width * place // count
+        right = max(left + 1, width * (place + 1) // count)
         if not one.scores:
             painter.fillRect(left, height - 2, right - left, 2, qt.QColor(200, 200, 200))
             continue

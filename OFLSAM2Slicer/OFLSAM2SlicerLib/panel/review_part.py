@@ -11,7 +11,7 @@ from OFLSAM2SlicerLib.confidence import COLOR_STOPS, ConfidenceOverlay, show_onl
 from OFLSAM2SlicerLib.controller import Controller
 from OFLSAM2SlicerLib.panel import tables
 from OFLSAM2SlicerLib.panel.chart import confidence_chart
-from OFLSAM2SlicerLib.review import ScoredSlice, jump_to
+from OFLSAM2SlicerLib.review import ScoredSlice
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 
 ROWS = 12
@@ -65,7 +65,7 @@ class ReviewPart:
         self._shown = now
         self._listed = scores.most_doubtful(ROWS) if scores is not None else []
         texts = [
-            (str(one.index + 1), f"{one.doubt:.0f}", f"{one.confidence:.2f}", one.structure)
+            (_number(one), f"{one.doubt:.0f}", f"{one.confidence:.2f}", one.structure)
             for one in self._listed
         ]
         tables.fill(self._ui.doubtfulTable, texts)
@@ -76,7 +76,7 @@ class ReviewPart:
     def _on_clicked(self, row: int, column: int) -> None:
         run = self._controller.run
         if run is not None and is_in_scene(run.target) and row < len(self._listed):
-            jump_to(run.target, self._listed[row])
+            run.show_slice(self._listed[row])
 
     def _on_table(self, *_args: Any) -> None:
         run = self._controller.run
@@ -86,6 +86,12 @@ class ReviewPart:
         table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
         run.scores.write_table(table)
         self._ui.messageLabel.text = _("Table '{name}' was made.").format(name=name)
+
+
+def _number(scored: ScoredSlice) -> str:
+    """As users count; with the frame from the second on: "2: 7"."""
+    slice_number = str(scored.index + 1)
+    return slice_number if scored.frame == 0 else f"{scored.frame + 1}: {slice_number}"
 
 
 def _legend() -> str:
