@@ -81,7 +81,9 @@ def strays(
     where it is sure; voxels weigh the same without it. A structure of which hardly anything touches
     its neighbours is left as it is: then these may be what is wrong.
     """
-    weights = [None if found is None else UNFOUND + found[n].astype(int) for n in range(len(masks))]
+    weights = [
+        None if found is None else UNFOUND + found[n].astype(np.uint16) for n in range(len(masks))
+    ]
     large = [
         large_pieces(mask, STRAY, _NEIGHBOURS, weight) if one else mask
         for mask, one, weight in zip(masks, single, weights, strict=True)
