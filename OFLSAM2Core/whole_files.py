@@ -32,7 +32,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         # Without the temporary name, where the system says one.
         why = getattr(error, "strerror", None) or str(error).splitlines()[-1]
         raise ResourceError(
-            f"'{path}' could not be written: {why}.",
+            f"'{path}' could not be written: {why.rstrip('.')}.",
             "Check that the disk has space and the folder is writable.",
         ) from error
     finally:
