@@ -167,8 +167,11 @@ class SequenceRun(SceneRun):
             yield from self.end(self._unstored)
         for node, sequence in self._outputs:
             if is_in_scene(node) and not self._browser.GetProxyNode(sequence):
+                # In one step, or Slicer makes a node of its own to show the sequence with.
+                was_modifying = self._browser.StartModify()
                 self._browser.AddSynchronizedSequenceNodeID(sequence.GetID())
                 self._browser.AddProxyNode(node, sequence, False)
+                self._browser.EndModify(was_modifying)
         yield from super().finish(complete)
 
     def _snapshot(self) -> UndoSnapshot:

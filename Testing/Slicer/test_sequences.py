@@ -71,6 +71,11 @@ def test_each_frame_of_a_volume_sequence_is_segmented_and_follows_the_browser(sc
     browser = scene.GetFirstNodeByClass("vtkMRMLSequenceBrowserNode")
     assert browser.GetProxyNode(stored) is panel.parameters.segmentation
     browser.SetSelectedItemNumber(0)
+    # Nothing else is made to show them with.
+    made = nodes_of_class(scene, "vtkMRMLSegmentationNode")
+    assert made == [labels, panel.parameters.segmentation]
+    volumes = nodes_of_class(scene, "vtkMRMLScalarVolumeNode")
+    assert set(volumes) == {support, run.target, panel.parameters.confidence}
     shown = segment_mask(panel.parameters.segmentation, "heart", run.target)
     assert np.array_equal(shown, frame(2)[1])
 
