@@ -8,21 +8,17 @@ from scipy import ndimage
 
 
 def large_pieces(
-    mask: npt.NDArray[np.bool_],
-    share: float,
-    neighbours: npt.NDArray[np.bool_] | None = None,
-    weights: npt.NDArray | None = None,
+    mask: npt.NDArray[np.bool_], share: float, neighbours: npt.NDArray[np.bool_] | None = None
 ) -> npt.NDArray[np.bool_]:
     """The pieces of at least a share of the largest, in voxels.
 
     neighbours: a structuring element, of as many dimensions as the mask and three a side, as
     `scipy.ndimage.label` takes it: what hangs together with its middle; default: what has a face
     in common with it.
-    weights: what each voxel counts, of the mask's shape; without it all count the same.
     """
     pieces, count = ndimage.label(mask, neighbours)
     if count < 2:
         return mask
-    sizes = np.bincount(pieces.ravel(), None if weights is None else weights.ravel())
+    sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     return (sizes >= share * sizes.max())[pieces]

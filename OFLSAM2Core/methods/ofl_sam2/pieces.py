@@ -3,9 +3,8 @@
 Of a structure that is in one piece in every support case, small other pieces are strays. Where
 structures always touch (the right ventricle and the myocardium), a piece that touches nothing is
 one too, however large it is: spleens were drawn as right ventricles
-(docs/experiments/other-sets.md). Which piece is the structure, its size does not tell where a
-prostate is drawn and a coil in the rectum too: so what the mapping network finds there by itself
-counts (docs/decisions/0017).
+(docs/experiments/other-sets.md). So is a piece in which the mapping network finds nothing, where it
+finds the structure in another: skin was drawn as prostate (docs/decisions/0017).
 """
 
 from __future__ import annotations
@@ -20,12 +19,17 @@ from OFLSAM2Core.large_pieces import large_pieces
 from OFLSAM2Core.metrics import bounding_box
 
 STRAY = 0.5
-"""Pieces that weigh less than this share of the heaviest are strays. Of two heavy ones nobody knows
-which is meant: both stay, for the user to see."""
+"""Pieces smaller than this share of the largest are strays. Of two large ones nobody knows which
+is meant: both stay, for the user to see."""
+
+NOT_FOUND = 0.1
+"""Pieces of which the mapping network finds less than this share, voxel by voxel, of what it finds
+of the piece that it finds most of, are strays. Of a coil in the rectum it finds a fifth to three
+times as much as of the prostate, of skin nothing."""
 
 UNFOUND = 5
-"""What a voxel weighs in which the mapping network does not find the structure, where one in which
-it does weighs up to 255. Of thin organs it finds little: then their size decides."""
+"""Of 255, added to what it finds in a voxel. Of thin organs it finds so little that it says nothing
+of their pieces."""
 
 ENOUGH = 0.25
 """Of a structure's voxels, in pieces that touch its neighbours: the others are taken for strays
@@ -78,25 +82,40 @@ def strays(
 
     masks: (slices, rows, columns) each, as drawn. single: whether `in_one_piece`. touched: as
     `neighbours` gives it. found: where the mapping network finds each, of the masks' shape, 255
-    where it is sure; voxels weigh the same without it. A structure of which hardly anything touches
-    its neighbours is left as it is: then these may be what is wrong.
+    where it is sure. A structure of which hardly anything touches its neighbours is left as it is:
+    then these may be what is wrong.
     """
-    weights = [
-        None if found is None else UNFOUND + found[n].astype(np.uint16) for n in range(len(masks))
+    believed = [
+        _found_pieces(mask, found[n]) if one and found is not None else mask
+        for n, (mask, one) in enumerate(zip(masks, single, strict=True))
     ]
     large = [
-        large_pieces(mask, STRAY, _NEIGHBOURS, weight) if one else mask
-        for mask, one, weight in zip(masks, single, weights, strict=True)
+        large_pieces(mask, STRAY, _NEIGHBOURS) if one else mask
+        for mask, one in zip(believed, single, strict=True)
     ]
     gone = []
-    for mask, one, others, weight in zip(masks, single, touched, weights, strict=True):
+    for drawn, mask, one, others in zip(masks, believed, single, touched, strict=True):
         kept = mask
         if others:
             pieces, _ = ndimage.label(mask, _NEIGHBOURS)
             meeting = _meeting(pieces, _grown(np.any([large[other] for other in others], axis=0)))
             kept = meeting if meeting.sum() > ENOUGH * mask.sum() else mask
-        gone.append(mask & ~(large_pieces(kept, STRAY, _NEIGHBOURS, weight) if one else kept))
+        gone.append(drawn & ~(large_pieces(kept, STRAY, _NEIGHBOURS) if one else kept))
     return gone
+
+
+def _found_pieces(
+    mask: npt.NDArray[np.bool_], found: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.bool_]:
+    """The pieces that are not strays by NOT_FOUND."""
+    pieces, count = ndimage.label(mask, _NEIGHBOURS)
+    if count < 2:
+        return mask
+    sizes = np.bincount(pieces.ravel())
+    total = np.bincount(pieces.ravel(), found.ravel()) + UNFOUND * sizes
+    sizes[0], total[0] = 1, 0
+    each = total / sizes
+    return (each >= NOT_FOUND * each[total.argmax()])[pieces] & mask
 
 
 def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
