@@ -58,7 +58,7 @@ def test_a_piece_in_which_the_mapping_network_finds_nothing_goes_however_large_i
 
 
 def test_of_two_pieces_that_the_mapping_network_finds_both_stay() -> None:
-    """A prostate and a coil in the rectum: which of them it finds more of depends on the support."""
+    """A prostate and a coil in the rectum: of which it finds more depends on the support."""
     coil = _box(0, 0, 0, side=7)
     for of_wall, of_coil in ((120, 25), (30, 120)):
         found = np.where(WALL, of_wall, of_coil).astype(np.uint8)
