@@ -27,7 +27,7 @@ NOT_FOUND = 0.1
 of the piece that it finds most of, are strays. Of a coil in the rectum it finds a fifth to three
 times as much as of the prostate, of skin nothing."""
 
-UNFOUND = 5
+UNFOUND = 3
 """Of 255, added to what it finds in a voxel. Of thin organs it finds so little that it says nothing
 of their pieces."""
 
