@@ -7,16 +7,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 
-def large_pieces(
-    mask: npt.NDArray[np.bool_], share: float, neighbours: npt.NDArray[np.bool_] | None = None
-) -> npt.NDArray[np.bool_]:
-    """The pieces of at least a share of the largest, in voxels.
-
-    neighbours: a structuring element, of as many dimensions as the mask and three a side, as
-    `scipy.ndimage.label` takes it: what hangs together with its middle; default: what has a face
-    in common with it.
-    """
-    pieces, count = ndimage.label(mask, neighbours)
+def large_pieces(mask: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.bool_]:
+    """The pieces of at least a share of the largest, in voxels. What has a face in common hangs
+    together."""
+    pieces, count = ndimage.label(mask)
     if count < 2:
         return mask
     sizes = np.bincount(pieces.ravel())

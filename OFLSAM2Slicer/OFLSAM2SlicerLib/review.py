@@ -67,6 +67,11 @@ class SliceScores:
     def all(self) -> list[ScoredSlice]:
         return [self._slices[place] for place in sorted(self._slices)]
 
+    @property
+    def has_several_frames(self) -> bool:
+        """Whether any of the slices is of another frame than the first."""
+        return any(frame for frame, _index in self._slices)
+
     def most_doubtful(self, count: int = 10) -> list[ScoredSlice]:
         """Those with the most voxels in doubt first; slices without scores are not listed.
 
@@ -85,7 +90,7 @@ class SliceScores:
             ("Slice", [float(one.index) for one in self.all()]),
             ("Voxels in doubt", [one.doubt for one in self.all()]),
         ]
-        if not any(columns[0][1]):
+        if not self.has_several_frames:
             del columns[0]
         for structure in self.structures:
             values = [one.scores.get(structure.name, float("nan")) for one in self.all()]

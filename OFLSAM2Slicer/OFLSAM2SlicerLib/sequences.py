@@ -97,7 +97,7 @@ class SequenceRun(SceneRun):
         self._structures: tuple[Structure, ...] = ()
         self._outputs: list[tuple[Any, Any]] = []  # node and the sequence it is stored in
         self._stack: dict[int, SliceResult] = {}
-        self._unstored: int | None = None  # the frame that is being segmented
+        self._is_stored = True  # the frame that was begun last
 
     @property
     def is_intact(self) -> bool:
@@ -120,8 +120,7 @@ class SequenceRun(SceneRun):
         self._structures = tuple(structures)
         self._frame = frame
         self._show(frame)
-        if not self._is_stack:
-            self._unstored = frame
+        self._is_stored = self._is_stack  # At the end, of a stack.
         if frame == 0:
             yield from super().begin(frame, structures)
             self._outputs.append((self.segmentation, self._new_sequence(self.segmentation)))
@@ -152,7 +151,7 @@ class SequenceRun(SceneRun):
         self.flush()
         if not self._is_stack:
             self._store(frame)
-            self._unstored = None
+            self._is_stored = True
         yield
 
     def finish(self, complete: bool) -> Steps[None]:
@@ -163,8 +162,8 @@ class SequenceRun(SceneRun):
                 self.flush()
                 self._store(index)
                 yield
-        if self._unstored is not None:  # Cancelled: what has arrived of the frame is kept.
-            yield from self.end(self._unstored)
+        if not self._is_stored:  # Cancelled: what has arrived of the frame is kept.
+            yield from self.end(self._frame)
         for node, sequence in self._outputs:
             if is_in_scene(node) and not self._browser.GetProxyNode(sequence):
                 # In one step, or Slicer makes a node of its own to show the sequence with.

@@ -95,8 +95,7 @@ def test_slices_of_every_frame_are_listed_and_a_click_shows_the_frame(scene, ope
     table = panel.ui.doubtfulTable
     first = [table.item(row, 0).text() for row in range(table.rowCount)]
     for row, one in enumerate(scores.most_doubtful(table.rowCount)):
-        frame_number = f"{one.frame + 1}: " if one.frame else ""
-        assert first[row] == f"{frame_number}{one.index + 1}"
+        assert first[row] == f"{one.frame + 1}: {one.index + 1}"
         table.cellClicked.emit(row, 0)
         assert browser.GetSelectedItemNumber() == one.frame
     node = scene.AddNewNodeByClass("vtkMRMLTableNode", "scores")

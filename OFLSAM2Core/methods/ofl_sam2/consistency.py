@@ -127,8 +127,8 @@ class ProbabilityVolume:
         """
         drawn = self._drawn()
         box = bounding_box(np.asarray(drawn.any(axis=0)))
-        weights = None if found is None else [own[box] for own in found._values]
-        gone = strays([mask[box] for mask in drawn], single, touched, weights)
+        of_mapping = None if found is None else [own[box] for own in found._values]
+        gone = strays([mask[box] for mask in drawn], single, touched, of_mapping)
         kept = self._values.copy()
         for values, voxels, least in zip(kept, gone, self._drawn_from, strict=True):
             most = 0 if least == HALF else least - 1

@@ -49,7 +49,7 @@ class FinishedSlice:
 @dataclass(frozen=True)
 class _Drawn:
     """volume: the structures' probabilities. found: what the mapping network finds by itself,
-    None where it does not say that. Both on the network's grid or, with a region, on that part of
+    None where that is not known. Both on the network's grid or, with a region, on that part of
     the slices' own."""
 
     volume: ProbabilityVolume
@@ -128,8 +128,9 @@ class Finish:
         return again, self.parts.extents.scale(again.volume.areas(), spacing, better)
 
     def _found_by_mapping(self, scale: LevelScale) -> ProbabilityVolume | None:
-        """On the network's grid; of the mapping network as it was learned from the support."""
-        if not (self.options.use_mapping and self.backbone.memory_is_mask):
+        """On the network's grid; of the mapping network as it was learned from the support. None
+        where it does not say that, or nobody asks: pieces go of structures in one piece only."""
+        if not (self.options.use_mapping and self.backbone.memory_is_mask and any(self._single)):
             return None
         spacing = self.slicing.slice_spacing
         return ProbabilityVolume.of_slices(
@@ -275,6 +276,10 @@ class Finish:
         return None if whole.found is None else self._on_grid(whole.found, region)
 
     @property
+    def _single(self) -> list[bool]:
+        return [bool(flag) for flag in self.task.facts["in_one_piece"]]
+
+    @property
     def _touched(self) -> list[list[int]]:
         """Not in tasks learned before this was looked at."""
         return self.task.facts.get("touched", [[]] * len(self.task.structures))
@@ -282,5 +287,4 @@ class Finish:
     def _without_strays(
         self, drawn: ProbabilityVolume, found: ProbabilityVolume | None
     ) -> ProbabilityVolume:
-        single = [bool(flag) for flag in self.task.facts["in_one_piece"]]
-        return drawn.without_strays(single, self._touched, found)
+        return drawn.without_strays(self._single, self._touched, found)

@@ -10,12 +10,12 @@ finds the structure in another: skin was drawn as prostate (docs/decisions/0017)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from OFLSAM2Core.large_pieces import large_pieces
 from OFLSAM2Core.metrics import bounding_box
 
 STRAY = 0.5
@@ -45,11 +45,8 @@ _NEIGHBOURS = np.ones((3, 3, 3), bool)
 def in_one_piece(labels: Sequence[npt.NDArray], label: int) -> bool:
     """Whether nearly all of a structure hangs together in every support case that has it."""
     masks = [volume == label for volume in labels]
-    return all(
-        _share(mask, large_pieces(mask, 1.0, _NEIGHBOURS)) >= NEARLY_ALL
-        for mask in masks
-        if mask.any()
-    )
+    pieces = [_Pieces.of(mask) for mask in masks if mask.any()]
+    return all(own.sizes.max() >= NEARLY_ALL * own.sizes.sum() for own in pieces)
 
 
 def neighbours(labels: Sequence[npt.NDArray], structures: Sequence[int]) -> list[list[int]]:
@@ -64,11 +61,11 @@ def neighbours(labels: Sequence[npt.NDArray], structures: Sequence[int]) -> list
         masks = [inside == label for label in structures]
         grown = [_grown(mask) for mask in masks]
         for own, mask in enumerate(masks):
-            pieces, _ = ndimage.label(mask, _NEIGHBOURS)
+            pieces = _Pieces.of(mask)
             for other in range(count):
                 if other != own and mask.any() and masks[other].any():
                     both[own, other] += 1
-                    touch[own, other] += _share(mask, _meeting(pieces, grown[other])) >= NEARLY_ALL
+                    touch[own, other] += pieces.share(pieces.meeting(grown[other])) >= NEARLY_ALL
     return [[int(other) for other in np.flatnonzero(row)] for row in (both > 0) & (touch == both)]
 
 
@@ -85,51 +82,68 @@ def strays(
     where it is sure. A structure of which hardly anything touches its neighbours is left as it is:
     then these may be what is wrong.
     """
+    pieces = [_Pieces.of(mask) for mask in masks]
     believed = [
-        _found_pieces(mask, found[n]) if one and found is not None else mask
-        for n, (mask, one) in enumerate(zip(masks, single, strict=True))
+        own.found(found[n]) if one and found is not None else own.all()
+        for n, (own, one) in enumerate(zip(pieces, single, strict=True))
     ]
     large = [
-        large_pieces(mask, STRAY, _NEIGHBOURS) if one else mask
-        for mask, one in zip(believed, single, strict=True)
+        (own.large(kept) if one else kept)[own.numbers]
+        for own, kept, one in zip(pieces, believed, single, strict=True)
     ]
     gone = []
-    for drawn, mask, one, others in zip(masks, believed, single, touched, strict=True):
-        kept = mask
+    for own, kept, one, others in zip(pieces, believed, single, touched, strict=True):
         if others:
-            pieces, _ = ndimage.label(mask, _NEIGHBOURS)
-            meeting = _meeting(pieces, _grown(np.any([large[other] for other in others], axis=0)))
-            kept = meeting if meeting.sum() > ENOUGH * mask.sum() else mask
-        gone.append(drawn & ~(large_pieces(kept, STRAY, _NEIGHBOURS) if one else kept))
+            beside = np.any([large[other] for other in others], axis=0)
+            meeting = kept & own.meeting(_grown(beside))
+            if own.share(meeting) > ENOUGH * own.share(kept):
+                kept = meeting
+        if one:
+            kept = own.large(kept)
+        gone.append((own.all() & ~kept)[own.numbers])
     return gone
 
 
-def _found_pieces(
-    mask: npt.NDArray[np.bool_], found: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.bool_]:
-    """The pieces that are not strays by NOT_FOUND."""
-    pieces, count = ndimage.label(mask, _NEIGHBOURS)
-    if count < 2:
-        return mask
-    sizes = np.bincount(pieces.ravel())
-    total = np.bincount(pieces.ravel(), found.ravel()) + UNFOUND * sizes
-    sizes[0], total[0] = 1, 0
-    each = total / sizes
-    return (each >= NOT_FOUND * each[total.argmax()])[pieces] & mask
+@dataclass(frozen=True)
+class _Pieces:
+    """Of a mask. numbers: of its shape, each voxel's piece, 0 outside. sizes: in voxels, by number,
+    that of 0 is 0. Which of them are meant is said by a flag for each number, never set for 0."""
+
+    numbers: npt.NDArray[np.int32]
+    sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, mask: npt.NDArray[np.bool_]) -> _Pieces:
+        numbers, _ = ndimage.label(mask, _NEIGHBOURS)
+        sizes = np.bincount(numbers.ravel())
+        sizes[0] = 0
+        return cls(numbers, sizes)
+
+    def all(self) -> npt.NDArray[np.bool_]:
+        return self.sizes > 0
+
+    def share(self, flags: npt.NDArray[np.bool_]) -> float:
+        """Of the mask's voxels; 0 of an empty one's."""
+        return float(self.sizes[flags].sum() / max(self.sizes.sum(), 1))
+
+    def large(self, flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Those of them that are no strays by STRAY."""
+        return flags & (self.sizes >= STRAY * self.sizes[flags].max(initial=0))
+
+    def found(self, found: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """Those that are no strays by NOT_FOUND."""
+        total = np.bincount(self.numbers.ravel(), found.ravel()) + UNFOUND * self.sizes
+        total[0] = 0
+        each = total / np.maximum(self.sizes, 1)
+        return self.all() & (each >= NOT_FOUND * each[total.argmax()])
+
+    def meeting(self, grown: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Those that have a voxel in `grown`."""
+        met = np.zeros(len(self.sizes), bool)
+        met[self.numbers[grown]] = True
+        return met & self.all()
 
 
 def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """By one voxel. Filters go axis by axis, so this is faster than a dilation."""
     return ndimage.maximum_filter(mask, 3, mode="constant")
-
-
-def _meeting(pieces: npt.NDArray, grown: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The numbered pieces that have a voxel in `grown`."""
-    met = np.zeros(pieces.max() + 1, bool)
-    met[pieces[grown]] = True
-    met[0] = False
-    return met[pieces]
-
-
-def _share(whole: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_]) -> float:
-    return part.sum() / whole.sum()

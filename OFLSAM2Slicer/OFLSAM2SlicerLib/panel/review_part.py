@@ -64,8 +64,9 @@ class ReviewPart:
             return
         self._shown = now
         self._listed = scores.most_doubtful(ROWS) if scores is not None else []
+        several = scores is not None and scores.has_several_frames
         texts = [
-            (_number(one), f"{one.doubt:.0f}", f"{one.confidence:.2f}", one.structure)
+            (_number(one, several), f"{one.doubt:.0f}", f"{one.confidence:.2f}", one.structure)
             for one in self._listed
         ]
         tables.fill(self._ui.doubtfulTable, texts)
@@ -88,10 +89,10 @@ class ReviewPart:
         self._ui.messageLabel.text = _("Table '{name}' was made.").format(name=name)
 
 
-def _number(scored: ScoredSlice) -> str:
-    """As users count; with the frame from the second on: "2: 7"."""
+def _number(scored: ScoredSlice, of_several_frames: bool) -> str:
+    """As users count; of a sequence behind the frame's: "2: 7"."""
     slice_number = str(scored.index + 1)
-    return slice_number if scored.frame == 0 else f"{scored.frame + 1}: {slice_number}"
+    return f"{scored.frame + 1}: {slice_number}" if of_several_frames else slice_number
 
 
 def _legend() -> str:
