@@ -29,6 +29,8 @@ class MethodOptions:
     zoom: look closer, at a square around the structures, where whole slices are much larger.
     across: learn from slices along the other axes, too, where voxels are even and there is no
         square; a task that did looks at a new volume along them whatever this says.
+    mirror: learn from mirrored copies of slices, too, where the support shows that both sides of
+        the body are alike.
     appearance: once all slices are drawn, judge voxels near structures by how bright these are in
         the volume itself.
     best_dice: draw each structure from that probability on at which the Dice to be expected is
@@ -55,6 +57,7 @@ class MethodOptions:
     intensity_window: str = "auto"
     zoom: bool = True
     across: bool = False
+    mirror: bool = True
     appearance: bool = True
     best_dice: bool = True
     gamma: float = 0.8

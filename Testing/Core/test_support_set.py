@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
@@ -19,7 +20,9 @@ from OFLSAM2Core.slicing import Slicing
 
 
 def _encode(
-    options: MethodOptions, numbers: tuple[str, ...] = ("001", "003")
+    options: MethodOptions,
+    numbers: tuple[str, ...] = ("001", "003"),
+    partners: npt.NDArray[np.intp] | None = None,
 ) -> tuple[list[SupportSlice], list[Progress]]:
     backbone = Sam2Backbone.random(seed=3, image_size=128)
     cases = [sample_data().read_case(f"hippocampus_{number}") for number in numbers]
@@ -36,7 +39,9 @@ def _encode(
     ]
     said: list[Progress] = []
     rng = np.random.default_rng(0)
-    return encode_support(backbone, support, cases[0].structures, options, rng, said.append), said
+    structures = cases[0].structures
+    slices = encode_support(backbone, support, structures, options, rng, said.append, partners)
+    return slices, said
 
 
 @pytest.mark.parametrize("copies", [0.0, 0.7, 1.4])
@@ -87,3 +92,22 @@ def test_slices_of_a_case_share_one_positional_encoding() -> None:
         first = positions[0]
         assert first is not None and first.shape[1:] == slices[0].stored.embedding.shape[1:]
         assert len(positions) > 1 and all(each is first for each in positions)
+
+
+def test_every_second_copy_is_mirrored_where_that_is_asked_for() -> None:
+    options = MethodOptions(encoded_slices=160)
+    as_they_are, _ = _encode(options)
+    mirrored, _ = _encode(options, partners=np.array([1, 0]))
+    turned = {copy: 0 for copy in {s.copy for s in mirrored}}
+    for one, other in zip(as_they_are, mirrored, strict=True):
+        if np.array_equal(other.masks, one.masks) and one.present.any():
+            np.testing.assert_array_equal(other.stored.embedding, one.stored.embedding)
+            continue
+        np.testing.assert_array_equal(other.masks, one.masks.flip(-1)[[1, 0]])
+        if one.present.any():
+            assert not np.array_equal(other.stored.embedding, one.stored.embedding)
+            turned[one.copy] += 1
+    full = Counter(s.copy for s in mirrored if s.present.any())
+    assert turned.pop(0) == 0 and len(turned) > 1
+    for copy, count in turned.items():
+        assert 0.3 < count / full[copy] < 0.7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,12 +25,15 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     MappingNetwork,
 )
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
+from OFLSAM2Core.methods.ofl_sam2.mirror import mirror_partners
 from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece, neighbours
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, spread
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import Preparation
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.structures import Structure
+
+logger = logging.getLogger(__name__)
 
 MEMORY_SLICES = 48
 """Support slices kept in the learned task, spread over the cases: about 0.6 MB each."""
@@ -48,23 +52,28 @@ def learn(
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     areas = [_areas(case, structures) for case in support]
-    lesson = Lesson.of(backbone, support, structures, options, rng, on_progress)
+    partners = _partners(support, structures, options)
+    lesson = Lesson.of(backbone, support, structures, options, rng, on_progress, partners)
     parts = _parts(backbone, lesson, support, areas)
     level_error = lesson.level_error
     del lesson  # Its features take up to 2 GB, and others are to come.
 
-    def look(shown: Sequence[SupportSlices], message: str) -> Look:
+    def look(
+        shown: Sequence[SupportSlices], message: str, partners: npt.NDArray[np.intp] | None
+    ) -> Look:
         report = _with_message(on_progress, message)
-        found = Lesson.of(backbone, shown, structures, options, rng, report, level_error)
+        found = Lesson.of(backbone, shown, structures, options, rng, report, partners, level_error)
         return Look(found.head, found.tau, found.episodes.readout)
 
     if squares := [
         replace(case, prepared=case.square) for case in support if case.square is not None
     ]:
-        parts = replace(parts, close_up=look(squares, "looking closer"))
+        parts = replace(parts, close_up=look(squares, "looking closer", partners))
     for across in zip(*(case.across for case in support), strict=True):
         extents = _extents(across, [_areas(case, structures) for case in across])
-        side = Across(look(across, f"{across[0].slicing.world_axis} slices"), extents)
+        message = f"{across[0].slicing.world_axis} slices"
+        own_partners = _partners(across, structures, options)
+        side = Across(look(across, message, own_partners), extents)
         parts = replace(parts, across=(*parts.across, side))
     labels = [case.labels for case in support]
     pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]
@@ -110,6 +119,16 @@ def _parts(
         levels=level_finder(lesson.originals, support),
         extents=_extents(support, areas),
     )
+
+
+def _partners(
+    shown: Sequence[SupportSlices], structures: Sequence[Structure], options: MethodOptions
+) -> npt.NDArray[np.intp] | None:
+    """`mirror_partners`, where mirrored copies may be learned from."""
+    partners = mirror_partners(shown, structures) if options.mirror else None
+    if partners is not None:
+        logger.info("both sides are alike: every second copy is mirrored")
+    return partners
 
 
 def _with_message(on_progress: ProgressCallback, message: str) -> ProgressCallback:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -61,11 +62,12 @@ class Lesson:
         options: MethodOptions,
         rng: np.random.Generator,
         on_progress: ProgressCallback,
+        partners: npt.NDArray[np.intp] | None = None,
         levels_of_whole: LevelError | None = None,
     ) -> Lesson:
-        """levels_of_whole: in another look levels come from what whole slices showed, and the
-        readout alone is learned."""
-        slices = encode_support(backbone, support, structures, options, rng, on_progress)
+        """partners: as `mirror_partners` gives them. levels_of_whole: in another look levels come
+        from what whole slices showed, and the readout alone is learned."""
+        slices = encode_support(backbone, support, structures, options, rng, on_progress, partners)
         originals = [s for s in slices if s.copy == 0]
         level_error = levels_of_whole or _level_error(support, originals)
         logger.info("error of levels: shift %.2f, scaling %.2f", *astuple(level_error))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.augmentation import augment
 from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
+from OFLSAM2Core.methods.ofl_sam2.mirror import in_mirror
 from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
 from OFLSAM2Core.methods.options import MethodOptions
@@ -86,8 +88,13 @@ def encode_support(
     options: MethodOptions,
     rng: np.random.Generator,
     on_progress: ProgressCallback,
+    partners: npt.NDArray[np.intp] | None = None,
 ) -> list[SupportSlice]:
-    """Encode the slices worth learning from, and augmented copies of them."""
+    """Encode the slices worth learning from, and augmented copies of them.
+
+    partners: as `mirror_partners` gives them: every second copy of a slice, and of its neighbours,
+    is mirrored.
+    """
     chosen = [_worth_learning(case, MOST_SLICES // len(support)) for case in support]
     copies = options.copies_of(sum(len(indices) for indices in chosen))
     rounds = [chosen]
@@ -109,6 +116,8 @@ def encode_support(
                 )
                 if copy > 0:
                     image, planes = augment(image, planes, rng)
+                    if partners is not None and (copy + index) % 2:
+                        image, planes = in_mirror(image, planes, partners)
                 images[index] = torch.from_numpy(image)[None]
                 masks[index] = torch.from_numpy(np.round(planes * 255).astype(np.uint8))
             found: dict[int, ImageFeatures] = {}

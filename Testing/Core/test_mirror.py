@@ -1,0 +1,141 @@
+"""Mirrored copies: where the support shows that both sides are alike, and only there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2 import support_set
+from OFLSAM2Core.methods.ofl_sam2.mirror import in_mirror, mirror_partners
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.preparation import Preparation
+from OFLSAM2Core.session import FewShotSession
+from OFLSAM2Core.slicing import Slicing
+from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.volume import SupportCase, Volume
+
+SHAPE = (16, 64, 80)
+
+
+def _ball(level: float, row: float, column: float, radius: float) -> np.ndarray:
+    levels, rows, columns = np.indices(SHAPE)
+    away = (2 * (levels - level)) ** 2 + (rows - row) ** 2 + (columns - column) ** 2
+    return away < radius**2
+
+
+def _gland(size: float, shift: float) -> np.ndarray:
+    """In the middle, but for a shift."""
+    return _ball(8, 30, 39.5 + shift, size)
+
+
+def _side_gland(size: float, shift: float, side: int) -> np.ndarray:
+    return _ball(9, 34, 39.5 + shift + 18 * side, 0.6 * size)
+
+
+def _case(*masks: np.ndarray) -> SupportCase:
+    labels = np.zeros(SHAPE, np.uint8)
+    for value, mask in enumerate(masks, 1):
+        labels[mask] = value
+    rng = np.random.default_rng(int(labels.sum()))
+    image = (200.0 * (labels > 0) + rng.normal(300, 20, SHAPE)).astype(np.float32)
+    structures = tuple(Structure(f"structure {n}", n) for n in range(1, len(masks) + 1))
+    return SupportCase(Volume(image, np.eye(4), "made up"), labels, structures)
+
+
+def _partners(cases: list[SupportCase], axis: str = "axial") -> list[int] | None:
+    slicings = [Slicing.for_volume(case.volume, axis) for case in cases]
+    preparation = Preparation.learn(cases, slicings, size=128)
+    support = [
+        SupportSlices(
+            "case", preparation.prepare(case.volume, slicing), slicing, slicing.cut(case.labels)
+        )
+        for case, slicing in zip(cases, slicings, strict=True)
+    ]
+    found = mirror_partners(support, cases[0].structures)
+    return None if found is None else found.tolist()
+
+
+SIZES_AND_SHIFTS = [(12.0, 2.0), (10.0, -1.0), (11.0, 1.0)]
+
+
+def test_a_gland_in_the_middle_is_alike_in_a_mirror() -> None:
+    cases = [_case(_gland(*each)) for each in SIZES_AND_SHIFTS]
+    assert _partners(cases) == [0]
+    assert _partners(cases, "coronal") == [0]
+
+
+def test_from_front_to_back_there_is_no_mirror() -> None:
+    assert _partners([_case(_gland(*each)) for each in SIZES_AND_SHIFTS], "sagittal") is None
+
+
+def test_the_left_gland_is_the_right_one_in_a_mirror() -> None:
+    cases = [
+        _case(_side_gland(*each, -1), _gland(*each), _side_gland(*each, 1))
+        for each in SIZES_AND_SHIFTS
+    ]
+    assert _partners(cases) == [2, 1, 0]
+
+
+def test_one_of_two_like_glands_is_not_alike_in_a_mirror() -> None:
+    """However round: where it would be then is the other one, which is not meant."""
+    assert _partners([_case(_side_gland(*each, 1)) for each in SIZES_AND_SHIFTS]) is None
+
+
+def test_a_structure_with_one_side_longer_is_not_alike_in_a_mirror() -> None:
+    cases = [
+        _case(_gland(*each) | _side_gland(*each, 1) | _ball(8, 30, 49.5, 7))
+        for each in SIZES_AND_SHIFTS
+    ]
+    assert _partners(cases) is None
+
+
+def test_hippocampi_are_not_alike_in_a_mirror() -> None:
+    assert _partners([sample_data().read_case(name) for name in sample_data().support]) is None
+
+
+def test_a_single_case_does_not_show_how_alike_another_is() -> None:
+    assert _partners([_case(_gland(12.0, 0.0))]) is None
+
+
+def test_masks_are_mirrored_with_the_image_and_a_second_time_back_again() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.random((3, 8, 8), np.float32)
+    masks = np.stack([image[0] > 0.7, image[0] < 0.3, image[0] > 0.5]).astype(np.float32)
+    partners = np.array([1, 0, 2])
+    turned_image, turned = in_mirror(image, masks, partners)
+    np.testing.assert_array_equal(turned[2], turned_image[0] > 0.5)
+    np.testing.assert_array_equal(turned[1], turned_image[0] > 0.7)
+    for found, before in zip(
+        in_mirror(turned_image, turned, partners), (image, masks), strict=True
+    ):
+        np.testing.assert_array_equal(found, before)
+
+
+@pytest.mark.parametrize(("is_alike", "mirror"), [(True, True), (True, False), (False, True)])
+def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_are_alike(
+    is_alike: bool, mirror: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned: list[list[int]] = []
+
+    def spy(image, masks, partners):
+        turned.append(partners.tolist())
+        return in_mirror(image, masks, partners)
+
+    monkeypatch.setattr(support_set, "in_mirror", spy)
+    cases = [
+        _case(_gland(*each) if is_alike else _side_gland(*each, 1)) for each in SIZES_AND_SHIFTS
+    ]
+    counts = []
+    for zoom in (False, True):
+        turned.clear()
+        options = MethodOptions(encoded_slices=100, training_steps=2, zoom=zoom, mirror=mirror)
+        session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
+        task = session.learn(cases)
+        assert (task.preparation.square_pixel is not None) == zoom
+        assert all(partners == [0] for partners in turned)
+        counts.append(len(turned))
+    whole, with_squares = counts
+    assert with_squares == 2 * whole and (whole > 20) == (is_alike and mirror)
