@@ -22,18 +22,22 @@ from OFLSAM2Core.metrics import bounding_box
 from OFLSAM2Core.structures import Structure
 
 SIDE = 32
-"""Cells along each side of the box around a case's structures, in which cases are compared."""
+"""Slices, and cells along their sides, in which cases are compared."""
+
+COLUMNS = 256
+"""Rows and columns of what the network is shown, at most, before that: ten structures at SAM 2's
+size would take more than a gigabyte."""
 
 LEFT_TO_RIGHT = ("axial", "coronal")
 """Along these axes a slice's columns run from one side of the body to the other."""
 
-AS_ALIKE = 0.9
-"""Overlap of mirrored cases with others, of the overlap without a mirror. On prostates and necks it
-is 0.98 and more, on atria, hippocampi and hearts 0.8 and less."""
+SHAPES_ALIKE = 0.9
+"""Overlap of mirrored structures with other cases', of the overlap without a mirror. On prostates
+and necks it is 0.9 to 1.05, on atria, hippocampi and hearts 0.5 to 0.8."""
 
-BESIDE = 0.5
-"""Of the box's width: structures that a mirror moves farther, on average, are on one side. A kidney
-is alike in a mirror, but not where it is."""
+IMAGES_ALIKE = 0.8
+"""The same of the correlation of what is shown around them; on prostates and necks 0.84 to 1.05. A
+left ventricle or one of two glands is alike in a mirror, too, but not what is beside it."""
 
 
 def mirror_partners(
@@ -44,18 +48,18 @@ def mirror_partners(
     there is no other case."""
     if support[0].slicing.world_axis not in LEFT_TO_RIGHT:
         return None
-    cases = [_Boxed.of(case, structures) for case in support]
-    pairs = list(permutations(cases, 2))
+    pairs = list(permutations([_Around.structures_of(case, structures) for case in support], 2))
     if not pairs:
         return None
-    straight = _mean([_overlaps(one.cells, other.cells) for one, other in pairs])
-    mirrored = _mean([_overlaps(one.cells.flip(-1), other.cells) for one, other in pairs])
+    straight = _mean([_overlaps(one.shapes, other.shapes) for one, other in pairs])
+    mirrored = _mean([_overlaps(one.shapes.flip(-1), other.shapes) for one, other in pairs])
     most, partners = mirrored.max(dim=1)
     are_pairs = torch.equal(partners[partners], torch.arange(len(structures)))
-    as_alike = bool(most.sum() > AS_ALIKE * straight.diagonal().sum())
-    moved = np.mean([abs(one.middle + other.middle) for one, other in pairs])
-    is_there = moved < BESIDE * np.mean([case.width for case in cases])
-    return partners.numpy() if are_pairs and as_alike and is_there else None
+    shapes = most.sum() > SHAPES_ALIKE * straight.diagonal().sum()
+    straight = _mean([(one.image * other.image).mean() for one, other in pairs])
+    mirrored = _mean([(one.image.flip(-1) * other.image).mean() for one, other in pairs])
+    images = mirrored > IMAGES_ALIKE * straight
+    return partners.numpy() if are_pairs and bool(shapes and images) else None
 
 
 def in_mirror(
@@ -72,35 +76,44 @@ def in_mirror(
 
 
 @dataclass(frozen=True)
-class _Boxed:
-    """The box around a case's structures, of what the network is shown.
+class _Around:
+    """A case, around the middle of its structures.
 
-    cells: shares that are a structure's, (N, SIDE, SIDE, SIDE). middle: of the box, in columns to
-    the right of the image's own. width: in columns.
+    shapes: of the box that holds them all, shares of cells that are a structure's, (N, SIDE, SIDE,
+    SIDE). image: of the same slices, all that the network is shown, with the box's middle in the
+    middle: (SIDE, SIDE, SIDE), each slice with a mean of 0 and a deviation of 1.
     """
 
-    cells: Tensor
-    middle: float
-    width: int
+    shapes: Tensor
+    image: Tensor
 
     @classmethod
-    def of(cls, case: SupportSlices, structures: Sequence[Structure]) -> _Boxed:
+    def structures_of(cls, case: SupportSlices, structures: Sequence[Structure]) -> _Around:
         full = np.flatnonzero(case.labels.any(axis=(1, 2)))
         chosen = np.linspace(full[0], full[-1], SIDE).round().astype(int)
-        masks = np.stack(
+        to_network = case.prepared.mask_to_network
+        masks = torch.stack(
             [
-                [case.prepared.mask_to_network(case.labels[index], each.label) for index in chosen]
+                torch.stack([_small(to_network(case.labels[n], each.label)) for n in chosen])
                 for each in structures
             ]
         )
-        _, rows, columns = bounding_box(masks.max(axis=0) > 0)
-        cells = F.adaptive_avg_pool3d(torch.from_numpy(masks[:, :, rows, columns]), SIDE)
-        middle = (columns.start + columns.stop - masks.shape[-1]) / 2
-        return cls(cells, middle, columns.stop - columns.start)
+        _, rows, columns = bounding_box(masks.numpy().max(axis=0) > 0)
+        shapes = F.adaptive_avg_pool3d(masks[:, :, rows, columns], SIDE)
+        to_middle = (masks.shape[-1] - columns.start - columns.stop) // 2
+        shown = torch.stack([_small(case.prepared.image(n).mean(axis=0)) for n in chosen])
+        image = F.adaptive_avg_pool2d(shown.roll(to_middle, dims=-1), SIDE)
+        image = image - image.mean(dim=(1, 2), keepdim=True)
+        return cls(shapes, image / image.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(1e-6))
 
 
-def _mean(overlaps: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(overlaps)).mean(dim=0)
+def _small(plane: npt.NDArray[np.float32]) -> Tensor:
+    """What the network is shown (S, S), no larger than needed."""
+    return F.adaptive_avg_pool2d(torch.from_numpy(plane)[None], min(len(plane), COLUMNS))[0]
+
+
+def _mean(each: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(each)).mean(dim=0)
 
 
 def _overlaps(one: Tensor, other: Tensor) -> Tensor:
