@@ -124,8 +124,10 @@ def _parts(
 def _partners(
     shown: Sequence[SupportSlices], structures: Sequence[Structure], options: MethodOptions
 ) -> npt.NDArray[np.intp] | None:
-    """`mirror_partners`, where mirrored copies may be learned from."""
-    partners = mirror_partners(shown, structures) if options.mirror else None
+    """`mirror_partners`, where there are copies that may be mirrored: the preset fast has none."""
+    if not options.mirror or options.augmented_copies == 0:
+        return None
+    partners = mirror_partners(shown, structures)
     if partners is not None:
         logger.info("both sides are alike: every second copy is mirrored")
     return partners
