@@ -37,7 +37,7 @@ def _extents() -> Extents:
 
 
 def test_levels_are_found_again_wherever_a_structure_lies_and_however_large_it_is() -> None:
-    for middle, half in ((40.0, 22.0), (55.0, 28.0), (61.0, 35.0)):
+    for middle, half in ((40.0, 25.0), (55.0, 28.0), (61.0, 35.0)):
         drawn = _ball(100, 1.0, middle, half)[None]
         scale = _extents().scale(drawn, 1.0, LevelScale(48.0, 27.0))
         assert scale.middle == pytest.approx(middle, abs=1.0)
@@ -62,6 +62,22 @@ def test_the_ends_that_a_short_volume_still_shows_are_enough() -> None:
 def test_a_height_that_cannot_be_is_not_believed() -> None:
     found = LevelScale(48.0, 27.0)
     assert _extents().scale(_ball(100, 1.0, 50.0, 4.0)[None], 1.0, found) == found
+
+
+@pytest.mark.parametrize("drawn_half", [15.0, 22.0])
+def test_what_is_drawn_too_low_makes_a_volume_a_tenth_lower_at_most(drawn_half: float) -> None:
+    scale = _extents().scale(_ball(100, 1.0, 40.0, drawn_half)[None], 1.0, LevelScale(48.0, 27.0))
+    assert scale.half == pytest.approx(0.9 * 27.0)
+    assert scale.middle == pytest.approx(40.0, abs=1.0)
+
+
+def test_its_middle_is_then_where_the_middle_of_what_was_drawn_says() -> None:
+    upper_half = Extents(np.array([[-1.0, 0.0]]))
+    drawn = np.zeros((1, 100))
+    drawn[0, 30:46] = 500
+    scale = upper_half.scale(drawn, 1.0, LevelScale(48.0, 27.0))
+    assert scale.half == pytest.approx(0.9 * 27.0)
+    assert scale.level(37.5) == pytest.approx(-0.5, abs=0.05)
 
 
 def test_structures_are_expected_where_those_of_the_support_are() -> None:

@@ -25,6 +25,10 @@ SMOOTH = 0.7
 MOST_CHANGE = 2.0
 """A height that is so many times another is not believed."""
 
+LEAST_HEIGHT = 0.9
+"""Of the height until now. Faint ends of a large structure are not drawn, and are still less so at
+the levels of a small one: two left atria were lost by that (docs/decisions/0019)."""
+
 
 @dataclass(frozen=True)
 class Extents:
@@ -51,7 +55,7 @@ class Extents:
         """The scale by which drawn structures begin and end where they do in the support.
 
         areas: (N, slices), of what was drawn. found: the scale until now, which stays where too
-        little was drawn to do better.
+        little was drawn to do better. It gets at most a tenth lower.
         """
         levels, positions = [], []
         for structure, profile in enumerate(areas):
@@ -61,10 +65,11 @@ class Extents:
                     positions.append(index * spacing)
         if len(levels) < 2 or np.ptp(levels) < 0.5:
             return found
-        half, middle = np.polyfit(levels, positions, 1)
+        half = float(np.polyfit(levels, positions, 1)[0])
         if not 1 / MOST_CHANGE < half / found.half < MOST_CHANGE:
             return found
-        return LevelScale(float(middle), float(half))
+        half = max(half, LEAST_HEIGHT * found.half)
+        return LevelScale(float(np.mean(positions) - half * np.mean(levels)), half)
 
     def there(
         self, levels: npt.NDArray, deviation: float, beyond: float = 0.0, unknown: float = 0.0
