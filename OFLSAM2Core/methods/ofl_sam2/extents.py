@@ -26,8 +26,8 @@ MOST_CHANGE = 2.0
 """A height that is so many times another is not believed."""
 
 LEAST_HEIGHT = 0.9
-"""Of the height until now. Faint ends of a large structure are not drawn, and are still less so at
-the levels of a small one: two left atria were lost by that (docs/decisions/0019)."""
+"""Of the height until now. Faint ends of a structure are not drawn, and even less so at the levels
+of a lower one: parts of a hippocampus were lost by that (docs/decisions/0019)."""
 
 
 @dataclass(frozen=True)
