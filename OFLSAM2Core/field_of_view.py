@@ -41,7 +41,7 @@ def wanted_side(labels: Sequence[npt.NDArray], slicings: Sequence[Slicing]) -> f
 def centre_of(labels: npt.NDArray) -> tuple[float, float]:
     """Row and column in the middle between all structures' edges, in pixels: 0 is the upper edge
     of the first, not its middle."""
-    (top, bottom), (left, right) = _edges(labels)
+    (top, bottom), (left, right) = edges_of(labels)
     return _middle((top, bottom, left, right))
 
 
@@ -78,12 +78,12 @@ def _middle(box: Box) -> tuple[float, float]:
 
 def _extent_of(labels: npt.NDArray, slicing: Slicing) -> tuple[float, float]:
     """Along rows' and columns' direction in mm, of all structures in all slices together."""
-    (top, bottom), (left, right) = _edges(labels)
+    (top, bottom), (left, right) = edges_of(labels)
     row_step, column_step = slicing.spacing_in_plane
     return (bottom - top) * row_step, (right - left) * column_step
 
 
-def _edges(labels: npt.NDArray) -> list[tuple[int, int]]:
-    """First and behind the last, of rows and of columns with structures."""
+def edges_of(labels: npt.NDArray) -> list[tuple[int, int]]:
+    """First and behind the last, of rows and of columns with structures, in any of the slices."""
     box = bounding_box(np.asarray((labels > 0).any(axis=0)))
     return [each.indices(length)[:2] for each, length in zip(box, labels.shape[1:], strict=True)]

@@ -81,6 +81,15 @@ class Framing:
             left + (column - column_from) * (right - left) / (column_to - column_from),
         )
 
+    def point_in_network(self, row: float, column: float) -> tuple[float, float]:
+        """The way back, also of points outside the region."""
+        top, bottom, left, right = self.region
+        row_from, row_to, column_from, column_to = self.box
+        return (
+            row_from + (row - top) * (row_to - row_from) / (bottom - top),
+            column_from + (column - left) * (column_to - column_from) / (right - left),
+        )
+
     def to_grid(self, maps: _Maps) -> _Maps:
         """(N, s, s) network maps at any resolution s to (N, H, W) on the slice, zero outside the
         region. Arrays give an array, tensors a tensor on the same device."""

@@ -4,7 +4,8 @@ Two things are learned from the support cases and stored in the learned task:
 
 - grey values. CT has an absolute scale, so one curve is learned, from the intensities in and
   around the structures, unless a window is given. MR (and all else) has none: every volume is
-  scaled by its own percentiles. Colour frames are taken as they are.
+  scaled by its own percentiles, in bounds that the support sets (brightness.py). Colour frames are
+  taken as they are.
 - size. One network pixel has the same physical size in every case, the smallest with which
   the support slices fit, so that a structure has the size in a target that it had in the support;
   and likewise for a square around the structures (field_of_view.py) or slices along other axes
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.body import body_box
+from OFLSAM2Core.brightness import Brightness
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.field_of_view import longest_side, region_around, square_around, wanted_side
 from OFLSAM2Core.framing import Framing
@@ -46,6 +48,7 @@ class Preparation:
         window was given.
     square_pixel: the same for a square around the structures; None where none is shown.
     other_axes: along which slices are shown besides.
+    brightness: bounds for the scale of whole slices of MR; None: there are none.
     """
 
     modality: str
@@ -54,6 +57,7 @@ class Preparation:
     curve: Curve | None = None
     square_pixel: float | None = None
     other_axes: tuple[OtherAxis, ...] = ()
+    brightness: Brightness | None = None
 
     @classmethod
     def learn(
@@ -105,7 +109,14 @@ class Preparation:
             for axis in slicings[0].other_world_axes:
                 cut = [Slicing.for_volume(case.volume, axis) for case in support_cases]
                 others.append(OtherAxis(axis, _pixel(cut, size)))
-        return cls(modality, _pixel(slicings, size), size, curve, square_pixel, tuple(others))
+        learned = cls(modality, _pixel(slicings, size), size, curve, square_pixel, tuple(others))
+        if modality != "MR" or curve is not None:
+            return learned
+        framings = [
+            learned.prepare(case.volume, slicing).framing
+            for case, slicing in zip(support_cases, slicings, strict=True)
+        ]
+        return replace(learned, brightness=Brightness.learn(stacks, labels, framings))
 
     def prepare(self, volume: Volume, slicing: Slicing) -> PreparedVolume:
         """Make a volume ready: its slices one by one, in the network's form.
@@ -137,7 +148,8 @@ class Preparation:
         framing = Framing.fit(
             slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size, region
         )
-        return PreparedVolume(stack, self._curve_of(stack), framing, note)
+        curve = self.brightness.curve(stack, framing) if self.brightness else self._curve_of(stack)
+        return PreparedVolume(stack, curve, framing, note)
 
     def prepare_square(
         self, volume: Volume, slicing: Slicing, centre: tuple[float, float]
@@ -165,8 +177,12 @@ class Preparation:
         """
         if not is_even(slicing):
             return ()
+        alike = self
+        if self.brightness is not None:  # It knows the place in slices along the main axis only.
+            curve = self.prepare(volume, slicing).curve
+            alike = replace(self, curve=curve, brightness=None)
         cuts = [(each.pixel, Slicing.for_volume(volume, each.axis)) for each in self.other_axes]
-        return tuple((replace(self, pixel=pixel).prepare(volume, cut), cut) for pixel, cut in cuts)
+        return tuple((replace(alike, pixel=pixel).prepare(volume, cut), cut) for pixel, cut in cuts)
 
     def _curve_of(self, shown: npt.NDArray) -> Curve:
         if self.modality == "RGB":
@@ -186,6 +202,7 @@ class Preparation:
             curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
             square_pixel=None if data.get("square_pixel") is None else float(data["square_pixel"]),
             other_axes=tuple(OtherAxis(*each) for each in data.get("other_axes", [])),
+            brightness=_brightness(data.get("brightness")),
         )
 
 
@@ -234,6 +251,13 @@ class PreparedVolume:
 def _pixel(slicings: Iterable[Slicing], size: int) -> float:
     """The smallest with which all their slices fit."""
     return max(longest_side(slicing) for slicing in slicings) / size
+
+
+def _brightness(data: dict[str, Any] | None) -> Brightness | None:
+    if data is None:
+        return None
+    least, most = _floats(data["ratios"])
+    return Brightness((least, most), _floats(data["place"]))
 
 
 def _floats(values: Iterable[Any]) -> tuple[float, ...]:

@@ -1,0 +1,138 @@
+"""In which bounds volumes without an absolute scale (MR) are scaled by their own percentiles.
+
+By a high percentile of all its voxels, a volume is the darker the brighter fat beside a coil, a
+scar or a vessel is elsewhere: blood in left atria had 0.42 to 0.83 of white, in hearts 0.22 to
+0.63, and those darker than the support were segmented worst (docs/decisions/0020). Near the
+structures there is less of that. So bright parts there are shown as bright as in one of the support
+cases: at least as in the darkest, at most as in the brightest; and the support cases as they come.
+In other sets, prostates, how bright it is there tells less than the whole volume does, and nothing
+is bounded: the support shows which it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.field_of_view import edges_of
+from OFLSAM2Core.framing import Framing
+from OFLSAM2Core.intensity import Curve, volume_curve, white_ratio
+
+logger = logging.getLogger(__name__)
+
+ROOM = 0.2
+"""Around the structures' place, of its sides: it is not the same in every patient."""
+
+DARKEST = 0.01
+"""Grey value that all darker structures count as."""
+
+ALIKE = 2 / 3
+"""Of how much structures' grey values differ between support cases: what may be left of it were all
+cases equally bright near structures."""
+
+Place = tuple[float, ...]
+"""Upper edge, lower, left and right, in pixels of the network's image of whole slices: 0 is the
+upper edge of the first. May reach beyond the image."""
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """The bounds, learned from the support; see `intensity.volume_curve`.
+
+    ratios: the least and the most of the support cases' `intensity.white_ratio`.
+    place: where structures are, with room around.
+    """
+
+    ratios: tuple[float, float]
+    place: Place
+
+    @classmethod
+    def learn(
+        cls,
+        stacks: Sequence[npt.NDArray],
+        labels: Sequence[npt.NDArray],
+        framings: Sequence[Framing],
+    ) -> Brightness | None:
+        """From canonical slices (S, H, W) of each support case, their labels, and how they are
+        shown.
+
+        None where structures would not be much more alike were all cases equally bright there, and
+        where there is one case only.
+        """
+        place = _place_of(labels, framings)
+        if place is None:
+            return None
+        nears = [_near(place, *each) for each in zip(stacks, framings, strict=True)]
+        ratios = [white_ratio(*each) for each in zip(stacks, nears, strict=True)]
+        known = [ratio for ratio in ratios if ratio is not None]
+        if not known:
+            return None
+        by_themselves = [volume_curve(stack) for stack in stacks]
+        least, most = min(known), max(known)
+        alike = [volume_curve(*each, (most, most)) for each in zip(stacks, nears, strict=True)]
+        if _spread(stacks, labels, alike) >= ALIKE * _spread(stacks, labels, by_themselves):
+            return None
+        logger.info(
+            "how bright volumes are shown is bounded by how bright they are near structures"
+        )
+        return cls((least, most), place)
+
+    def curve(self, stack: npt.NDArray, framing: Framing) -> Curve:
+        """For canonical slices (S, H, W), shown like this."""
+        return volume_curve(stack, _near(self.place, stack, framing), self.ratios)
+
+
+def _near(place: Place, stack: npt.NDArray, framing: Framing) -> npt.NDArray:
+    upper, lower, left, right = place
+    top, first = framing.point_on_slice(upper, left)
+    bottom, last = framing.point_on_slice(lower, right)
+    rows, columns = (
+        slice(max(round(start), 0), max(round(stop), 0))
+        for start, stop in ((top, bottom), (first, last))
+    )
+    return stack[:, rows, columns]
+
+
+def _spread(
+    stacks: Sequence[npt.NDArray], labels: Sequence[npt.NDArray], curves: Sequence[Curve]
+) -> float:
+    """Standard deviation of the logarithm of structures' grey values between cases, their mean."""
+    greys: dict[int, list[float]] = {}
+    for stack, own, ((black, white), _) in zip(stacks, labels, curves, strict=True):
+        for label in np.unique(own[own > 0]):
+            mean = (float(stack[own == label].mean()) - black) / (white - black)
+            greys.setdefault(int(label), []).append(np.log(max(mean, DARKEST)))
+    deviations = [np.std(of_cases) for of_cases in greys.values() if len(of_cases) > 1]
+    return float(np.mean(deviations)) if deviations else 0.0
+
+
+def _place_of(labels: Sequence[npt.NDArray], framings: Sequence[Framing]) -> Place | None:
+    """Around the structures of all support cases, with room; None where there are none.
+
+    labels: of each case, canonical slices (S, H, W), 0 where nothing is.
+    """
+    places = [
+        _place(own, framing) for own, framing in zip(labels, framings, strict=True) if own.any()
+    ]
+    if not places:
+        return None
+    upper, lower, left, right = np.array(places).T
+    rows = ROOM * (lower.max() - upper.min())
+    columns = ROOM * (right.max() - left.min())
+    return (
+        float(upper.min() - rows),
+        float(lower.max() + rows),
+        float(left.min() - columns),
+        float(right.max() + columns),
+    )
+
+
+def _place(labels: npt.NDArray, framing: Framing) -> Place:
+    (top, bottom), (left, right) = edges_of(labels)
+    upper, first = framing.point_in_network(top, left)
+    lower, last = framing.point_in_network(bottom, right)
+    return upper, lower, first, last
