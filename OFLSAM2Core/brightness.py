@@ -2,11 +2,11 @@
 
 By a high percentile of all its voxels, a volume is the darker the brighter fat beside a coil, a
 scar or a vessel is elsewhere: blood in left atria had 0.42 to 0.83 of white, in hearts 0.22 to
-0.63, and those darker than the support were segmented worst (docs/decisions/0020). Near the
-structures there is less of that. So bright parts there are shown as bright as in one of the support
-cases: at least as in the darkest, at most as in the brightest; and the support cases as they come.
-In other sets, prostates, how bright it is there tells less than the whole volume does, and nothing
-is bounded: the support shows which it is.
+0.63, and those darker than the support tend to be segmented worse (docs/decisions/0020). Near the
+structures there is less of that. So bright parts there are shown at least as bright as in the
+darkest support case, and at most as in the brightest; the support cases are shown as they come. In
+other sets, prostates, how bright it is there tells less than the whole volume does, and nothing is
+bounded: the support shows which it is.
 """
 
 from __future__ import annotations
