@@ -14,13 +14,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.field_of_view import edges_of
 from OFLSAM2Core.framing import Framing
-from OFLSAM2Core.intensity import Curve, volume_curve, white_ratio
+from OFLSAM2Core.intensity import Curve, bounded, white_ratio
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.preparation import PreparedVolume
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ upper edge of the first. May reach beyond the image."""
 
 @dataclass(frozen=True)
 class Brightness:
-    """The bounds, learned from the support; see `intensity.volume_curve`.
+    """The bounds, learned from the support; see `intensity.bounded`.
 
     ratios: the least and the most of the support cases' `intensity.white_ratio`.
     place: where structures are, with room around.
@@ -52,38 +56,39 @@ class Brightness:
 
     @classmethod
     def learn(
-        cls,
-        stacks: Sequence[npt.NDArray],
-        labels: Sequence[npt.NDArray],
-        framings: Sequence[Framing],
+        cls, prepared: Sequence[PreparedVolume], labels: Sequence[npt.NDArray]
     ) -> Brightness | None:
-        """From canonical slices (S, H, W) of each support case, their labels, and how they are
-        shown.
+        """From the support cases, as they are shown without bounds.
 
-        None where structures would not be much more alike were all cases equally bright there, and
-        where there is one case only.
+        labels: of each case, canonical slices (S, H, W), 0 where nothing is. None where structures
+        would not be much more alike were all cases equally bright there, and where there is one
+        case only.
         """
-        place = _place_of(labels, framings)
+        place = _place_of([case.framing for case in prepared], labels)
         if place is None:
             return None
-        nears = [_near(place, *each) for each in zip(stacks, framings, strict=True)]
-        ratios = [white_ratio(*each) for each in zip(stacks, nears, strict=True)]
+        curves = [case.curve for case in prepared]
+        nears = [_near(place, case.stack, case.framing) for case in prepared]
+        ratios = [white_ratio(*each) for each in zip(curves, nears, strict=True)]
         known = [ratio for ratio in ratios if ratio is not None]
         if not known:
             return None
-        by_themselves = [volume_curve(stack) for stack in stacks]
         least, most = min(known), max(known)
-        alike = [volume_curve(*each, (most, most)) for each in zip(stacks, nears, strict=True)]
-        if _spread(stacks, labels, alike) >= ALIKE * _spread(stacks, labels, by_themselves):
+        alike = [bounded(*each, (most, most)) for each in zip(curves, nears, strict=True)]
+        means = [_means(case.stack, own) for case, own in zip(prepared, labels, strict=True)]
+        if _spread(means, alike) >= ALIKE * _spread(means, curves):
             return None
         logger.info(
             "how bright volumes are shown is bounded by how bright they are near structures"
         )
         return cls((least, most), place)
 
-    def curve(self, stack: npt.NDArray, framing: Framing) -> Curve:
-        """For canonical slices (S, H, W), shown like this."""
-        return volume_curve(stack, _near(self.place, stack, framing), self.ratios)
+    def bound(self, curve: Curve, stack: npt.NDArray, framing: Framing) -> Curve:
+        """A volume's own curve within the bounds.
+
+        stack: canonical slices (S, H, W), shown as `framing` says.
+        """
+        return bounded(curve, _near(self.place, stack, framing), self.ratios)
 
 
 def _near(place: Place, stack: npt.NDArray, framing: Framing) -> npt.NDArray:
@@ -97,24 +102,26 @@ def _near(place: Place, stack: npt.NDArray, framing: Framing) -> npt.NDArray:
     return stack[:, rows, columns]
 
 
-def _spread(
-    stacks: Sequence[npt.NDArray], labels: Sequence[npt.NDArray], curves: Sequence[Curve]
-) -> float:
+def _means(stack: npt.NDArray, labels: npt.NDArray) -> dict[int, float]:
+    """Mean intensity of each structure."""
+    return {
+        int(label): float(stack[labels == label].mean()) for label in np.unique(labels[labels > 0])
+    }
+
+
+def _spread(means: Sequence[dict[int, float]], curves: Sequence[Curve]) -> float:
     """Standard deviation of the logarithm of structures' grey values between cases, their mean."""
     greys: dict[int, list[float]] = {}
-    for stack, own, ((black, white), _) in zip(stacks, labels, curves, strict=True):
-        for label in np.unique(own[own > 0]):
-            mean = (float(stack[own == label].mean()) - black) / (white - black)
-            greys.setdefault(int(label), []).append(np.log(max(mean, DARKEST)))
+    for of_case, ((black, white), _) in zip(means, curves, strict=True):
+        for label, mean in of_case.items():
+            grey = (mean - black) / (white - black)
+            greys.setdefault(label, []).append(np.log(max(grey, DARKEST)))
     deviations = [np.std(of_cases) for of_cases in greys.values() if len(of_cases) > 1]
     return float(np.mean(deviations)) if deviations else 0.0
 
 
-def _place_of(labels: Sequence[npt.NDArray], framings: Sequence[Framing]) -> Place | None:
-    """Around the structures of all support cases, with room; None where there are none.
-
-    labels: of each case, canonical slices (S, H, W), 0 where nothing is.
-    """
+def _place_of(framings: Sequence[Framing], labels: Sequence[npt.NDArray]) -> Place | None:
+    """Around the structures of all support cases, with room; None where there are none."""
     places = [
         _place(own, framing) for own, framing in zip(labels, framings, strict=True) if own.any()
     ]

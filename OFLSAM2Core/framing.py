@@ -74,21 +74,11 @@ class Framing:
 
     def point_on_slice(self, row: float, column: float) -> tuple[float, float]:
         """From network pixels to slice pixels; in both 0 is the upper edge of the first."""
-        top, bottom, left, right = self.region
-        row_from, row_to, column_from, column_to = self.box
-        return (
-            top + (row - row_from) * (bottom - top) / (row_to - row_from),
-            left + (column - column_from) * (right - left) / (column_to - column_from),
-        )
+        return _between(self.box, self.region, row, column)
 
     def point_in_network(self, row: float, column: float) -> tuple[float, float]:
         """The way back, also of points outside the region."""
-        top, bottom, left, right = self.region
-        row_from, row_to, column_from, column_to = self.box
-        return (
-            row_from + (row - top) * (row_to - row_from) / (bottom - top),
-            column_from + (column - left) * (column_to - column_from) / (right - left),
-        )
+        return _between(self.region, self.box, row, column)
 
     def to_grid(self, maps: _Maps) -> _Maps:
         """(N, s, s) network maps at any resolution s to (N, H, W) on the slice, zero outside the
@@ -108,6 +98,16 @@ class Framing:
         )
         result[:, top:bottom, left:right] = part
         return result
+
+
+def _between(here: Box, there: Box, row: float, column: float) -> tuple[float, float]:
+    """A point of one box, or beside it, at the same place of the other."""
+    top, bottom, left, right = here
+    row_from, row_to, column_from, column_to = there
+    return (
+        row_from + (row - top) * (row_to - row_from) / (bottom - top),
+        column_from + (column - left) * (column_to - column_from) / (right - left),
+    )
 
 
 def _resized(planes: _Maps, shape: tuple[int, int]) -> _Maps:

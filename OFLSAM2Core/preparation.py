@@ -112,11 +112,11 @@ class Preparation:
         learned = cls(modality, _pixel(slicings, size), size, curve, square_pixel, tuple(others))
         if modality != "MR" or curve is not None:
             return learned
-        framings = [
-            learned.prepare(case.volume, slicing).framing
+        prepared = [
+            learned.prepare(case.volume, slicing)
             for case, slicing in zip(support_cases, slicings, strict=True)
         ]
-        return replace(learned, brightness=Brightness.learn(stacks, labels, framings))
+        return replace(learned, brightness=Brightness.learn(prepared, labels))
 
     def prepare(self, volume: Volume, slicing: Slicing) -> PreparedVolume:
         """Make a volume ready: its slices one by one, in the network's form.
@@ -148,7 +148,9 @@ class Preparation:
         framing = Framing.fit(
             slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size, region
         )
-        curve = self.brightness.curve(stack, framing) if self.brightness else self._curve_of(stack)
+        curve = self._curve_of(stack)
+        if self.brightness is not None:
+            curve = self.brightness.bound(curve, stack, framing)
         return PreparedVolume(stack, curve, framing, note)
 
     def prepare_square(
@@ -175,7 +177,7 @@ class Preparation:
 
         slicing: of whole slices.
         """
-        if not is_even(slicing):
+        if not self.other_axes or not is_even(slicing):
             return ()
         alike = self
         if self.brightness is not None:  # It knows the place in slices along the main axis only.

@@ -168,12 +168,13 @@ def test_the_place_has_room_around_the_structures_of_all_support_cases() -> None
     labels[1][2, 20:30, 2:12] = 1
     stacks[0][:, 40:] *= 5  # So that it is used.
     framing = Framing.fit((60, 40), (1.0, 1.0), 0.25, 256)
-    learned = Brightness.learn(stacks, labels, [framing] * 3)
+    prepared = [PreparedVolume(stack, volume_curve(stack), framing) for stack in stacks]
+    learned = Brightness.learn(prepared, labels)
     assert learned is not None
     upper, lower, left, right = learned.place
     assert framing.point_on_slice(upper, left) == pytest.approx((10 - ROOM * 20, 2 - ROOM * 20))
     assert framing.point_on_slice(lower, right) == pytest.approx((30 + ROOM * 20, 22 + ROOM * 20))
-    assert Brightness.learn(stacks[2:], labels[2:], [framing]) is None
+    assert Brightness.learn(prepared[2:], labels[2:]) is None
 
 
 def test_all_axes_of_a_volume_are_shown_by_one_curve() -> None:
