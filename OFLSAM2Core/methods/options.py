@@ -10,7 +10,7 @@ from typing import Any
 from OFLSAM2Core.errors import InputError
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"training_steps": 240, "augmented_copies": 0, "zoom": False},
+    "fast": {"training_steps": 240, "augmented_copies": 0, "zoom": False, "pixel_steps": 0},
     "balanced": {},
     "accurate": {"across": True},
 }
@@ -46,7 +46,9 @@ class MethodOptions:
         from too little.
     augmented_copies: how many augmented copies of each support slice are learned from. -1: as
         many as make `encoded_slices` slices, from every second slice once to each eight times.
-    learning_rate: of AdamW.
+    pixel_steps: training steps of the network that sees pixels as they are, where no square is
+        looked at; 0: there is none. Fewer where `epochs` are set and few.
+    learning_rate: of AdamW, where features are learned from.
     use_memory, use_mapping, use_fusion: switch a branch off, for ablations; without fusion the
         two branches are averaged.
     update: "gated" (by gamma), "blind" (every slice) or "none".
@@ -70,6 +72,7 @@ class MethodOptions:
     augmented_copies: int = -1
     training_steps: int = 800
     encoded_slices: int = 380
+    pixel_steps: int = 1500
     learning_rate: float = 1e-3
     use_memory: bool = True
     use_mapping: bool = True
@@ -88,6 +91,7 @@ class MethodOptions:
             "augmented_copies": (-1, 20),
             "training_steps": (1, 100_000),
             "encoded_slices": (1, 100_000),
+            "pixel_steps": (0, 100_000),
             "learning_rate": (1e-6, 1.0),
         }
         for name, (low, high) in ranges.items():
@@ -140,6 +144,12 @@ class MethodOptions:
         """Training steps for so many support slices and copies, `batch` of them a step."""
         passes = self.epochs or min(self.training_steps * batch / slices, MOST_EPOCHS)
         return max(round(passes * slices / batch), 1)
+
+    def pixel_steps_for(self, slices: int, batch: int) -> int:
+        """Training steps of the network that sees pixels: in proportion, where so many `epochs`
+        are fewer steps than `training_steps`."""
+        share = self.epochs * slices / batch / self.training_steps if self.epochs else 1.0
+        return math.ceil(self.pixel_steps * min(share, 1.0))
 
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> MethodOptions:

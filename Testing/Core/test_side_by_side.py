@@ -92,3 +92,25 @@ def test_what_attention_reads_in_training_is_what_it_reads_and_a_part_of_it_teac
         parts.append(torch.autograd.grad(loss, attention.projection.weight)[0])
     mean = 4 * torch.stack(parts).mean(dim=0)
     assert (mean - whole).norm() < 0.2 * whole.norm()
+
+
+def test_gradients_of_a_batch_in_parts_are_those_of_the_whole_batch(two_threads: None) -> None:
+    random = torch.Generator().manual_seed(3)
+    batch, truth = torch.randn(5, 4, generator=random), torch.rand(5, 2, generator=random)
+    layer, unused = torch.nn.Linear(4, 2), torch.nn.Linear(1, 1)
+
+    def dice_loss(logits: torch.Tensor) -> torch.Tensor:
+        found = logits.sigmoid()
+        return 1 - 2 * (found * truth).sum() / (found + truth).sum()
+
+    whole = layer(batch)
+    wanted = torch.autograd.grad(dice_loss(whole), list(layer.parameters()))
+    with SideBySide(CPU, 2) as side_by_side:
+        parameters = [*layer.parameters(), *unused.parameters()]
+        loss, logits = side_by_side.backward(
+            layer, [batch[0::2], batch[1::2]], dice_loss, parameters
+        )
+    assert loss == pytest.approx(dice_loss(whole).item())
+    torch.testing.assert_close(logits, whole.detach())
+    torch.testing.assert_close([each.grad for each in layer.parameters()], list(wanted))
+    assert unused.weight.grad is None

@@ -22,7 +22,7 @@ from OFLSAM2Core.methods.ofl_sam2.appearance import MAY_BE, evidence
 from OFLSAM2Core.methods.ofl_sam2.best_dice import HALF, best_threshold
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels
 from OFLSAM2Core.methods.ofl_sam2.pieces import strays
-from OFLSAM2Core.metrics import bounding_box
+from OFLSAM2Core.metrics import bounding_box, dice
 from OFLSAM2Core.slicing import Slicing
 
 ALONG_THE_BODY = 1.5
@@ -144,6 +144,11 @@ class ProbabilityVolume:
     def areas(self) -> npt.NDArray[np.int64]:
         """Pixels of each structure in each slice: (N, slices)."""
         return self._drawn().sum(axis=(2, 3))
+
+    def agreement(self, other: ProbabilityVolume) -> npt.NDArray[np.float64]:
+        """Dice of what the two draw of each structure, (N,); NaN where neither draws anything."""
+        pairs = zip(self._drawn(), other._drawn(), strict=True)
+        return np.array([dice(own, others) for own, others in pairs])
 
     def edges(self) -> Box | None:
         """Of the rows and columns in which something may be; None where nothing may."""

@@ -143,37 +143,27 @@ class Episodes:
         parameters: Sequence[Tensor],
         side_by_side: SideBySide,
     ) -> float:
-        """The loss of a batch, whose gradient becomes the parameters'.
-
-        The queries are worked on in DECODED parts, each on its own thread; Dice is one for the
-        whole batch, so its gradient is taken at the logits first, and from there through each
-        part's own graph. The parts' gradients are added up in their order: the same seed gives
-        the same task.
-        """
+        """The loss of a batch, whose gradient becomes the parameters'. The queries are worked on in
+        DECODED parts, each on its own thread."""
         structures = self._some_structures(queries[:DECODED]) if through_decoder else []
         # Each part has its own random numbers: which thread is first must not matter.
         parts = [
             (queries[i::DECODED], np.random.default_rng(self.rng.integers(2**32)))
             for i in range(min(DECODED, len(queries)))
         ]
-        found = side_by_side.each(lambda part: self._logits(*part, structures), parts)
-        # In the queries' order, and back.
-        order = np.argsort([n for i in range(len(parts)) for n in range(i, len(queries), DECODED)])
-        logits = torch.cat([each.detach() for each in found])[order].requires_grad_()
-        truth = torch.stack([self.slices[n].masks for n in queries]).to(logits.device).float() / 255
+        device = self.backbone.device
+        truth = torch.stack([self.slices[n].masks for n in queries]).to(device).float() / 255
         near = torch.stack([near_structures(t, self.backbone.feature_size) for t in truth])
-        loss = segmentation_loss(logits, truth, balance.weights(near))
-        (gradient,) = torch.autograd.grad(loss, logits)
-        pairs = [(each, gradient[i::DECODED]) for i, each in enumerate(found)]
-        gradients = side_by_side.each(
-            lambda pair: torch.autograd.grad(pair[0], parameters, pair[1], allow_unused=True), pairs
+        weights = balance.weights(near)
+        loss, logits = side_by_side.backward(
+            lambda part: self._logits(*part, structures),
+            parts,
+            lambda logits: segmentation_loss(logits, truth, weights),
+            parameters,
         )
-        for parameter, of_parts in zip(parameters, zip(*gradients, strict=True), strict=True):
-            there = [each for each in of_parts if each is not None]
-            parameter.grad = torch.stack(there).sum(dim=0) if there else None
-        for number, predicted in zip(queries, logits.detach(), strict=True):
+        for number, predicted in zip(queries, logits, strict=True):
             self._predicted[number] = predicted.cpu().half()
-        return loss.item()
+        return loss
 
     def _logits(
         self, queries: list[int], rng: np.random.Generator, structures: list[int]
@@ -290,9 +280,11 @@ def disturbed(logits: Tensor, rng: np.random.Generator) -> Tensor:
     return logits + rng.normal(0, SHIFT) + smooth
 
 
-def segmentation_loss(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """Dice + cross-entropy. logits (B, N, h, w), truth (B, N, S, S) in [0, 1], weights
-    (B, N, positions) on the features' grid.
+def segmentation_loss(
+    logits: Tensor, truth: Tensor, weights: Tensor, cross_entropy: float = 1.0
+) -> Tensor:
+    """Dice + cross-entropy, so many times. logits (B, N, h, w), truth (B, N, S, S) in [0, 1],
+    weights (B, N, positions) on the features' grid.
 
     Dice is taken over the batch, so that slices without the structure count where they should:
     in its false positives. Without weights a U-Net soon draws nothing of organs that fill a
@@ -305,7 +297,8 @@ def segmentation_loss(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     both = (weights * probabilities * truth).sum(dim=(0, 2, 3))
     either = (weights * (probabilities + truth)).sum(dim=(0, 2, 3))
     dice = 1 - (2 * both + 1) / (either + 1)
-    return dice.mean() + F.binary_cross_entropy_with_logits(logits, truth, weights)
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, weights)
+    return dice.mean() + cross_entropy * entropy
 
 
 def _resize(maps: Tensor, size: int) -> Tensor:

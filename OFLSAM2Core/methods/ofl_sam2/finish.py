@@ -1,9 +1,10 @@
 """All slices again, once all are known: what each shows as a part of the volume.
 
 Levels are found again from what was drawn and slices read by them, a square around the structures
-or slices along other axes are looked at where that is worth it, voxels are judged by how bright
-structures are in this volume, what a slice cannot know is made consistent in 3D, and each structure
-is drawn from that probability on at which the Dice to be expected is best.
+or slices along other axes are looked at where that is worth it, pixels are looked at as they are,
+voxels are judged by how bright structures are in this volume, what a slice cannot know is made
+consistent in 3D, and each structure is drawn from that probability on at which the Dice to be
+expected is best.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.look import weighed
+from OFLSAM2Core.methods.ofl_sam2.pixel_look import where_agreed
 from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
+from OFLSAM2Core.methods.ofl_sam2.seen_pixels import SIDE
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
@@ -81,6 +84,7 @@ class Finish:
         device, count = self.backbone.device, self.slicing.count
         read_again, scale = self._read_again(read, scale, on_progress)
         last = self._looked_again(read_again, scale, on_progress)
+        last = self._with_pixels(last, scale, on_progress)
         if self.options.appearance:
             with self.timings.stage("finish"):
                 last = self._by_appearance(last)
@@ -157,6 +161,24 @@ class Finish:
         with self.timings.stage("finish"):
             rows, columns = self.slicing.slice_shape
             return self._cleaned(fused, drawn, (0, rows, 0, columns))
+
+    def _with_pixels(
+        self, drawn: _Drawn, scale: LevelScale, on_progress: ProgressCallback
+    ) -> _Drawn:
+        """With what pixels say, where the task has learned from them."""
+        look, region = self.parts.pixels, drawn.region
+        if look is None:
+            return drawn
+        with self.timings.stage("look at pixels"):
+            side = drawn.volume.side if region is None else SIDE
+            seen = look.read(self.prepared, self.slicing, scale, side, on_progress)
+        with self.timings.stage("finish"):
+            seen = seen.smoothed(self._widths, self.slicing.slice_spacing)
+            if region is not None:
+                seen = self._on_grid(seen, region)
+            agreement = drawn.volume.agreement(self._without_strays(seen, drawn.found))
+            fused = where_agreed(drawn.volume, seen, agreement, self.backbone.device)
+            return replace(drawn, volume=self._without_strays(fused, drawn.found))
 
     def _by_appearance(self, drawn: _Drawn) -> _Drawn:
         """What `_looked_again` gives, judged by the intensities of the slices' own pixels."""

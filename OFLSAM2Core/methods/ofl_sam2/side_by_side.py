@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -50,3 +51,34 @@ class SideBySide:
         if self._pool is None:
             return [work(item) for item in items]
         return list(self._pool.map(work, items))
+
+    def backward(
+        self,
+        logits_of: Callable[[Item], Tensor],
+        parts: Sequence[Item],
+        loss_of: Callable[[Tensor], Tensor],
+        parameters: Sequence[Tensor],
+    ) -> tuple[float, Tensor]:
+        """The loss of a batch and its logits; the loss's gradient becomes the parameters'.
+
+        parts: of the batch, dealt out like cards: of n, number i has the items i, i + n, ...
+
+        Dice is one for the whole batch, so its gradient is taken at the logits first, and from
+        there through each part's own graph. The parts' gradients are added up in their order: the
+        same seed gives the same task.
+        """
+        found = self.each(logits_of, parts)
+        logits = found[0].new_empty(sum(map(len, found)), *found[0].shape[1:])
+        for number, own in enumerate(found):
+            logits[number :: len(found)] = own.detach()
+        logits.requires_grad_()
+        loss = loss_of(logits)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        pairs = [(own, gradient[number :: len(found)]) for number, own in enumerate(found)]
+        gradients = self.each(
+            lambda pair: torch.autograd.grad(pair[0], parameters, pair[1], allow_unused=True), pairs
+        )
+        for parameter, of_parts in zip(parameters, zip(*gradients, strict=True), strict=True):
+            there = [each for each in of_parts if each is not None]
+            parameter.grad = torch.stack(there).sum(dim=0) if there else None
+        return loss.item(), logits.detach()
