@@ -31,6 +31,8 @@ class MethodOptions:
         square; a task that did looks at a new volume along them whatever this says.
     mirror: learn from mirrored copies of slices, too, where the support shows that both sides of
         the body are alike.
+    registration: lay the support cases over a volume, too, bent until they look like it, and let
+        their labels say where its structures are.
     appearance: once all slices are drawn, judge voxels near structures by how bright these are in
         the volume itself.
     best_dice: draw each structure from that probability on at which the Dice to be expected is
@@ -60,6 +62,7 @@ class MethodOptions:
     zoom: bool = True
     across: bool = False
     mirror: bool = True
+    registration: bool = True
     appearance: bool = True
     best_dice: bool = True
     gamma: float = 0.8

@@ -35,21 +35,31 @@ def best_threshold(counts: npt.NDArray[np.int64]) -> int:
     counts: voxels of a volume by one structure's probability, in 256 equal steps, (256,).
     Probabilities are believed by the temperature that confidence is shown with.
     """
-    probabilities = (np.arange(2 * HALF) + 0.5) / (2 * HALF)
-    believed = special.expit(special.logit(probabilities) / TOO_SURE)
-    believed[probabilities < FAINT] = 0
-    drawn = _from_here_on(counts)
-    right = _from_here_on(counts * believed)
-    expected = 2 * right / np.maximum(drawn + right[0], 1)
+    expected = _expected(counts)
     # Of several that draw the same, the last: one half where nothing is drawn.
     best = HALF - int(expected[LEAST : HALF + 1][::-1].argmax())
     return best if best <= SURE else HALF
+
+
+def expected_dice(counts: npt.NDArray[np.int64]) -> float:
+    """Of a structure that is drawn from one half on; counts: as above. 0 where nothing is drawn."""
+    return float(_expected(counts)[HALF])
 
 
 def moved_to_half(probabilities: Tensor, thresholds: Tensor) -> Tensor:
     """Probabilities by logits moved so that those at `thresholds` are one half; both (N, H, W)."""
     there, not_there = probabilities * (1 - thresholds), (1 - probabilities) * thresholds
     return there / (there + not_there)
+
+
+def _expected(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The Dice to be expected of what is drawn from each step on, (256,)."""
+    probabilities = (np.arange(2 * HALF) + 0.5) / (2 * HALF)
+    believed = special.expit(special.logit(probabilities) / TOO_SURE)
+    believed[probabilities < FAINT] = 0
+    drawn = _from_here_on(counts)
+    right = _from_here_on(counts * believed)
+    return 2 * right / np.maximum(drawn + right[0], 1)
 
 
 def _from_here_on(values: npt.NDArray) -> npt.NDArray:

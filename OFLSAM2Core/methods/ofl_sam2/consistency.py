@@ -19,7 +19,7 @@ from torch import Tensor
 from OFLSAM2Core.field_of_view import centre_of
 from OFLSAM2Core.framing import Box
 from OFLSAM2Core.methods.ofl_sam2.appearance import MAY_BE, evidence
-from OFLSAM2Core.methods.ofl_sam2.best_dice import HALF, best_threshold
+from OFLSAM2Core.methods.ofl_sam2.best_dice import HALF, best_threshold, expected_dice
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels
 from OFLSAM2Core.methods.ofl_sam2.pieces import strays
 from OFLSAM2Core.metrics import bounding_box, dice
@@ -109,8 +109,11 @@ class ProbabilityVolume:
 
     def for_best_dice(self) -> ProbabilityVolume:
         """The same, each structure drawn from its `best_threshold` on."""
-        counts = [np.bincount(own[own > 0], minlength=256) for own in self._values]
-        return ProbabilityVolume(self._values, [best_threshold(own) for own in counts])
+        return ProbabilityVolume(self._values, [best_threshold(own) for own in self._counts()])
+
+    def expected_dice(self) -> npt.NDArray[np.float64]:
+        """Of what is drawn of each structure from one half on, if probabilities are true, (N,)."""
+        return np.array([expected_dice(own) for own in self._counts()])
 
     def without_strays(
         self,
@@ -158,6 +161,18 @@ class ProbabilityVolume:
         rows, columns = bounding_box(there)
         return rows.start, rows.stop, columns.start, columns.stop
 
+    def centres(self, region: Box, steps: Sequence[float]) -> Tensor:
+        """Of what is drawn of each structure: (N, 3), in mm from the middle of the first voxel
+        along slices, rows and columns; NaN where nothing is.
+
+        region: the part of the slices' own grid that this is. steps: mm between voxels.
+        """
+        corner = np.array([0, region[0], region[2]])
+        found = [
+            ndimage.center_of_mass(mask) if mask.any() else [np.nan] * 3 for mask in self._drawn()
+        ]
+        return torch.from_numpy(((np.array(found) + corner) * np.array(steps)).astype(np.float32))
+
     def middle(self) -> tuple[float, float] | None:
         """`centre_of` all that is drawn; None where nothing is."""
         drawn = np.asarray(self._drawn().any(axis=0))
@@ -171,6 +186,10 @@ class ProbabilityVolume:
     def thresholds(self) -> Tensor:
         """Probabilities from which on structures are drawn, (N,)."""
         return torch.tensor(self._drawn_from) / (2 * HALF)
+
+    def _counts(self) -> list[npt.NDArray[np.int64]]:
+        """Voxels of each structure by their value, (256,); zeros are not counted."""
+        return [np.bincount(own[own > 0], minlength=256) for own in self._values]
 
     def _drawn(self) -> npt.NDArray[np.bool_]:
         """(N, slices, rows, columns)"""

@@ -29,6 +29,7 @@ from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.look import weighed
 from OFLSAM2Core.methods.ofl_sam2.pixel_look import where_agreed
+from OFLSAM2Core.methods.ofl_sam2.registered_look import by_reliability
 from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
 from OFLSAM2Core.methods.ofl_sam2.seen_pixels import SIDE
 from OFLSAM2Core.methods.options import MethodOptions
@@ -53,11 +54,12 @@ class FinishedSlice:
 class _Drawn:
     """volume: the structures' probabilities. found: what the mapping network finds by itself,
     None where that is not known. Both on the network's grid or, with a region, on that part of
-    the slices' own."""
+    the slices' own. registered: whether registration has been heard."""
 
     volume: ProbabilityVolume
     found: ProbabilityVolume | None
     region: Box | None = None
+    registered: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,13 @@ class Finish:
         read_again, scale = self._read_again(read, scale, on_progress)
         last = self._looked_again(read_again, scale, on_progress)
         last = self._with_pixels(last, scale, on_progress)
+        last = self._with_registered(last, on_progress)
         if self.options.appearance:
             with self.timings.stage("finish"):
                 last = self._by_appearance(last)
         whole, drawn, region = read_again.volume, last.volume, last.region
         with self.timings.stage("finish"):
-            if self.options.best_dice:
+            if self.options.best_dice and not last.registered:
                 drawn = self._without_strays(drawn.for_best_dice(), last.found)
             if region is None:
                 whole = drawn
@@ -180,16 +183,38 @@ class Finish:
             fused = where_agreed(drawn.volume, seen, agreement, self.backbone.device)
             return replace(drawn, volume=self._without_strays(fused, drawn.found))
 
+    def _with_registered(self, drawn: _Drawn, on_progress: ProgressCallback) -> _Drawn:
+        """With what the support cases say, laid over the volume."""
+        look = self.parts.registered
+        if look is None or not self.options.registration:
+            return drawn
+        drawn = self._on_own_grid(drawn)
+        if drawn.region is None:
+            return drawn
+        with self.timings.stage("look by registration"):
+            seen = look.read(self.prepared, self.slicing, drawn.volume, drawn.region, on_progress)
+        if seen is None:
+            return drawn
+        with self.timings.stage("finish"):
+            reliable = look.reliable.double().cpu().numpy()
+            fused = by_reliability(drawn.volume, seen, reliable, self.backbone.device)
+            fused = self._without_strays(fused, drawn.found)
+            return replace(drawn, volume=fused, registered=True)
+
+    def _on_own_grid(self, drawn: _Drawn) -> _Drawn:
+        """The same on the region of the slices' own grid in which something may be; as it is where
+        it is on their grid already, or nothing may be anywhere."""
+        if drawn.region is not None or (region := self._region_of(drawn.volume)) is None:
+            return drawn
+        return _Drawn(
+            self._on_grid(drawn.volume, region), self._found_on_grid(drawn, region), region
+        )
+
     def _by_appearance(self, drawn: _Drawn) -> _Drawn:
         """What `_looked_again` gives, judged by the intensities of the slices' own pixels."""
+        drawn = self._on_own_grid(drawn)
         if drawn.region is None:
-            region = self._region_of(drawn.volume)
-            if region is None:
-                return drawn
-            drawn = _Drawn(
-                self._on_grid(drawn.volume, region), self._found_on_grid(drawn, region), region
-            )
-        assert drawn.region is not None
+            return drawn
         top, bottom, left, right = drawn.region
         shown = self.prepared.stack[:, top:bottom, left:right]
         judged = drawn.volume.by_appearance(shown, self._touched)

@@ -23,6 +23,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.pixel_look import PixelLook
 from OFLSAM2Core.methods.ofl_sam2.readout import Readout
+from OFLSAM2Core.methods.ofl_sam2.registered_look import RegisteredLook
 from OFLSAM2Core.named_tensors import named, part_of
 
 
@@ -40,6 +41,7 @@ class LearnedParts:
     close_up: Look | None = None
     across: tuple[Across, ...] = ()
     pixels: PixelLook | None = None
+    registered: RegisteredLook | None = None
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name; memory in half precision, which is what makes up the size."""
@@ -78,6 +80,8 @@ class LearnedParts:
             tensors |= named(f"across{number}", across.to_tensors())
         if self.pixels is not None:
             tensors |= named("pixels", self.pixels.to_tensors())
+        if self.registered is not None:
+            tensors |= named("registered", self.registered.to_tensors())
         return {name: t.detach().cpu().clone() for name, t in tensors.items()}
 
     @classmethod
@@ -144,5 +148,8 @@ class LearnedParts:
         pixels: PixelLook | None = None
         if own := part_of(tensors, "pixels"):
             pixels = PixelLook.from_tensors(own, device)
-        looks = close_up, tuple(across), pixels
+        registered: RegisteredLook | None = None
+        if own := part_of(tensors, "registered"):
+            registered = RegisteredLook.from_tensors(own, device)
+        looks = close_up, tuple(across), pixels, registered
         return cls(fusion, readout, attention, mapping, memory, levels, extents, *looks)

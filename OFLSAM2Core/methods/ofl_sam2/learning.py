@@ -29,6 +29,7 @@ from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.mirror import mirror_partners
 from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece, neighbours
 from OFLSAM2Core.methods.ofl_sam2.pixel_lessons import PixelLessons
+from OFLSAM2Core.methods.ofl_sam2.registered_look import RegisteredLook
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, spread
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import Preparation
@@ -85,6 +86,9 @@ def learn(
         report = _with_message(on_progress, "looking at pixels")
         look_at_pixels = lessons.learn(pixel_steps, backbone.device, rng, report)
         parts = replace(parts, pixels=look_at_pixels)
+    if options.registration and in_volumes:
+        registered = RegisteredLook.of_support(support, structures, partners, on_progress)
+        parts = replace(parts, registered=registered)
     labels = [case.labels for case in support]
     pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]
     return LearnedTask(

@@ -1,0 +1,343 @@
+"""A look by registration: the support cases laid over a volume, and what their labels say there.
+
+All other looks learn from three cases what structures look like. Here each case is bent until it
+looks like the volume, and its labels go along: multi-atlas segmentation (Iglesias and Sabuncu,
+Medical Image Analysis 2015), where a case counts for more the liker it looks to the volume nearby.
+It needs no training, sees in 3D, and is wrong in other places (docs/decisions/0022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.framing import Box
+from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CubicGrid, Point
+from OFLSAM2Core.methods.ofl_sam2.registration import STEPS, register
+from OFLSAM2Core.methods.ofl_sam2.self_similarity import self_similarity
+from OFLSAM2Core.metrics import bounding_box, dice
+from OFLSAM2Core.preparation import PreparedVolume
+from OFLSAM2Core.results import Progress, ProgressCallback
+from OFLSAM2Core.slicing import Slicing
+from OFLSAM2Core.structures import Structure
+
+AROUND = 24.0
+"""mm beside the structures that cases are compared in, or more, where these are large:"""
+
+OF_EXTENT = 0.15
+
+LIKER = 3.0
+"""How much more a case counts that looks liker."""
+
+NEARBY = 5
+"""Cells along the side of what is compared for that."""
+
+COMPARING = "laying support cases over one another"
+
+TRUSTED = 1.5
+"""Weight of registration beside all else, where both are expected to be equally good."""
+
+MOST = 0.85
+"""Of both: its share is never more."""
+
+UNTRIED = 0.7
+"""Dice that is expected of one support case, which no other has been laid over."""
+
+GREYS = (0.0, 2.0)
+"""How much a grey value from black to white counts beside one of `self_similarity`: one of these,
+whichever lays support cases over one another better. CT and hearts gain by grey values, prostates
+with and without a coil lose."""
+
+
+@dataclass(frozen=True)
+class RegisteredLook:
+    """grid: of each case, around the middle of its structures. images: grey values of the cases,
+    (S, 1, D, H, W), and labels: how much of each cell structures cover, (S, N, D, H, W), both in
+    bytes. centres: of structures in mm from the grid's middle, (S, N, 3), NaN where a case does
+    not have one. partners: as `mirror_partners` gives them: each case is laid over a volume in a
+    mirror, too. grey: one of GREYS. reliable: Dice of each structure where a support case is known
+    by the others alone, (N,), NaN where there are none."""
+
+    grid: CubicGrid
+    images: Tensor
+    labels: Tensor
+    centres: Tensor
+    partners: Tensor | None
+    grey: float
+    reliable: Tensor
+
+    @classmethod
+    def of_support(
+        cls,
+        support: Sequence[SupportSlices],
+        structures: Sequence[Structure],
+        partners: npt.NDArray[np.intp] | None,
+        on_progress: ProgressCallback,
+    ) -> RegisteredLook:
+        boxes = [_box_of(case) for case in support]
+        extent = np.max([high - low for low, high in boxes], axis=0)
+        room = np.maximum(2 * AROUND, 2 * OF_EXTENT * extent)
+        whole = np.max(
+            [np.multiply(case.slicing.shape, case.slicing.steps) for case in support], axis=0
+        )
+        finest = min(min(case.slicing.steps) for case in support)
+        grid = CubicGrid.holding(np.minimum(extent + room, whole).tolist(), finest)
+        images, labels, centres = [], [], []
+        for case, (low, high) in zip(support, boxes, strict=True):
+            middle = _point((low + high) / 2)
+            images.append(_image(grid, case.prepared, case.slicing, middle)[0])
+            shown, there = grid.show(_Covered(case.labels, structures), case.slicing, middle)
+            labels.append(_bytes(shown * there))
+            centres.append(_centres(grid, shown * there))
+        look = cls(
+            grid,
+            torch.stack(images),
+            torch.stack(labels),
+            torch.stack(centres),
+            None if partners is None else torch.from_numpy(partners),
+            GREYS[0],
+            torch.full((len(structures),), torch.nan),
+        )
+        return look._tried(on_progress) if len(support) > 1 else look
+
+    def to(self, device: torch.device) -> RegisteredLook:
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            centres=self.centres.to(device),
+            partners=None if self.partners is None else self.partners.to(device),
+            reliable=self.reliable.to(device),
+        )
+
+    @torch.no_grad()
+    def read(
+        self,
+        prepared: PreparedVolume,
+        slicing: Slicing,
+        drawn: ProbabilityVolume,
+        region: Box,
+        on_progress: ProgressCallback,
+    ) -> ProbabilityVolume | None:
+        """Probabilities on the region of the slices' own grid that `drawn` has, which says where to
+        begin; None where too little is drawn for that."""
+        device = self.images.device
+        cases = self._with_mirrored()
+        of_cases, of_volume = cases._middles(drawn.centres(region, slicing.steps).to(device))
+        usable = ~of_cases.isnan().any(dim=1)
+        if not usable.any():
+            return None
+        # The grid lies around the volume's structures as it does around the cases'.
+        middle = _point((of_volume - of_cases)[usable].mean(dim=0).cpu().numpy())
+        starts = of_cases - (of_volume - torch.tensor(middle, device=device))
+        image, inside = _image(self.grid, prepared, slicing, middle)
+
+        def on_step(step: int) -> None:
+            on_progress(Progress("finish", step, STEPS, "laying the support over"))
+
+        found = cases._laid_over(
+            image[None].to(device), inside.float().to(device), starts, usable, on_step
+        )
+        return ProbabilityVolume.of_slices(
+            self.grid.on_slices(found, slicing, middle, index, region)
+            for index in range(slicing.count)
+        )
+
+    def _laid_over(
+        self,
+        image: Tensor,
+        inside: Tensor,
+        starts: Tensor,
+        which: Tensor,
+        on_step: Callable[[int], None],
+    ) -> Tensor:
+        """Probabilities on a volume's grid, (N, D, H, W), by the cases `which`, (S,) bool."""
+        volume, cases = (_looks(each, self.grey) for each in (image, self.images[which]))
+        points = register(self.grid, volume, inside, cases, starts[which], on_step)
+        labels = self.grid.at(self.labels[which].float() / 255, points)
+        has = ~self.centres[which].isnan().any(dim=2)
+        return fused(labels, self.grid.at(cases, points) - volume, has)
+
+    def _middles(self, centres: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the structures that both a case and a volume have, where they lie in the case and in
+        the volume, (S, 3) each; NaN where there is none. centres: of the volume's, (N, 3)."""
+        in_cases, in_volume = self.centres + 0 * centres, centres + 0 * self.centres
+        return in_cases.nanmean(dim=1), in_volume.nanmean(dim=1)
+
+    def _with_mirrored(self) -> RegisteredLook:
+        """Twice as many cases, the second half as in a mirror, where that is to be."""
+        if self.partners is None:
+            return self
+        centres = self.centres[:, self.partners] * self.centres.new_tensor([1.0, 1.0, -1.0])
+        return replace(
+            self,
+            images=torch.cat([self.images, self.images.flip(-1)]),
+            labels=torch.cat([self.labels, self.labels[:, self.partners].flip(-1)]),
+            centres=torch.cat([self.centres, centres]),
+            partners=None,
+        )
+
+    @torch.no_grad()
+    def _tried(self, on_progress: ProgressCallback) -> RegisteredLook:
+        """With that of GREYS by which support cases are known best, each by the others."""
+        count = len(self.images)
+        found = []
+        for number, grey in enumerate(GREYS):
+            look = replace(self, grey=grey)
+            known = []
+            for case in range(count):
+                done = Progress("learn", number * count + case, len(GREYS) * count, COMPARING)
+                known.append(look._known_by_others(case, on_progress, done))
+            found.append(replace(look, reliable=torch.stack(known).nanmean(dim=0)))
+        return max(found, key=lambda look: float(look.reliable.nanmean().nan_to_num()))
+
+    def _known_by_others(
+        self, number: int, on_progress: ProgressCallback, done: Progress
+    ) -> Tensor:
+        """Dice of each structure of a support case, (N,); NaN of those that only it has. done: what
+        is said at every step."""
+        of_cases, of_own = self._middles(self.centres[number])
+        usable = ~of_cases.isnan().any(dim=1)
+        usable[number] = False
+        has = ~self.centres.isnan().any(dim=2)
+        known = has[number] & has[usable].any(dim=0)
+        if not known.any():
+            return torch.full((len(known),), torch.nan)
+        inside = torch.ones(self.grid.shape, device=self.images.device)
+        image = self.images[number : number + 1]
+        starts = of_cases - of_own
+        found = self._laid_over(image, inside, starts, usable, lambda step: on_progress(done))
+        pairs = zip(found.cpu() > 0.5, self.labels[number].cpu() > 127, strict=True)
+        each = [dice(drawn.numpy(), true.numpy()) for drawn, true in pairs]
+        return torch.where(known, torch.tensor(each).to(self.centres), torch.nan)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """By name, for a learned task."""
+        own = {
+            "spacing": torch.tensor(self.grid.spacing, dtype=torch.float64),
+            "images": self.images.cpu(),
+            "labels": self.labels.cpu(),
+            "centres": self.centres.cpu(),
+            "grey": torch.tensor(self.grey),
+            "reliable": self.reliable.cpu(),
+        }
+        return own if self.partners is None else {**own, "partners": self.partners.cpu()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device) -> RegisteredLook:
+        """Raises TaskError when something is missing."""
+        try:
+            images = tensors["images"]
+            slices, rows, columns = images.shape[2:]
+            look = cls(
+                CubicGrid(float(tensors["spacing"]), (slices, rows, columns)),
+                images,
+                tensors["labels"],
+                tensors["centres"],
+                tensors.get("partners"),
+                float(tensors["grey"]),
+                tensors["reliable"],
+            )
+        except (KeyError, ValueError) as error:
+            raise TaskError(
+                "The learned task lacks what its support cases look like.",
+                "Learn it again from the support cases.",
+            ) from error
+        return look.to(device)
+
+
+def by_reliability(
+    drawn: ProbabilityVolume,
+    seen: ProbabilityVolume,
+    reliable: npt.NDArray[np.float64],
+    device: torch.device,
+) -> ProbabilityVolume:
+    """The mean of both probabilities, of each structure by how good both are to be expected.
+
+    seen: what registration says; reliable: how well structures were known so in the support, (N,).
+    """
+    known = np.where(np.isnan(reliable), UNTRIED, reliable)
+    weights = torch.from_numpy(TRUSTED * _odds(known) / _odds(drawn.expected_dice()))
+    share = (weights / (1 + weights)).clamp(max=MOST).float().to(device)[:, None, None]
+    return ProbabilityVolume.of_slices(
+        torch.lerp(drawn.slice(index, device), seen.slice(index, device), share)
+        for index in range(drawn.count)
+    )
+
+
+def _odds(dice: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    likely = np.clip(dice, 0.02, 0.98)
+    return likely / (1 - likely)
+
+
+def fused(labels: Tensor, apart: Tensor, has: Tensor) -> Tensor:
+    """(N, D, H, W): what cases say, laid over a volume, those that look liker counting for more.
+
+    labels: (S, N, D, H, W). apart: by how much they look otherwise than it, (S, C, D, H, W). has:
+    which case has which structure, (S, N); the others say nothing of it.
+    """
+    apart = apart.square().mean(dim=1, keepdim=True)
+    around = F.pad(apart, [NEARBY // 2] * 6, mode="replicate")
+    nearby = F.avg_pool3d(around, NEARBY, stride=1)
+    weights = torch.exp(-LIKER * nearby / nearby.mean().clamp(min=1e-6))
+    weights = weights * has[:, :, None, None, None]
+    return (weights * labels).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-6)
+
+
+@dataclass(frozen=True)
+class _Covered:
+    """Planes of labels: (N, rows, columns), 1 where a structure is."""
+
+    labels: npt.NDArray
+    structures: Sequence[Structure]
+
+    def __call__(self, index: int) -> npt.NDArray:
+        return np.stack([self.labels[index] == each.label for each in self.structures])
+
+
+def _image(
+    grid: CubicGrid, prepared: PreparedVolume, slicing: Slicing, middle: Point
+) -> tuple[Tensor, Tensor]:
+    """Grey values in bytes, (1, D, H, W), and which cells lie in the volume."""
+    image, inside = grid.show(lambda index: prepared.grey(index)[:1], slicing, middle)
+    return _bytes(image), inside
+
+
+def _looks(images: Tensor, grey: float) -> Tensor:
+    """Of images in bytes (B, 1, D, H, W), what is compared: (B, CHANNELS + 1, D, H, W)."""
+    greys = images.float() / 255
+    return torch.cat([self_similarity(greys), grey * greys], dim=1)
+
+
+def _box_of(case: SupportSlices) -> tuple[npt.NDArray, npt.NDArray]:
+    """Of all structures: where it begins and ends in mm, (3,) each."""
+    box = bounding_box(np.asarray(case.labels > 0))
+    steps = np.array(case.slicing.steps)
+    first = np.array([side.start for side in box]) - 0.5
+    last = np.array([side.stop for side in box]) - 0.5
+    return first * steps, last * steps
+
+
+def _centres(grid: CubicGrid, shown: Tensor) -> Tensor:
+    """Of structures (N, D, H, W), in mm from the grid's middle: (N, 3), NaN where nothing is."""
+    mass = shown.flatten(1).sum(dim=1)
+    at = torch.einsum("ndhw,dhwk->nk", shown, grid.points())
+    return torch.where(mass[:, None] > 0, at / mass[:, None], torch.nan)
+
+
+def _bytes(maps: Tensor) -> Tensor:
+    return (maps * 255).round().to(torch.uint8)
+
+
+def _point(at: npt.NDArray) -> Point:
+    slices, rows, columns = (float(each) for each in at)
+    return slices, rows, columns

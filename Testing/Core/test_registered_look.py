@@ -1,0 +1,375 @@
+"""Support cases laid over a volume: what is known of where each place lies, and what labels say.
+
+Made-up bodies that are moved, turned and bent by known maps, and real hippocampi.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+from whole_volumes import segmented
+
+from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CELLS, MULTIPLE, CubicGrid
+from OFLSAM2Core.methods.ofl_sam2.registered_look import (
+    GREYS,
+    MOST,
+    RegisteredLook,
+    by_reliability,
+    fused,
+)
+from OFLSAM2Core.methods.ofl_sam2.registration import STEPS, register
+from OFLSAM2Core.methods.ofl_sam2.self_similarity import CHANNELS, self_similarity
+from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.metrics import bounding_box, dice
+from OFLSAM2Core.preparation import Preparation
+from OFLSAM2Core.results import Progress
+from OFLSAM2Core.session import FewShotSession
+from OFLSAM2Core.slicing import Slicing
+from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.volume import SupportCase, Volume
+
+GRID = CubicGrid(2.0, (24, 32, 32))
+CPU = torch.device("cpu")
+
+
+def _texture(seed: int, shape: tuple[int, ...] = GRID.shape, smooth: float = 2.0) -> Tensor:
+    noise = np.random.default_rng(seed).normal(size=shape)
+    return torch.from_numpy(ndimage.gaussian_filter(noise, smooth).astype(np.float32))[None, None]
+
+
+def _ball(radius: float, middle: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Tensor:
+    """(1, 1, D, H, W), radius and middle in mm."""
+    away = (GRID.points() - torch.tensor(middle)).norm(dim=-1)
+    return (away < radius).float()[None, None]
+
+
+def test_how_alike_neighbours_are_does_not_depend_on_how_bright_an_image_is() -> None:
+    image = _texture(1)
+    looks = self_similarity(image)
+    assert looks.shape == (1, CHANNELS, *GRID.shape)
+    assert looks.min() >= 0 and looks.max() == 1
+    torch.testing.assert_close(self_similarity(300 - 50 * image), looks, atol=1e-3, rtol=0)
+    assert (self_similarity(_texture(2)) - looks).abs().mean() > 0.1
+
+
+def test_an_image_without_anything_in_it_looks_the_same_everywhere() -> None:
+    looks = self_similarity(torch.full((1, 1, 8, 8, 8), 0.3))
+    assert torch.equal(looks, torch.ones_like(looks))
+
+
+def test_a_grid_holds_what_it_is_to_hold_in_so_many_cells() -> None:
+    for extent, finest in (((335.0, 228.0, 190.0), 2.5), ((88.0, 140.0, 60.0), 0.6)):
+        grid = CubicGrid.holding(extent, finest)
+        assert all(n * grid.spacing >= e for n, e in zip(grid.shape, extent, strict=True))
+        assert all(side % MULTIPLE == 0 for side in grid.shape)
+        assert CELLS <= np.prod(grid.shape) < 1.6 * CELLS
+    small = CubicGrid.holding((20.0, 30.0, 30.0), 1.0)
+    assert small.spacing == 1.0 and small.shape == (24, 32, 32)
+
+
+def test_maps_at_a_grids_own_points_are_the_maps() -> None:
+    maps = _texture(3)
+    torch.testing.assert_close(GRID.at(maps, GRID.points()[None]), maps, atol=1e-5, rtol=0)
+
+
+def _volume(array: npt.NDArray, steps: tuple[float, float, float]) -> tuple[Volume, Slicing]:
+    """Canonical slices as they are; steps: mm between slices, rows and columns."""
+    affine = np.diag([-steps[2], -steps[1], steps[0], 1.0])
+    volume = Volume(np.ascontiguousarray(array), affine, "made up")
+    slicing = Slicing.for_volume(volume, "axial")
+    np.testing.assert_array_equal(slicing.cut(volume.array), array)
+    return volume, slicing
+
+
+def test_a_volume_with_cells_of_the_grids_size_is_shown_as_it_is() -> None:
+    array = _texture(4)[0, 0].numpy()
+    _, slicing = _volume(array, (2.0, 2.0, 2.0))
+    middle = (23.0, 31.0, 31.0)
+    shown, inside = GRID.show(lambda index: array[index][None], slicing, middle)
+    torch.testing.assert_close(shown[0], torch.from_numpy(array), atol=1e-5, rtol=0)
+    assert bool(inside.all())
+    beyond = (23.0 + 8, 31.0, 31.0 - 4)
+    shown, inside = GRID.show(lambda index: array[index][None], slicing, beyond)
+    torch.testing.assert_close(
+        shown[0, :20, :, 2:], torch.from_numpy(array)[4:, :, :30], atol=1e-5, rtol=0
+    )
+    assert bool(inside[:20, :, 2:].all()) and not bool(inside[20:].any() or inside[:, :, :2].any())
+
+
+@pytest.mark.parametrize("steps", [(2.5, 0.7, 0.7), (5.0, 1.0, 1.5), (0.5, 0.5, 0.5)])
+def test_what_is_put_on_a_grid_comes_back_where_it_was(steps: tuple[float, float, float]) -> None:
+    shape = tuple(int(60 / step) for step in steps)
+    places = np.stack(
+        np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, steps, strict=True)], indexing="ij")
+    )
+    away = np.sqrt(((places - 29.0) ** 2 * np.array([1, 1, 2]).reshape(3, 1, 1, 1)).sum(axis=0))
+    array = np.clip(1 - away / 25, 0, None).astype(np.float32)
+    _, slicing = _volume(array, steps)
+    middle = (28.0, 29.0, 30.0)
+    shown, there = GRID.show(lambda index: array[index][None], slicing, middle)
+    box = (5, shape[1] - 4, 3, shape[2] - 6)
+    for index in (shape[0] // 3, shape[0] // 2):
+        back = GRID.on_slices(shown * there, slicing, middle, index, box)[0]
+        wanted = torch.from_numpy(array[index, box[0] : box[1], box[2] : box[3]])
+        assert (back - wanted).abs().mean() < 0.02
+
+
+def _bent(image: Tensor, points: Tensor) -> Tensor:
+    return GRID.at(image, points[None])
+
+
+def _known_map() -> Tensor:
+    """Where a volume's points lie in a case: moved, turned, larger and bent."""
+    points = GRID.points()
+    turn = torch.tensor([[1.05, 0.0, 0.1], [0.0, 0.95, -0.1], [-0.1, 0.1, 1.1]])
+    bend = 2.5 * torch.sin(points.flip(-1) / 12)
+    return points @ turn.T + bend + torch.tensor([3.0, -4.0, 5.0])
+
+
+INSIDE = torch.ones(GRID.shape)
+
+
+def _no_matter(step: int) -> None:
+    """Steps of registration are not looked at."""
+
+
+def test_a_case_that_was_moved_turned_and_bent_is_laid_over_the_volume_again() -> None:
+    case, ball = _texture(5, smooth=1.5), _ball(14, (3.0, -4.0, 5.0))
+    wanted = _known_map()
+    volume = self_similarity(_bent(case, wanted))
+    start = torch.tensor([[1.0, -2.0, 3.0]])
+    steps: list[int] = []
+    found = register(GRID, volume, INSIDE, self_similarity(case), start, steps.append)
+    assert steps == list(range(STEPS))
+    assert found.shape == (1, *GRID.shape, 3)
+    within = _bent(ball, wanted)[0, 0] > 0.5
+    assert (found[0] - wanted)[within].norm(dim=-1).median() < GRID.spacing / 2
+    over = GRID.at(ball, found)[0, 0] > 0.5
+    before = _ball(14, (2.0, -2.0, 2.0))[0, 0] > 0.5
+    assert dice(over.numpy(), within.numpy()) > 0.95 > dice(before.numpy(), within.numpy())
+
+
+def test_what_lies_outside_the_volume_does_not_matter() -> None:
+    case = self_similarity(_texture(5))
+    spoilt = case.clone()
+    spoilt[:, :, :8] = self_similarity(_texture(6))[:, :, :8]
+    inside = INSIDE.clone()
+    inside[:8] = 0
+    start = torch.tensor([[2.0, 0.0, -2.0]])
+    plain, other = (
+        register(GRID, volume, inside, case, start, _no_matter) for volume in (case, spoilt)
+    )
+    torch.testing.assert_close(plain[:, 8:], other[:, 8:], atol=0.05, rtol=0)
+
+
+def test_cases_are_laid_over_a_volume_each_by_itself() -> None:
+    """So what one case looks like must not change where another one lies."""
+    volume = self_similarity(_texture(6))
+    cases = self_similarity(torch.cat([_texture(7), _texture(8)]))
+    starts = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
+    both = register(GRID, volume, INSIDE, cases, starts, _no_matter)
+    for n in range(2):
+        one = slice(n, n + 1)
+        alone = register(GRID, volume, INSIDE, cases[one], starts[one], _no_matter)
+        assert (both[n] - alone[0]).norm(dim=-1).median() < 0.05
+
+
+def test_registration_can_be_stopped_at_any_step() -> None:
+    def stop(step: int) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    looks = self_similarity(_texture(6))
+    with pytest.raises(KeyboardInterrupt):
+        register(GRID, looks, INSIDE, looks, torch.zeros(1, 3), stop)
+
+
+def test_the_case_that_looks_liker_counts_for_more_and_one_without_the_structure_not_at_all() -> (
+    None
+):
+    volume = self_similarity(_texture(9))
+    apart = torch.cat([volume, self_similarity(_texture(10))]) - volume
+    labels = torch.stack([torch.full((2, *GRID.shape), 0.9), torch.full((2, *GRID.shape), 0.1)])
+    has = torch.tensor([[True, True], [True, False]])
+    found = fused(labels, apart, has)
+    assert 0.6 < found[0].mean() < 0.9
+    torch.testing.assert_close(found[1], torch.full(GRID.shape, 0.9))
+
+
+def _sure(probability: float) -> ProbabilityVolume:
+    """Three structures, each drawn in a tenth of the slice with this probability."""
+    values = torch.zeros(1, 3, 20, 20)
+    values[:, :, :2] = probability
+    return ProbabilityVolume.of_slices(values)
+
+
+def test_registration_counts_for_more_of_structures_that_it_knows_well() -> None:
+    drawn, seen = _sure(0.8), _sure(0.0)
+    reliable = np.array([0.95, 0.5, np.nan])
+    kept = by_reliability(drawn, seen, reliable, CPU).slice(0, CPU)[:, 0, 0] / 0.8
+    assert 1 - MOST - 0.01 < kept[0] < kept[2] < kept[1] < 1
+    surer = by_reliability(_sure(0.99), seen, reliable, CPU).slice(0, CPU)[:, 0, 0] / 0.99
+    assert bool((surer >= kept - 0.01).all()) and surer[1] > kept[1] + 0.1
+
+
+def _shown(case: SupportCase, preparation: Preparation) -> SupportSlices:
+    cut = Slicing.for_volume(case.volume, "axial")
+    prepared = preparation.prepare(case.volume, cut)
+    return SupportSlices(case.name, prepared, cut, cut.cut(case.labels))
+
+
+def _hippocampi(*numbers: str) -> tuple[list[SupportSlices], tuple[Structure, ...]]:
+    cases = [sample_data().read_case(f"hippocampus_{number}") for number in numbers]
+    cuts = [Slicing.for_volume(case.volume, "axial") for case in cases]
+    preparation = Preparation.learn(cases, cuts)
+    return [_shown(case, preparation) for case in cases], cases[0].structures
+
+
+def _look_of(
+    cases: list[SupportSlices],
+    structures: tuple[Structure, ...],
+    partners: npt.NDArray[np.intp] | None = None,
+) -> RegisteredLook:
+    return RegisteredLook.of_support(cases, structures, partners, _silent)
+
+
+def _silent(progress: Progress) -> None:
+    """Nobody asks."""
+
+
+def _read(
+    look: RegisteredLook, case: SupportSlices, drawn: ProbabilityVolume
+) -> ProbabilityVolume | None:
+    rows, columns = case.slicing.slice_shape
+    return look.read(case.prepared, case.slicing, drawn, (0, rows, 0, columns), _silent)
+
+
+def _drawn(case: SupportSlices, structures: tuple[Structure, ...]) -> ProbabilityVolume:
+    return ProbabilityVolume.of_slices(
+        torch.from_numpy(np.stack([plane == each.label for each in structures]))
+        for plane in case.labels
+    )
+
+
+def _overlaps(
+    found: ProbabilityVolume, case: SupportSlices, structures: tuple[Structure, ...]
+) -> list[float]:
+    masks = np.stack([found.slice(n, CPU).numpy() > 0.5 for n in range(found.count)], axis=1)
+    return [
+        dice(mask, case.labels == each.label) for mask, each in zip(masks, structures, strict=True)
+    ]
+
+
+def test_two_hippocampi_laid_over_a_third_say_where_it_is() -> None:
+    (one, other, third), structures = _hippocampi("001", "003", "006")
+    look = _look_of([one, other], structures)
+    assert look.grey in GREYS
+    assert bool((look.reliable > 0.6).all())
+    # What is known of the third lies two voxels off along each axis.
+    moved = _drawn(replace(third, labels=np.roll(third.labels, (2, 2, 2), (0, 1, 2))), structures)
+    found = _read(look, third, moved)
+    assert found is not None
+    better = _overlaps(found, third, structures)
+    assert min(better) > 0.7
+    assert np.mean(better) > np.mean(_overlaps(moved, third, structures)) + 0.1
+
+
+def test_in_a_mirror_a_case_serves_for_the_other_side() -> None:
+    (one, other), structures = _hippocampi("001", "003")
+    flipped = replace(other.prepared, stack=np.ascontiguousarray(other.prepared.stack[..., ::-1]))
+    mirror = replace(other, prepared=flipped, labels=np.ascontiguousarray(other.labels[..., ::-1]))
+    drawn = _drawn(mirror, structures)
+    straight = _look_of([one], structures)
+    partners = np.arange(len(structures))
+    both = _look_of([one], structures, partners)
+    plain, better = (_read(look, mirror, drawn) for look in (straight, both))
+    assert plain is not None and better is not None
+    assert np.mean(_overlaps(better, mirror, structures)) > np.mean(
+        _overlaps(plain, mirror, structures)
+    )
+
+
+def test_where_nothing_was_drawn_there_is_nowhere_to_begin() -> None:
+    (one, other), structures = _hippocampi("001", "003")
+    look = _look_of([one], structures)
+    nothing = _drawn(replace(other, labels=np.zeros_like(other.labels)), structures)
+    assert _read(look, other, nothing) is None
+    # One structure is enough to begin with, and the case shows where the other one lies.
+    labels = np.where(other.labels == structures[0].label, other.labels, 0)
+    found = _read(look, other, _drawn(replace(other, labels=labels), structures))
+    assert found is not None and min(_overlaps(found, other, structures)) > 0.5
+
+
+def test_a_look_comes_back_from_a_learned_task_as_it_was() -> None:
+    (one,), structures = _hippocampi("001")
+    for partners in (None, np.array([1, 0])):
+        look = _look_of([one], structures, partners)
+        back = RegisteredLook.from_tensors(look.to_tensors(), CPU)
+        assert back.grid == look.grid and back.grey == look.grey
+        assert bool(look.reliable.isnan().all())  # One case has no other to be known by.
+        for name, tensor in look.to_tensors().items():
+            torch.testing.assert_close(back.to_tensors()[name], tensor, equal_nan=True)
+        lacking = {name: each for name, each in look.to_tensors().items() if name != "labels"}
+        with pytest.raises(TaskError, match="look like"):
+            RegisteredLook.from_tensors(lacking, CPU)
+
+
+def _case(number: str) -> SupportCase:
+    """A few slices of a sample case, and what is around its hippocampus: real, and quick."""
+    case = sample_data().read_case(f"hippocampus_{number}")
+    here = (slice(13, 19), *bounding_box(case.labels > 0, 4)[1:])
+    volume = Volume(case.volume.array[here], case.volume.affine, number)
+    return SupportCase(volume, case.labels[here], case.structures)
+
+
+@pytest.fixture(scope="module")
+def session() -> FewShotSession:
+    quick = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "pixel_steps": 0}
+    return FewShotSession("litemedsam", "cpu", options=MethodOptions.from_json(quick))
+
+
+@pytest.fixture(scope="module")
+def task(session: FewShotSession) -> LearnedTask:
+    return session.learn([_case("001"), _case("003")])
+
+
+def _registered(task: LearnedTask) -> list[str]:
+    return [name for name in task.tensors if name.startswith("registered.")]
+
+
+def test_the_support_laid_over_a_volume_makes_what_is_drawn_better_and_old_tasks_go_without(
+    session: FewShotSession, task: LearnedTask
+) -> None:
+    assert _registered(task)
+    case = _case("006")
+    without = replace(
+        task, tensors={k: t for k, t in task.tensors.items() if k not in _registered(task)}
+    )
+    own, plain = (segmented(session, each, case)[0] for each in (task, without))
+    labels = [each.label for each in case.structures]
+    with_it, before = (
+        np.mean([dice(found == label, case.labels == label) for label in labels])
+        for found in (own, plain)
+    )
+    assert with_it > before
+
+
+def test_it_can_be_switched_off_in_learning_and_in_segmenting(
+    session: FewShotSession, task: LearnedTask
+) -> None:
+    off = replace(session.options, registration=False)
+    other = FewShotSession(session.backbone, options=off)
+    assert not _registered(other.learn([_case("001"), _case("003")]))
+    case = _case("006")
+    assert (segmented(other, task, case) != segmented(session, task, case)).any()
