@@ -1,7 +1,8 @@
 """A learned task: all that was learned from the support, as a value and as a file.
 
 The file (`*.oflsam2`) is a zip of `task.json` and `tensors.safetensors`. Nothing in it can run
-when it is read, and it holds features and masks of the support, never an image.
+when it is read. It holds features and masks of the support, and coarse images of it around its
+structures, unless it was learned without registration.
 """
 
 from __future__ import annotations

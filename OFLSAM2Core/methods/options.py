@@ -32,11 +32,13 @@ class MethodOptions:
     mirror: learn from mirrored copies of slices, too, where the support shows that both sides of
         the body are alike.
     registration: lay the support cases over a volume, too, bent until they look like it, and let
-        their labels say where its structures are.
+        their labels say where its structures are. The learned task then holds coarse images of
+        them.
     appearance: once all slices are drawn, judge voxels near structures by how bright these are in
         the volume itself.
     best_dice: draw each structure from that probability on at which the Dice to be expected is
-        best, instead of from one half.
+        best, instead of from one half. Not where registration is heard: what it says of unsure
+        structures is drawn from one half on.
     gamma: S_cf above which a prediction enters memory and updates the mapping network.
     memories: K, retrieved support slices. The paper has 2; on the left atrium 4 gave 0.826 where
         2 gave 0.820 (7 cases).
