@@ -241,7 +241,7 @@ def _look_of(
     structures: tuple[Structure, ...],
     partners: npt.NDArray[np.intp] | None = None,
 ) -> RegisteredLook:
-    return RegisteredLook.of_support(cases, structures, partners, _silent)
+    return RegisteredLook.of_support(cases, structures, partners, CPU, _silent)
 
 
 def _silent(progress: Progress) -> None:

@@ -87,7 +87,9 @@ def learn(
         look_at_pixels = lessons.learn(pixel_steps, backbone.device, rng, report)
         parts = replace(parts, pixels=look_at_pixels)
     if options.registration and in_volumes:
-        registered = RegisteredLook.of_support(support, structures, partners, on_progress)
+        registered = RegisteredLook.of_support(
+            support, structures, partners, backbone.device, on_progress
+        )
         parts = replace(parts, registered=registered)
     labels = [case.labels for case in support]
     pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]

@@ -81,8 +81,13 @@ class RegisteredLook:
         support: Sequence[SupportSlices],
         structures: Sequence[Structure],
         partners: npt.NDArray[np.intp] | None,
+        device: torch.device,
         on_progress: ProgressCallback,
     ) -> RegisteredLook:
+        """What is kept of the support, and tried on it; partners: as `mirror_partners` gives them.
+
+        Raises what `on_progress` raises.
+        """
         boxes = [_box_of(case) for case in support]
         extent = np.max([high - low for low, high in boxes], axis=0)
         room = np.maximum(2 * AROUND, 2 * OF_EXTENT * extent)
@@ -106,10 +111,13 @@ class RegisteredLook:
             None if partners is None else torch.from_numpy(partners),
             GREYS[0],
             torch.full((len(structures),), torch.nan),
-        )
+        ).to(device)
         return look._tried(on_progress) if len(support) > 1 else look
 
     def to(self, device: torch.device) -> RegisteredLook:
+        """On a device; on the processor instead of one that has no gradient of sampling in 3D."""
+        if device.type == "mps":
+            device = torch.device("cpu")
         return replace(
             self,
             images=self.images.to(device),
