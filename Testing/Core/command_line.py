@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["--device", "cpu", "--preset", "fast", "--epochs", "1"]
+QUICK = [
+    *("--device", "cpu", "--preset", "fast", "--epochs", "1"),
+    *("--set", "registration=false"),
+]
 NAMES = ["anterior hippocampus", "posterior hippocampus"]
 
 

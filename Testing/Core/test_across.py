@@ -233,7 +233,9 @@ def test_each_look_counts_two_thirds_of_what_was_read_first() -> None:
 
 @pytest.fixture(scope="module")
 def session() -> FewShotSession:
-    options = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial", across=True)
+    options = MethodOptions(
+        epochs=1, augmented_copies=0, slicing_axis="axial", across=True, registration=False
+    )
     return FewShotSession(_sam2(), options=options)
 
 

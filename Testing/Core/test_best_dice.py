@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,13 +118,12 @@ def test_confidence_in_a_slice_is_the_dice_to_be_expected_of_what_is_drawn() -> 
 def test_more_is_drawn_of_a_volume_and_confidence_says_how_likely_it_is(
     cases: Path, task: Path
 ) -> None:
-    alone = MethodOptions(registration=False)  # With it structures are drawn from one half on.
-    session = FewShotSession("litemedsam", "cpu", options=alone)
+    session = FewShotSession("litemedsam", "cpu")
     learned = LearnedTask.load(task)
     data = Dataset.open(cases)
     case = data.read_case(data.test[0])
     labels, confidence = segmented(session, learned, case)
-    plain = FewShotSession(session.backbone, options=replace(alone, best_dice=False))
+    plain = FewShotSession(session.backbone, options=MethodOptions(best_dice=False))
     before, confidence_before = segmented(plain, learned, case)
     added = (labels > 0) & (before == 0)
     assert added.any()

@@ -181,6 +181,7 @@ def test_where_neither_draws_anything_features_stay_as_they_are() -> None:
 
 def _options(**changes: object) -> MethodOptions:
     quick = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "pixel_steps": 2}
+    quick |= {"registration": False}
     return MethodOptions.from_json({**quick, **changes})
 
 

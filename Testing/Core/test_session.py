@@ -27,7 +27,7 @@ from OFLSAM2Core.session import FewShotSession
 from OFLSAM2Core.structures import Structure
 from OFLSAM2Core.volume import SupportCase, Volume
 
-QUICK = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial")
+QUICK = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial", registration=False)
 
 
 def _case(name: str, slices: slice = slice(None)) -> SupportCase:

@@ -69,7 +69,9 @@ def _learn(*cases: SupportCase, zoom: bool = True) -> Preparation:
 
 @pytest.fixture(scope="module")
 def session() -> FewShotSession:
-    options = MethodOptions(epochs=10, augmented_copies=0, slicing_axis="axial", zoom=True)
+    options = MethodOptions(
+        epochs=10, augmented_copies=0, slicing_axis="axial", zoom=True, registration=False
+    )
     return FewShotSession("litemedsam", "cpu", options=options)
 
 
@@ -224,7 +226,9 @@ def test_something_larger_is_not_taken_for_a_structure_where_the_mapping_network
 def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     tmp_path: Path,
 ) -> None:
-    options = MethodOptions(epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True)
+    options = MethodOptions(
+        epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True, registration=False
+    )
     # Not all random weights find an object.
     session = FewShotSession(Sam2Backbone.random(seed=1, image_size=128), options=options)
     task = session.learn([_in_canvas(number) for number in ("001", "003")])
@@ -268,14 +272,18 @@ def test_features_of_whole_slices_are_gone_before_squares_are_encoded(
         return slices
 
     monkeypatch.setattr(lesson, "encode_support", watched)
-    options = MethodOptions(epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True)
+    options = MethodOptions(
+        epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True, registration=False
+    )
     session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
     session.learn([_in_canvas(number) for number in ("001", "003")])
     assert len(earlier) == 2 * 2 * 2 * 5
 
 
 def test_without_zoom_no_squares_are_learned_from() -> None:
-    options = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial", zoom=False)
+    options = MethodOptions(
+        epochs=1, augmented_copies=0, slicing_axis="axial", zoom=False, registration=False
+    )
     session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
     task = session.learn([_in_canvas("001")])
     assert task.preparation.square_pixel is None

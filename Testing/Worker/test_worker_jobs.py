@@ -20,7 +20,7 @@ from OFLSAM2Core.volume import SupportCase, Volume
 from OFLSAM2Core.worker.client import Event, WorkerClient
 
 SAMPLES = Path(__file__).resolve().parents[2] / "Resources" / "SampleData"
-QUICK = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial"}
+QUICK = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "registration": False}
 SLICES = 3
 
 

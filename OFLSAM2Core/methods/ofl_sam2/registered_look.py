@@ -31,9 +31,10 @@ from OFLSAM2Core.slicing import Slicing
 from OFLSAM2Core.structures import Structure
 
 AROUND = 24.0
-"""mm beside the structures that cases are compared in, or more, where these are large:"""
+"""mm beside the structures in which cases are compared, too, or OF_EXTENT where that is more."""
 
 OF_EXTENT = 0.15
+"""Of what they measure together."""
 
 LIKER = 3.0
 """How much more a case counts that looks liker."""
@@ -41,7 +42,11 @@ LIKER = 3.0
 NEARBY = 5
 """Cells along the side of what is compared for that."""
 
+OTHERS = 2
+"""By how many others a support case is known, to see how well that goes."""
+
 COMPARING = "laying support cases over one another"
+"""What is said while they are."""
 
 TRUSTED = 1.5
 """Weight of registration beside all else, where both are expected to be equally good."""
@@ -197,36 +202,51 @@ class RegisteredLook:
     @torch.no_grad()
     def _tried(self, on_progress: ProgressCallback) -> RegisteredLook:
         """With that of GREYS by which support cases are known best, each by the others."""
-        count = len(self.images)
         found = []
         for number, grey in enumerate(GREYS):
             look = replace(self, grey=grey)
-            known = []
-            for case in range(count):
-                done = Progress("learn", number * count + case, len(GREYS) * count, COMPARING)
-                known.append(look._known_by_others(case, on_progress, done))
-            found.append(replace(look, reliable=torch.stack(known).nanmean(dim=0)))
+
+            def on_step(step: int, first: int = number * STEPS) -> None:
+                on_progress(Progress("learn", first + step, len(GREYS) * STEPS, COMPARING))
+
+            found.append(replace(look, reliable=look._known_by_others(on_step)))
         return max(found, key=lambda look: float(look.reliable.nanmean().nan_to_num()))
 
-    def _known_by_others(
-        self, number: int, on_progress: ProgressCallback, done: Progress
-    ) -> Tensor:
-        """Dice of each structure of a support case, (N,); NaN of those that only it has. done: what
-        is said at every step."""
-        of_cases, of_own = self._middles(self.centres[number])
-        usable = ~of_cases.isnan().any(dim=1)
-        usable[number] = False
+    def _known_by_others(self, on_step: Callable[[int], None]) -> Tensor:
+        """Mean Dice of each structure where a support case is known by up to OTHERS others, (N,);
+        NaN of those that no two have."""
+        count = len(self.images)
+        owns, others, starts = [], [], []
+        for own in range(count):
+            in_cases, in_own = self._middles(self.centres[own])
+            after = [(own + n) % count for n in range(1, count)]
+            for other in [n for n in after if not in_cases[n].isnan().any()][:OTHERS]:
+                owns.append(own)
+                others.append(other)
+                starts.append((in_cases - in_own)[other])
+        if not owns:
+            return self.reliable
+        looks, inside = _looks(self.images, self.grey), torch.ones(self.grid.shape)
+        points = register(
+            self.grid,
+            looks[owns],
+            inside.to(looks),
+            looks[others],
+            torch.stack(starts),
+            on_step,
+        )
         has = ~self.centres.isnan().any(dim=2)
-        known = has[number] & has[usable].any(dim=0)
-        if not known.any():
-            return torch.full((len(known),), torch.nan)
-        inside = torch.ones(self.grid.shape, device=self.images.device)
-        image = self.images[number : number + 1]
-        starts = of_cases - of_own
-        found = self._laid_over(image, inside, starts, usable, lambda step: on_progress(done))
-        pairs = zip(found.cpu() > 0.5, self.labels[number].cpu() > 127, strict=True)
-        each = [dice(drawn.numpy(), true.numpy()) for drawn, true in pairs]
-        return torch.where(known, torch.tensor(each).to(self.centres), torch.nan)
+        of_cases = []
+        for own in set(owns):
+            pairs = [n for n, each in enumerate(owns) if each == own]
+            which, at = [others[n] for n in pairs], points[pairs]
+            labels = self.grid.at(self.labels[which].float() / 255, at)
+            said = fused(labels, self.grid.at(looks[which], at) - looks[own], has[which])
+            both = zip(said.cpu() > 0.5, self.labels[own].cpu() > 127, strict=True)
+            each = torch.tensor([dice(drawn.numpy(), true.numpy()) for drawn, true in both])
+            known = has[own] & has[which].any(dim=0)
+            of_cases.append(torch.where(known, each.to(points), torch.nan))
+        return torch.stack(of_cases).nanmean(dim=0)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name, for a learned task."""

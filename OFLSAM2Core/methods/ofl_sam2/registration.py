@@ -58,9 +58,10 @@ def register(
     """Where each cell of a volume lies in each of S cases, in mm from the middle of their grids:
     (S, D, H, W, 3).
 
-    volume: what it looks like, (1, C, D, H, W). inside: which cells lie in it, (D, H, W) in [0, 1].
-    cases: what they look like, (S, C, D, H, W). starts: mm to be added to a point of the volume's
-    grid at first, (S, 3). on_step: called before each of STEPS steps; raises what it raises.
+    volume: what it looks like, (1, C, D, H, W), or (S, C, D, H, W), another one for each case.
+    inside: which cells lie in it, (D, H, W) in [0, 1]. cases: what they look like, (S, C, D, H, W).
+    starts: mm to be added to a point of the volume's grid at first, (S, 3). on_step: called before
+    each of STEPS steps; raises what it raises.
     """
     descent = _Descent(on_step)
     with torch.enable_grad():
