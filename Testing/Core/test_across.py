@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from orientations import ORIENTATIONS, stored, stored_array
+from sample_cases import part_of
 from whole_volumes import segmented
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.errors import TaskError
-from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.ofl_sam2 import across
 from OFLSAM2Core.methods.ofl_sam2.across import Across
@@ -28,7 +28,6 @@ from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.look import weighed
 from OFLSAM2Core.methods.options import PRESETS, MethodOptions
-from OFLSAM2Core.metrics import bounding_box
 from OFLSAM2Core.preparation import Preparation, PreparedVolume
 from OFLSAM2Core.session import FewShotSession
 from OFLSAM2Core.slicing import Slicing
@@ -38,10 +37,7 @@ from OFLSAM2Core.volume import SupportCase, Volume
 
 def _part(number: str) -> SupportCase:
     """A slab of a sample case, so that few slices are encoded."""
-    case = sample_data().read_case(f"hippocampus_{number}")
-    here = (slice(15, 20), *bounding_box(case.labels > 0, 4)[1:])
-    volume = Volume(case.volume.array[here], case.volume.affine, number)
-    return SupportCase(volume, case.labels[here], case.structures)
+    return part_of(number, 15, 20)
 
 
 def _box(

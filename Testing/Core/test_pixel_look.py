@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sample_cases import Shown, part_of
 from torch import Tensor
 from whole_volumes import segmented
 
 from OFLSAM2Core.errors import TaskError
-from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2 import pixel_lessons, pixel_look
@@ -27,7 +27,7 @@ from OFLSAM2Core.methods.ofl_sam2.pixel_look import AGREED, PixelLook, where_agr
 from OFLSAM2Core.methods.ofl_sam2.pixel_network import SMALLEST, PixelNetwork
 from OFLSAM2Core.methods.ofl_sam2.seen_pixels import SIDE, SeenPixels
 from OFLSAM2Core.methods.options import PRESETS, MethodOptions
-from OFLSAM2Core.metrics import bounding_box, dice
+from OFLSAM2Core.metrics import dice
 from OFLSAM2Core.preparation import Preparation, PreparedVolume
 from OFLSAM2Core.results import Progress
 from OFLSAM2Core.session import FewShotSession
@@ -39,35 +39,18 @@ MIDDLE = SIDE // 2
 
 
 def _case(number: str) -> SupportCase:
-    """The slices of a sample case in which its hippocampus is widest, and what is around it."""
-    case = sample_data().read_case(f"hippocampus_{number}")
-    here = (slice(13, 19), *bounding_box(case.labels > 0, 4)[1:])
-    volume = Volume(case.volume.array[here], case.volume.affine, number)
-    return SupportCase(volume, case.labels[here], case.structures)
+    """The slices of a sample case in which its hippocampus is widest."""
+    return part_of(number, 13, 19)
 
 
 def _silent(progress: Progress) -> None:
     """Nobody asks."""
 
 
-class Shown:
-    """Cases as they are shown to the network."""
-
-    def __init__(self, *cases: SupportCase) -> None:
-        self.cuts = [Slicing.for_volume(case.volume, "axial") for case in cases]
-        self.preparation = Preparation.learn(cases, self.cuts)
-        self.structures = cases[0].structures
-        self.support = [self.of(case) for case in cases]
-
-    def of(self, case: SupportCase) -> SupportSlices:
-        cut = Slicing.for_volume(case.volume, "axial")
-        prepared = self.preparation.prepare(case.volume, cut)
-        return SupportSlices(case.volume.name, prepared, cut, cut.cut(case.labels))
-
-    def learned(self, steps: int, seed: int = 0) -> PixelLook:
-        torch.manual_seed(seed)
-        lessons = PixelLessons.of(self.support, self.structures, LevelError(), None)
-        return lessons.learn(steps, CPU, np.random.default_rng(seed), _silent)
+def _learned(support: Shown, steps: int, seed: int = 0) -> PixelLook:
+    torch.manual_seed(seed)
+    lessons = PixelLessons.of(support.support, support.structures, LevelError(), None)
+    return lessons.learn(steps, CPU, np.random.default_rng(seed), _silent)
 
 
 def _read(look: PixelLook, shown: SupportSlices, side: int = SIDE) -> ProbabilityVolume:
@@ -92,7 +75,7 @@ def support() -> Shown:
 
 @pytest.fixture(scope="module")
 def look(support: Shown) -> PixelLook:
-    return support.learned(steps=100)
+    return _learned(support, steps=100)
 
 
 def test_what_is_learned_from_two_hippocampi_finds_most_of_a_third(
@@ -108,7 +91,7 @@ def test_what_is_learned_from_two_hippocampi_finds_most_of_a_third(
 
 
 def test_the_same_seed_learns_the_same_and_another_seed_does_not(support: Shown) -> None:
-    first, again, other = (support.learned(3, seed).to_tensors() for seed in (5, 5, 6))
+    first, again, other = (_learned(support, 3, seed).to_tensors() for seed in (5, 5, 6))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["enter.weight"], other["enter.weight"])
 
@@ -180,8 +163,13 @@ def test_where_neither_draws_anything_features_stay_as_they_are() -> None:
 
 
 def _options(**changes: object) -> MethodOptions:
-    quick = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "pixel_steps": 2}
-    quick |= {"registration": False}
+    quick = {
+        "epochs": 1,
+        "augmented_copies": 0,
+        "slicing_axis": "axial",
+        "pixel_steps": 2,
+        "registration": False,
+    }
     return MethodOptions.from_json({**quick, **changes})
 
 
@@ -259,7 +247,7 @@ def test_bfloat16_is_used_on_processors_that_have_it_alone(
     for quick, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(pixel_lessons, "has_matrix_tiles", lambda device, quick=quick: quick)
         precisions.clear()
-        learned = support.learned(steps=1)
+        learned = _learned(support, steps=1)
         assert set(precisions) == {expected}
         _read(learned, support.support[0])
         assert precisions[-1] == torch.float32

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from sample_cases import Shown, part_of
 from scipy import ndimage
 from torch import Tensor
 from whole_volumes import segmented
@@ -31,8 +32,7 @@ from OFLSAM2Core.methods.ofl_sam2.registered_look import (
 from OFLSAM2Core.methods.ofl_sam2.registration import STEPS, register
 from OFLSAM2Core.methods.ofl_sam2.self_similarity import CHANNELS, self_similarity
 from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.metrics import bounding_box, dice
-from OFLSAM2Core.preparation import Preparation
+from OFLSAM2Core.metrics import dice
 from OFLSAM2Core.results import Progress
 from OFLSAM2Core.session import FewShotSession
 from OFLSAM2Core.slicing import Slicing
@@ -223,17 +223,9 @@ def test_registration_counts_for_more_of_structures_that_it_knows_well() -> None
     assert bool((surer >= kept - 0.01).all()) and surer[1] > kept[1] + 0.1
 
 
-def _shown(case: SupportCase, preparation: Preparation) -> SupportSlices:
-    cut = Slicing.for_volume(case.volume, "axial")
-    prepared = preparation.prepare(case.volume, cut)
-    return SupportSlices(case.name, prepared, cut, cut.cut(case.labels))
-
-
 def _hippocampi(*numbers: str) -> tuple[list[SupportSlices], tuple[Structure, ...]]:
-    cases = [sample_data().read_case(f"hippocampus_{number}") for number in numbers]
-    cuts = [Slicing.for_volume(case.volume, "axial") for case in cases]
-    preparation = Preparation.learn(cases, cuts)
-    return [_shown(case, preparation) for case in cases], cases[0].structures
+    shown = Shown(*(sample_data().read_case(f"hippocampus_{number}") for number in numbers))
+    return shown.support, shown.structures
 
 
 def _look_of(
@@ -326,11 +318,8 @@ def test_a_look_comes_back_from_a_learned_task_as_it_was() -> None:
 
 
 def _case(number: str) -> SupportCase:
-    """A few slices of a sample case, and what is around its hippocampus: real, and quick."""
-    case = sample_data().read_case(f"hippocampus_{number}")
-    here = (slice(13, 19), *bounding_box(case.labels > 0, 4)[1:])
-    volume = Volume(case.volume.array[here], case.volume.affine, number)
-    return SupportCase(volume, case.labels[here], case.structures)
+    """The slices of a sample case in which its hippocampus is widest."""
+    return part_of(number, 13, 19)
 
 
 @pytest.fixture(scope="module")

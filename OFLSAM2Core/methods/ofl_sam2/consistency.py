@@ -212,5 +212,10 @@ def averaged_along(width: float, spacing: float) -> float:
     return min(max(ALONG_THE_BODY, spacing), OF_WIDTH * width)
 
 
+def as_bytes(shares: Tensor) -> Tensor:
+    """From [0, 1] to 0 to 255."""
+    return (shares * 255).round().to(torch.uint8)
+
+
 def _bytes(probabilities: Tensor) -> npt.NDArray[np.uint8]:
-    return (probabilities * 255).round().to(torch.uint8).cpu().numpy()
+    return as_bytes(probabilities).cpu().numpy()

@@ -54,13 +54,13 @@ class CubicGrid:
         axes = [
             torch.linspace(-h, h, n) for h, n in zip(self.half.tolist(), self.shape, strict=True)
         ]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).to(device)
+        return _lattice(axes).to(device)
 
-    def at(self, maps: Tensor, points: Tensor) -> Tensor:
+    def at(self, maps: Tensor, points: Tensor, beyond: str = "border") -> Tensor:
         """Maps (B, C, D, H, W) on this grid at points (B, ..., 3) of three dimensions, in mm from
-        its middle: (B, C, ...). Beyond the grid what is at its edge goes on."""
+        its middle: (B, C, ...). beyond: the grid, what is at its "border" goes on, or "zeros"."""
         places = (points / self.half.to(points)).flip(-1)
-        return F.grid_sample(maps, places, padding_mode="border", align_corners=True)
+        return F.grid_sample(maps, places, padding_mode=beyond, align_corners=True)
 
     def show(
         self,
@@ -97,7 +97,7 @@ class CubicGrid:
             # Voxels count from the middle of the first, blocks from the middle of theirs.
             own = (voxels - first[axis] - (blocks[axis] - 1) / 2) / blocks[axis]
             places.append(2 * own / max(averaged.shape[axis + 1] - 1, 1) - 1)
-        grid = torch.stack(torch.meshgrid(*places, indexing="ij"), dim=-1).flip(-1)
+        grid = _lattice(places).flip(-1)
         shown = F.grid_sample(averaged[None], grid[None], padding_mode="border", align_corners=True)
         there = inside[0][:, None, None] & inside[1][:, None] & inside[2]
         return shown[0], there
@@ -118,15 +118,16 @@ class CubicGrid:
             torch.arange(top, bottom).float(),
             torch.arange(left, right).float(),
         )
-        places = [
-            ((own * step - centre) / half).to(maps)
-            for own, step, centre, half in zip(
-                voxels, slicing.steps, middle, self.half.tolist(), strict=True
-            )
+        axes = [
+            own * step - centre
+            for own, step, centre in zip(voxels, slicing.steps, middle, strict=True)
         ]
-        grid = torch.stack(torch.meshgrid(*places, indexing="ij"), dim=-1).flip(-1)
-        found = F.grid_sample(maps[None], grid[None], padding_mode="zeros", align_corners=True)
-        return found[0, :, 0]
+        return self.at(maps[None], _lattice(axes)[None].to(maps), "zeros")[0, :, 0]
+
+
+def _lattice(axes: Sequence[Tensor]) -> Tensor:
+    """All combinations of three axes' places, (D, H, W, 3)."""
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
 def _tensor(plane: npt.NDArray) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.augmentation import augment
 from OFLSAM2Core.methods.ofl_sam2.balance import NEAR_SHARE_IN_LOSS, Balance, near_structures
+from OFLSAM2Core.methods.ofl_sam2.consistency import as_bytes
 from OFLSAM2Core.methods.ofl_sam2.episodes import BALANCED, segmentation_loss
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelError, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mirror import in_mirror
@@ -74,7 +75,7 @@ class _Case:
                 shown.prepared.mask_to_network(shown.labels[index], each.label)
                 for each in structures
             ]
-            masks[index] = (on_side(np.stack(planes)) * 255).round().to(torch.uint8)
+            masks[index] = as_bytes(on_side(np.stack(planes)))
         spacing = shown.slicing.slice_spacing
         return cls(
             SeenPixels(shown.prepared, shown.slicing),

@@ -20,7 +20,7 @@ from torch import Tensor
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.framing import Box
 from OFLSAM2Core.methods.base import SupportSlices
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume, as_bytes
 from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CubicGrid, Point
 from OFLSAM2Core.methods.ofl_sam2.registration import STEPS, register
 from OFLSAM2Core.methods.ofl_sam2.self_similarity import self_similarity
@@ -106,7 +106,7 @@ class RegisteredLook:
             middle = _point((low + high) / 2)
             images.append(_image(grid, case.prepared, case.slicing, middle)[0])
             shown, there = grid.show(_Covered(case.labels, structures), case.slicing, middle)
-            labels.append(_bytes(shown * there))
+            labels.append(as_bytes(shown * there))
             centres.append(_centres(grid, shown * there))
         look = cls(
             grid,
@@ -176,9 +176,19 @@ class RegisteredLook:
         """Probabilities on a volume's grid, (N, D, H, W), by the cases `which`, (S,) bool."""
         volume, cases = (_looks(each, self.grey) for each in (image, self.images[which]))
         points = register(self.grid, volume, inside, cases, starts[which], on_step)
+        return self._said(volume, cases, points, which)
+
+    def _said(
+        self, volume: Tensor, cases: Tensor, points: Tensor, which: Tensor | list[int]
+    ) -> Tensor:
+        """`fused`, of what the cases `which` and a volume look like; points: of `register`."""
         labels = self.grid.at(self.labels[which].float() / 255, points)
-        has = ~self.centres[which].isnan().any(dim=2)
-        return fused(labels, self.grid.at(cases, points) - volume, has)
+        return fused(labels, self.grid.at(cases, points) - volume, self._has[which])
+
+    @property
+    def _has(self) -> Tensor:
+        """Which case has which structure, (S, N)."""
+        return ~self.centres.isnan().any(dim=2)
 
     def _middles(self, centres: Tensor) -> tuple[Tensor, Tensor]:
         """Of the structures that both a case and a volume have, where they lie in the case and in
@@ -235,16 +245,14 @@ class RegisteredLook:
             torch.stack(starts),
             on_step,
         )
-        has = ~self.centres.isnan().any(dim=2)
         of_cases = []
         for own in set(owns):
             pairs = [n for n, each in enumerate(owns) if each == own]
-            which, at = [others[n] for n in pairs], points[pairs]
-            labels = self.grid.at(self.labels[which].float() / 255, at)
-            said = fused(labels, self.grid.at(looks[which], at) - looks[own], has[which])
+            which = [others[n] for n in pairs]
+            said = self._said(looks[own], looks[which], points[pairs], which)
             both = zip(said.cpu() > 0.5, self.labels[own].cpu() > 127, strict=True)
             each = torch.tensor([dice(drawn.numpy(), true.numpy()) for drawn, true in both])
-            known = has[own] & has[which].any(dim=0)
+            known = self._has[own] & self._has[which].any(dim=0)
             of_cases.append(torch.where(known, each.to(points), torch.nan))
         return torch.stack(of_cases).nanmean(dim=0)
 
@@ -252,13 +260,13 @@ class RegisteredLook:
         """By name, for a learned task."""
         own = {
             "spacing": torch.tensor(self.grid.spacing, dtype=torch.float64),
-            "images": self.images.cpu(),
-            "labels": self.labels.cpu(),
-            "centres": self.centres.cpu(),
+            "images": self.images,
+            "labels": self.labels,
+            "centres": self.centres,
             "grey": torch.tensor(self.grey),
-            "reliable": self.reliable.cpu(),
+            "reliable": self.reliable,
         }
-        return own if self.partners is None else {**own, "partners": self.partners.cpu()}
+        return own if self.partners is None else {**own, "partners": self.partners}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device) -> RegisteredLook:
@@ -337,7 +345,7 @@ def _image(
 ) -> tuple[Tensor, Tensor]:
     """Grey values in bytes, (1, D, H, W), and which cells lie in the volume."""
     image, inside = grid.show(lambda index: prepared.grey(index)[:1], slicing, middle)
-    return _bytes(image), inside
+    return as_bytes(image), inside
 
 
 def _looks(images: Tensor, grey: float) -> Tensor:
@@ -360,10 +368,6 @@ def _centres(grid: CubicGrid, shown: Tensor) -> Tensor:
     mass = shown.flatten(1).sum(dim=1)
     at = torch.einsum("ndhw,dhwk->nk", shown, grid.points())
     return torch.where(mass[:, None] > 0, at / mass[:, None], torch.nan)
-
-
-def _bytes(maps: Tensor) -> Tensor:
-    return (maps * 255).round().to(torch.uint8)
 
 
 def _point(at: npt.NDArray) -> Point:

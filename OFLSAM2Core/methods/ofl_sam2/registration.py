@@ -43,7 +43,6 @@ class _Stage:
 _AFFINE = (_Stage(4, 60, 0.02), _Stage(2, 20, 0.01))
 _SMOOTH = (_Stage(4, 40, 1.0, 8), _Stage(2, 40, 0.5, 4))
 
-
 STEPS = sum(stage.steps for stage in (*_AFFINE, *_SMOOTH))
 
 
@@ -64,16 +63,20 @@ def register(
     each of STEPS steps; raises what it raises.
     """
     descent = _Descent(on_step)
+    unlike = {
+        times: _Unlike.of(times, grid, volume, inside, cases)
+        for times in {stage.coarser for stage in (*_AFFINE, *_SMOOTH)}
+    }
     with torch.enable_grad():
         affine = torch.eye(3, 4).repeat(len(starts), 1, 1).to(starts)
         affine[:, :, 3] = starts
         for stage in _AFFINE:
-            unlike = _Unlike.of(stage, grid, volume, inside, cases)
-            affine = _affine(stage, descent, unlike, affine, float(grid.half.max()))
+            reach = float(grid.half.max())
+            affine = _affine(stage, descent, unlike[stage.coarser], affine, reach)
         displacement = starts.new_zeros(len(starts), 3, *grid.shape)
         for stage in _SMOOTH:
-            unlike = _Unlike.of(stage, grid, volume, inside, cases)
-            displacement = _smooth(stage, descent, unlike, affine, displacement, grid)
+            coarse = unlike[stage.coarser]
+            displacement = _smooth(stage, descent, coarse, affine, displacement, grid)
     return _mapped(grid.points(starts.device), affine) + displacement.permute(0, 2, 3, 4, 1)
 
 
@@ -88,11 +91,13 @@ class _Unlike:
 
     @classmethod
     def of(
-        cls, stage: _Stage, grid: CubicGrid, volume: Tensor, inside: Tensor, cases: Tensor
+        cls, times: int, grid: CubicGrid, volume: Tensor, inside: Tensor, cases: Tensor
     ) -> _Unlike:
-        volume, cases = (F.avg_pool3d(each, stage.coarser) for each in (volume, cases))
-        inside = F.avg_pool3d(inside[None], stage.coarser)[0]
-        return cls(grid.coarser(stage.coarser), volume, inside, cases)
+        """On the grid that is so many times coarser."""
+        volume, inside, cases = (
+            F.avg_pool3d(each, times) for each in (volume, inside[None], cases)
+        )
+        return cls(grid.coarser(times), volume, inside[0], cases)
 
     def __call__(self, points: Tensor) -> Tensor:
         """points: (S, D, H, W, 3), where the volume's cells lie in the cases."""

@@ -20,6 +20,13 @@ _PATCH = 3
 
 _SIX = ((0, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1))
 
+_PAIRS = [
+    (one, other)
+    for number, one in enumerate(_SIX)
+    for other in _SIX[:number]
+    if sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) == 2
+]
+
 _LEAST = 1e-3
 """Of the mean difference over the image: where patches differ less, as in air, nothing is said."""
 
@@ -36,21 +43,12 @@ def self_similarity(images: Tensor) -> Tensor:
         return padded[:, :, depth, row, column]
 
     differences = torch.cat(
-        [_averaged((moved(one) - moved(other)).square()) for one, other in _pairs()], dim=1
+        [_averaged((moved(one) - moved(other)).square()) for one, other in _PAIRS], dim=1
     )
     differences = differences - differences.amin(dim=1, keepdim=True)
     usual = differences.mean(dim=1, keepdim=True)
     least = _LEAST * usual.mean(dim=(1, 2, 3, 4), keepdim=True) + torch.finfo(usual.dtype).tiny
     return torch.exp(-differences / usual.maximum(least))
-
-
-def _pairs() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    return [
-        (one, other)
-        for number, one in enumerate(_SIX)
-        for other in _SIX[:number]
-        if sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) == 2
-    ]
 
 
 def _averaged(maps: Tensor) -> Tensor:
