@@ -140,7 +140,7 @@ class LearnedTask:
             method=contents["method"],
             world_axis=contents["world_axis"],
             preparation=Preparation.from_json(contents["preparation"]),
-            options=MethodOptions.from_json(contents["options"]),
+            options=MethodOptions.of_task(contents["options"]),
             tensors=tensors,
             facts=contents["facts"],
             support_names=tuple(contents["support_names"]),

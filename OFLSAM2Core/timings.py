@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 @dataclass
 class Timings:
     """Seconds and counts by stage ("encode", "attend", "update", "fuse", "decode", "write",
-    "look closer", "look across", "look at pixels", "look by registration", "finish")."""
+    "look closer", "look across", "look by registration", "finish")."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))

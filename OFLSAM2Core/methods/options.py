@@ -10,7 +10,7 @@ from typing import Any
 from OFLSAM2Core.errors import InputError
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"training_steps": 240, "augmented_copies": 0, "zoom": False, "pixel_steps": 0},
+    "fast": {"training_steps": 240, "augmented_copies": 0, "zoom": False},
     "balanced": {},
     "accurate": {"across": True},
 }
@@ -37,8 +37,8 @@ class MethodOptions:
     appearance: once all slices are drawn, judge voxels near structures by how bright these are in
         the volume itself.
     best_dice: draw each structure from that probability on at which the Dice to be expected is
-        best, instead of from one half. Not where registration is heard: what it says of unsure
-        structures is drawn from one half on.
+        best, instead of from one half. Not those of which registration says much: what it says of
+        unsure structures is drawn from one half on.
     gamma: S_cf above which a prediction enters memory and updates the mapping network.
     memories: K, retrieved support slices. The paper has 2; on the left atrium 4 gave 0.826 where
         2 gave 0.820 (7 cases).
@@ -50,9 +50,7 @@ class MethodOptions:
         from too little.
     augmented_copies: how many augmented copies of each support slice are learned from. -1: as
         many as make `encoded_slices` slices, from every second slice once to each eight times.
-    pixel_steps: training steps of the network that sees pixels as they are, where no square is
-        looked at; 0: there is none. Fewer where `epochs` are set and few.
-    learning_rate: of AdamW, where features are learned from.
+    learning_rate: of AdamW.
     use_memory, use_mapping, use_fusion: switch a branch off, for ablations; without fusion the
         two branches are averaged.
     update: "gated" (by gamma), "blind" (every slice) or "none".
@@ -77,7 +75,6 @@ class MethodOptions:
     augmented_copies: int = -1
     training_steps: int = 800
     encoded_slices: int = 380
-    pixel_steps: int = 1500
     learning_rate: float = 1e-3
     use_memory: bool = True
     use_mapping: bool = True
@@ -96,7 +93,6 @@ class MethodOptions:
             "augmented_copies": (-1, 20),
             "training_steps": (1, 100_000),
             "encoded_slices": (1, 100_000),
-            "pixel_steps": (0, 100_000),
             "learning_rate": (1e-6, 1.0),
         }
         for name, (low, high) in ranges.items():
@@ -150,12 +146,6 @@ class MethodOptions:
         passes = self.epochs or min(self.training_steps * batch / slices, MOST_EPOCHS)
         return max(round(passes * slices / batch), 1)
 
-    def pixel_steps_for(self, slices: int, batch: int) -> int:
-        """Training steps of the network that sees pixels: in proportion, where so many `epochs`
-        are fewer steps than `training_steps`."""
-        share = self.epochs * slices / batch / self.training_steps if self.epochs else 1.0
-        return math.ceil(self.pixel_steps * min(share, 1.0))
-
     @classmethod
     def from_preset(cls, preset: str, **changes: Any) -> MethodOptions:
         """The options of a preset ("fast", "balanced", "accurate"), some of them changed.
@@ -172,6 +162,13 @@ class MethodOptions:
     def from_json(cls, data: Mapping[str, Any]) -> MethodOptions:
         """From plain values; strings are read as the option's own type ("0.7", "false")."""
         return replace(cls(), **{name: _typed(name, value) for name, value in data.items()})
+
+    @classmethod
+    def of_task(cls, data: Mapping[str, Any]) -> MethodOptions:
+        """Of a task that another version may have learned: options that this one does not have are
+        left out, for what they stood for is not in it either."""
+        known = {field.name for field in fields(cls)}
+        return cls.from_json({name: value for name, value in data.items() if name in known})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

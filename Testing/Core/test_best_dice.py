@@ -64,6 +64,13 @@ def test_what_is_hardly_likely_is_not_drawn() -> None:
     assert not faint.areas().any()
 
 
+def test_only_structures_that_are_asked_for_are_drawn_from_another_probability_on() -> None:
+    organs = volume_of(_organ(0.45), _organ(0.45))
+    both, second = (organs.for_best_dice(which) for which in (None, np.array([False, True])))
+    assert float(both.thresholds[0]) < 0.45
+    assert second.thresholds.tolist() == [organs.thresholds[0], both.thresholds[1]]
+
+
 def test_probabilities_at_the_threshold_become_one_half() -> None:
     probabilities = torch.linspace(0, 1, 11).repeat(2, 1)[:, None]
     moved = moved_to_half(probabilities, torch.tensor([0.3, 0.5])[:, None, None])

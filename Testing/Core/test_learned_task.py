@@ -6,6 +6,7 @@ import json
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,16 +87,35 @@ def test_a_file_damaged_anywhere_is_refused_and_never_a_bug(
 
 def test_a_newer_format_asks_for_an_update(task: LearnedTask, tmp_path: Path) -> None:
     path = task.save(tmp_path / "new.oflsam2")
-    with zipfile.ZipFile(path) as archive:
-        contents = json.loads(archive.read("task.json"))
-        tensors = archive.read("tensors.safetensors")
-    contents["format"] += 1
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("task.json", json.dumps(contents))
-        archive.writestr("tensors.safetensors", tensors)
+    contents, tensors = _parts(path)
+    _put(path, {**contents, "format": contents["format"] + 1}, tensors)
     with pytest.raises(TaskError, match="format version 2") as refused:
         LearnedTask.load(path)
     assert "Update" in refused.value.hint
+
+
+def test_options_of_another_version_are_left_out(task: LearnedTask, tmp_path: Path) -> None:
+    path = task.save(tmp_path / "old.oflsam2")
+    contents, tensors = _parts(path)
+    contents["options"]["pixel_steps"] = 1500  # As tasks had it before decision 23.
+    _put(path, contents, tensors)
+    assert LearnedTask.load(path).options == task.options
+    contents["options"]["gamma"] = 7
+    _put(path, contents, tensors)
+    with pytest.raises(TaskError, match="not a readable learned task"):
+        LearnedTask.load(path)
+
+
+def _parts(path: Path) -> tuple[dict[str, Any], bytes]:
+    """What a task's file says, and its tensors."""
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("task.json")), archive.read("tensors.safetensors")
+
+
+def _put(path: Path, contents: dict[str, Any], tensors: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("task.json", json.dumps(contents))
+        archive.writestr("tensors.safetensors", tensors)
 
 
 def test_files_that_are_missing_or_of_another_kind_are_refused(tmp_path: Path) -> None:

@@ -138,9 +138,7 @@ def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_ar
     counts = []
     for zoom in (False, True):
         turned.clear()
-        options = MethodOptions(
-            encoded_slices=100, training_steps=2, pixel_steps=0, zoom=zoom, mirror=mirror
-        )
+        options = MethodOptions(encoded_slices=100, training_steps=2, zoom=zoom, mirror=mirror)
         session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
         task = session.learn(cases)
         assert (task.preparation.square_pixel is not None) == zoom

@@ -440,14 +440,6 @@ def test_few_support_slices_are_augmented_and_gone_through_more_often() -> None:
     assert (by_hand.copies_of(30), by_hand.steps_for(30, 2)) == (0, 45)
 
 
-def test_few_epochs_take_as_small_a_part_of_the_steps_of_pixels() -> None:
-    options = MethodOptions(training_steps=800, pixel_steps=600)
-    assert options.pixel_steps_for(100, 8) == 600
-    for epochs, steps in ((1, 10), (16, 150), (40, 375)):
-        assert replace(options, epochs=epochs).pixel_steps_for(100, 8) == steps
-    assert replace(options, epochs=40).pixel_steps_for(4000, 8) == 600
-
-
 @pytest.mark.parametrize(("start", "count"), [(0, 5), (4, 5), (2, 5), (1, 7), (0, 1)])
 def test_slices_are_visited_once_each_outwards_from_the_start(start: int, count: int) -> None:
     order = list(propagation_order(start, count))

@@ -25,9 +25,11 @@ from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CELLS, MULTIPLE, CubicGrid
 from OFLSAM2Core.methods.ofl_sam2.registered_look import (
     GREYS,
     MOST,
+    TRUSTED,
     RegisteredLook,
-    by_reliability,
+    averaged,
     fused,
+    shares,
 )
 from OFLSAM2Core.methods.ofl_sam2.registration import STEPS, register
 from OFLSAM2Core.methods.ofl_sam2.self_similarity import CHANNELS, self_similarity
@@ -216,11 +218,14 @@ def _sure(probability: float) -> ProbabilityVolume:
 
 def test_registration_counts_for_more_of_structures_that_it_knows_well() -> None:
     drawn, seen = _sure(0.8), _sure(0.0)
-    reliable = np.array([0.95, 0.5, np.nan])
-    kept = by_reliability(drawn, seen, reliable, CPU).slice(0, CPU)[:, 0, 0] / 0.8
-    assert 1 - MOST - 0.01 < kept[0] < kept[2] < kept[1] < 1
-    surer = by_reliability(_sure(0.99), seen, reliable, CPU).slice(0, CPU)[:, 0, 0] / 0.99
-    assert bool((surer >= kept - 0.01).all()) and surer[1] > kept[1] + 0.1
+    share = shares(drawn, np.array([0.95, 0.5, np.nan]))
+    assert 0 < share[1] < share[2] < share[0] <= MOST
+    as_good = shares(drawn, drawn.expected_dice())
+    assert as_good == pytest.approx([TRUSTED / (1 + TRUSTED)] * 3)
+    surer = shares(_sure(0.99), np.array([0.95, 0.5, np.nan]))
+    assert bool((surer <= share).all()) and surer[1] < share[1] - 0.1
+    kept = averaged(drawn, seen, share, CPU).slice(0, CPU)[:, 0, 0] / 0.8
+    np.testing.assert_allclose(kept, 1 - share, atol=0.01)
 
 
 def _hippocampi(*numbers: str) -> tuple[list[SupportSlices], tuple[Structure, ...]]:
@@ -324,7 +329,7 @@ def _case(number: str) -> SupportCase:
 
 @pytest.fixture(scope="module")
 def session() -> FewShotSession:
-    quick = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "pixel_steps": 0}
+    quick = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial"}
     return FewShotSession("litemedsam", "cpu", options=MethodOptions.from_json(quick))
 
 

@@ -22,7 +22,7 @@ from OFLSAM2Core.methods.ofl_sam2.appearance import MAY_BE, evidence
 from OFLSAM2Core.methods.ofl_sam2.best_dice import HALF, best_threshold, expected_dice
 from OFLSAM2Core.methods.ofl_sam2.confidence import share_voxels
 from OFLSAM2Core.methods.ofl_sam2.pieces import strays
-from OFLSAM2Core.metrics import bounding_box, dice
+from OFLSAM2Core.metrics import bounding_box
 from OFLSAM2Core.slicing import Slicing
 
 ALONG_THE_BODY = 1.5
@@ -107,9 +107,13 @@ class ProbabilityVolume:
             own[found.near] = np.round(255 * special.expit(_LOGITS[own[found.near]] + found.ratios))
         return ProbabilityVolume(judged)
 
-    def for_best_dice(self) -> ProbabilityVolume:
-        """The same, each structure drawn from its `best_threshold` on."""
-        return ProbabilityVolume(self._values, [best_threshold(own) for own in self._counts()])
+    def for_best_dice(self, which: npt.NDArray[np.bool_] | None = None) -> ProbabilityVolume:
+        """The same, each structure, or each of `which` (N,), drawn from its `best_threshold` on."""
+        best = [best_threshold(own) for own in self._counts()]
+        if which is None:
+            return ProbabilityVolume(self._values, best)
+        chosen = np.where(which, best, self._drawn_from).tolist()
+        return ProbabilityVolume(self._values, chosen)
 
     def expected_dice(self) -> npt.NDArray[np.float64]:
         """Of what is drawn of each structure from one half on, if probabilities are true, (N,)."""
@@ -147,11 +151,6 @@ class ProbabilityVolume:
     def areas(self) -> npt.NDArray[np.int64]:
         """Pixels of each structure in each slice: (N, slices)."""
         return self._drawn().sum(axis=(2, 3))
-
-    def agreement(self, other: ProbabilityVolume) -> npt.NDArray[np.float64]:
-        """Dice of what the two draw of each structure, (N,); NaN where neither draws anything."""
-        pairs = zip(self._drawn(), other._drawn(), strict=True)
-        return np.array([dice(own, others) for own, others in pairs])
 
     def edges(self) -> Box | None:
         """Of the rows and columns in which something may be; None where nothing may."""

@@ -18,6 +18,7 @@ from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2.balance import Balance, near_structures
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelError
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
+from OFLSAM2Core.methods.ofl_sam2.quick_training import quick_training
 from OFLSAM2Core.methods.ofl_sam2.readout import Readout, seen_of
 from OFLSAM2Core.methods.ofl_sam2.retrieval import most_similar
 from OFLSAM2Core.methods.ofl_sam2.side_by_side import SideBySide
@@ -181,7 +182,9 @@ class Episodes:
             predicted = torch.stack(
                 [self._mapped(n, f) for n, f in zip(queries, features, strict=True)]
             )
-        read = self.readout(seen_of(features, self.head), levels, predicted)
+        seen = seen_of(features, self.head)
+        with quick_training(self.backbone.device):
+            read = self.readout(seen, levels, predicted).float()
         if not structures:
             return read
         attended = None
@@ -280,11 +283,9 @@ def disturbed(logits: Tensor, rng: np.random.Generator) -> Tensor:
     return logits + rng.normal(0, SHIFT) + smooth
 
 
-def segmentation_loss(
-    logits: Tensor, truth: Tensor, weights: Tensor, cross_entropy: float = 1.0
-) -> Tensor:
-    """Dice + cross-entropy, so many times. logits (B, N, h, w), truth (B, N, S, S) in [0, 1],
-    weights (B, N, positions) on the features' grid.
+def segmentation_loss(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    """Dice + cross-entropy. logits (B, N, h, w), truth (B, N, S, S) in [0, 1], weights
+    (B, N, positions) on the features' grid.
 
     Dice is taken over the batch, so that slices without the structure count where they should:
     in its false positives. Without weights a U-Net soon draws nothing of organs that fill a
@@ -297,8 +298,7 @@ def segmentation_loss(
     both = (weights * probabilities * truth).sum(dim=(0, 2, 3))
     either = (weights * (probabilities + truth)).sum(dim=(0, 2, 3))
     dice = 1 - (2 * both + 1) / (either + 1)
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, weights)
-    return dice.mean() + cross_entropy * entropy
+    return dice.mean() + F.binary_cross_entropy_with_logits(logits, truth, weights)
 
 
 def _resize(maps: Tensor, size: int) -> Tensor:

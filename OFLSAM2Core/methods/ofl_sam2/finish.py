@@ -1,8 +1,8 @@
 """All slices again, once all are known: what each shows as a part of the volume.
 
 Levels are found again from what was drawn and slices read by them, a square around the structures
-or slices along other axes are looked at where that is worth it, pixels are looked at as they are,
-voxels are judged by how bright structures are in this volume, what a slice cannot know is made
+or slices along other axes are looked at where that is worth it, support cases are laid over the
+volume, voxels are judged by how bright structures are in it, what a slice cannot know is made
 consistent in 3D, and each structure is drawn from that probability on at which the Dice to be
 expected is best.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -28,15 +29,18 @@ from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.look import weighed
-from OFLSAM2Core.methods.ofl_sam2.pixel_look import where_agreed
-from OFLSAM2Core.methods.ofl_sam2.registered_look import by_reliability
+from OFLSAM2Core.methods.ofl_sam2.registered_look import averaged, shares
 from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
-from OFLSAM2Core.methods.ofl_sam2.seen_pixels import SIDE
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.slicing import Slicing
 from OFLSAM2Core.timings import Timings
+
+FAINT = 0.25
+"""Share of registration from which on a structure is drawn from one half on. What it says of unsure
+ones is surer than what best Dice was made for: necks and hippocampi lose by lower thresholds, and
+right ventricles, which it is hardly asked about, gain."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,13 @@ class FinishedSlice:
 class _Drawn:
     """volume: the structures' probabilities. found: what the mapping network finds by itself,
     None where that is not known. Both on the network's grid or, with a region, on that part of
-    the slices' own. registered: whether registration has been heard."""
+    the slices' own. registered: how much of each structure's probability registration has said,
+    (N,); None where it has not been heard."""
 
     volume: ProbabilityVolume
     found: ProbabilityVolume | None
     region: Box | None = None
-    registered: bool = False
+    registered: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,15 @@ class Finish:
         device, count = self.backbone.device, self.slicing.count
         read_again, scale = self._read_again(read, scale, on_progress)
         last = self._looked_again(read_again, scale, on_progress)
-        last = self._with_pixels(last, scale, on_progress)
         last = self._with_registered(last, on_progress)
         if self.options.appearance:
             with self.timings.stage("finish"):
                 last = self._by_appearance(last)
         whole, drawn, region = read_again.volume, last.volume, last.region
         with self.timings.stage("finish"):
-            if self.options.best_dice and not last.registered:
-                drawn = self._without_strays(drawn.for_best_dice(), last.found)
+            if self.options.best_dice:
+                unheard = None if last.registered is None else last.registered < FAINT
+                drawn = self._without_strays(drawn.for_best_dice(unheard), last.found)
             if region is None:
                 whole = drawn
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
@@ -165,24 +170,6 @@ class Finish:
             rows, columns = self.slicing.slice_shape
             return self._cleaned(fused, drawn, (0, rows, 0, columns))
 
-    def _with_pixels(
-        self, drawn: _Drawn, scale: LevelScale, on_progress: ProgressCallback
-    ) -> _Drawn:
-        """With what pixels say, where the task has learned from them."""
-        look, region = self.parts.pixels, drawn.region
-        if look is None:
-            return drawn
-        with self.timings.stage("look at pixels"):
-            side = drawn.volume.side if region is None else SIDE
-            seen = look.read(self.prepared, self.slicing, scale, side, on_progress)
-        with self.timings.stage("finish"):
-            seen = seen.smoothed(self._widths, self.slicing.slice_spacing)
-            if region is not None:
-                seen = self._on_grid(seen, region)
-            agreement = drawn.volume.agreement(self._without_strays(seen, drawn.found))
-            fused = where_agreed(drawn.volume, seen, agreement, self.backbone.device)
-            return replace(drawn, volume=self._without_strays(fused, drawn.found))
-
     def _with_registered(self, drawn: _Drawn, on_progress: ProgressCallback) -> _Drawn:
         """With what the support cases say, laid over the volume."""
         look = self.parts.registered
@@ -196,10 +183,10 @@ class Finish:
         if seen is None:
             return drawn
         with self.timings.stage("finish"):
-            reliable = look.reliable.double().cpu().numpy()
-            fused = by_reliability(drawn.volume, seen, reliable, self.backbone.device)
+            share = shares(drawn.volume, look.reliable.double().cpu().numpy())
+            fused = averaged(drawn.volume, seen, share, self.backbone.device)
             fused = self._without_strays(fused, drawn.found)
-            return replace(drawn, volume=fused, registered=True)
+            return replace(drawn, volume=fused, registered=share)
 
     def _on_own_grid(self, drawn: _Drawn) -> _Drawn:
         """The same on the region of the slices' own grid in which something may be; as it is where

@@ -21,7 +21,6 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     NormalEquations,
 )
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
-from OFLSAM2Core.methods.ofl_sam2.pixel_look import PixelLook
 from OFLSAM2Core.methods.ofl_sam2.readout import Readout
 from OFLSAM2Core.methods.ofl_sam2.registered_look import RegisteredLook
 from OFLSAM2Core.named_tensors import named, part_of
@@ -40,7 +39,6 @@ class LearnedParts:
     extents: Extents
     close_up: Look | None = None
     across: tuple[Across, ...] = ()
-    pixels: PixelLook | None = None
     registered: RegisteredLook | None = None
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -78,8 +76,6 @@ class LearnedParts:
             tensors |= named("close_up", self.close_up.to_tensors())
         for number, across in enumerate(self.across):
             tensors |= named(f"across{number}", across.to_tensors())
-        if self.pixels is not None:
-            tensors |= named("pixels", self.pixels.to_tensors())
         if self.registered is not None:
             tensors |= named("registered", self.registered.to_tensors())
         return {name: t.detach().cpu().clone() for name, t in tensors.items()}
@@ -145,11 +141,8 @@ class LearnedParts:
             close_up = Look.from_tensors(own, backbone, "squares around its structures")
         while own := part_of(tensors, f"across{len(across)}"):
             across.append(Across.from_tensors(own, backbone))
-        pixels: PixelLook | None = None
-        if own := part_of(tensors, "pixels"):
-            pixels = PixelLook.from_tensors(own, device)
         registered: RegisteredLook | None = None
         if own := part_of(tensors, "registered"):
             registered = RegisteredLook.from_tensors(own, device)
-        looks = close_up, tuple(across), pixels, registered
+        looks = close_up, tuple(across), registered
         return cls(fusion, readout, attention, mapping, memory, levels, extents, *looks)

@@ -16,7 +16,6 @@ from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.across import Across
 from OFLSAM2Core.methods.ofl_sam2.consistency import width_of
-from OFLSAM2Core.methods.ofl_sam2.episodes import BATCH
 from OFLSAM2Core.methods.ofl_sam2.extents import Extents
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.lesson import Lesson, level_finder, scale_of
@@ -28,7 +27,6 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import SupportMemory
 from OFLSAM2Core.methods.ofl_sam2.mirror import mirror_partners
 from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece, neighbours
-from OFLSAM2Core.methods.ofl_sam2.pixel_lessons import PixelLessons
 from OFLSAM2Core.methods.ofl_sam2.registered_look import RegisteredLook
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, spread
 from OFLSAM2Core.methods.options import MethodOptions
@@ -60,7 +58,6 @@ def learn(
     lesson = Lesson.of(backbone, support, structures, options, rng, on_progress, partners)
     parts = _parts(backbone, lesson, support, areas)
     level_error = lesson.level_error
-    pixel_steps = options.pixel_steps_for(len(lesson.episodes.slices), BATCH)
     del lesson  # Its features take up to 2 GB, and others are to come.
 
     def look(
@@ -80,13 +77,7 @@ def learn(
         own_partners = _partners(across, structures, options)
         side = Across(look(across, message, own_partners), extents)
         parts = replace(parts, across=(*parts.across, side))
-    in_volumes = support[0].slicing.world_axis != FRAME_AXIS
-    if pixel_steps > 0 and in_volumes and not squares:
-        lessons = PixelLessons.of(support, structures, level_error, partners)
-        report = _with_message(on_progress, "looking at pixels")
-        look_at_pixels = lessons.learn(pixel_steps, backbone.device, rng, report)
-        parts = replace(parts, pixels=look_at_pixels)
-    if options.registration and in_volumes:
+    if options.registration and support[0].slicing.world_axis != FRAME_AXIS:
         registered = RegisteredLook.of_support(
             support, structures, partners, backbone.device, on_progress
         )

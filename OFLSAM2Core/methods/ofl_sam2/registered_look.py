@@ -51,6 +51,10 @@ COMPARING = "laying support cases over one another"
 TRUSTED = 1.5
 """Weight of registration beside all else, where both are expected to be equally good."""
 
+STEEP = 1.5
+"""Power of how much better it is expected to be: right ventricles, of which it knows little, lose
+by what it says, and necks gain."""
+
 MOST = 0.85
 """Of both: its share is never more."""
 
@@ -291,21 +295,27 @@ class RegisteredLook:
         return look.to(device)
 
 
-def by_reliability(
-    drawn: ProbabilityVolume,
-    seen: ProbabilityVolume,
-    reliable: npt.NDArray[np.float64],
-    device: torch.device,
-) -> ProbabilityVolume:
-    """The mean of both probabilities, of each structure by how good both are to be expected.
+def shares(drawn: ProbabilityVolume, reliable: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """How much registration counts for each structure, of all, (N,), by how good it and all else
+    are to be expected.
 
-    seen: what registration says; reliable: how well structures were known so in the support, (N,).
+    reliable: how well structures were known so in the support, (N,).
     """
     known = np.where(np.isnan(reliable), UNTRIED, reliable)
-    weights = torch.from_numpy(TRUSTED * _odds(known) / _odds(drawn.expected_dice()))
-    share = (weights / (1 + weights)).clamp(max=MOST).float().to(device)[:, None, None]
+    weights = TRUSTED * (_odds(known) / _odds(drawn.expected_dice())) ** STEEP
+    return np.minimum(weights / (1 + weights), MOST)
+
+
+def averaged(
+    drawn: ProbabilityVolume,
+    seen: ProbabilityVolume,
+    share: npt.NDArray[np.float64],
+    device: torch.device,
+) -> ProbabilityVolume:
+    """The mean of both probabilities. seen: what registration says; share: what it counts for."""
+    of_seen = torch.from_numpy(share).float().to(device)[:, None, None]
     return ProbabilityVolume.of_slices(
-        torch.lerp(drawn.slice(index, device), seen.slice(index, device), share)
+        torch.lerp(drawn.slice(index, device), seen.slice(index, device), of_seen)
         for index in range(drawn.count)
     )
 

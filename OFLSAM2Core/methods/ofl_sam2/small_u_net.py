@@ -24,26 +24,26 @@ class SmallUNet(nn.Module):
     def __init__(self, channels: int, outputs: int, width: int) -> None:
         super().__init__()
         self.enter = nn.Conv2d(channels + 3 + LEVELS, width, 1)
-        self.fine = Block(width, width)
-        self.middle = Block(width, 2 * width)
-        self.coarse = Block(2 * width, 3 * width)
-        self.up_to_middle = Block(5 * width, 2 * width)
-        self.up_to_fine = Block(3 * width, width)
+        self.fine = _Block(width, width)
+        self.middle = _Block(width, 2 * width)
+        self.coarse = _Block(2 * width, 3 * width)
+        self.up_to_middle = _Block(5 * width, 2 * width)
+        self.up_to_fine = _Block(3 * width, width)
         self.leave = nn.Conv2d(width, outputs, 1)
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, seen: Tensor, levels: Sequence[Level]) -> Tensor:
-        fine = self.fine(self.enter(torch.cat([seen, where(seen, levels)], dim=1)))
+        fine = self.fine(self.enter(torch.cat([seen, _where(seen, levels)], dim=1)))
         middle = self.middle(F.avg_pool2d(fine, 2, ceil_mode=True))
         coarse = self.coarse(F.avg_pool2d(middle, 2, ceil_mode=True))
-        middle = self.up_to_middle(torch.cat([up(coarse, middle), middle], dim=1))
-        fine = self.up_to_fine(torch.cat([up(middle, fine), fine], dim=1))
+        middle = self.up_to_middle(torch.cat([_up(coarse, middle), middle], dim=1))
+        fine = self.up_to_fine(torch.cat([_up(middle, fine), fine], dim=1))
         return self.leave(fine)
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """Two convolutions and a way around them."""
 
     def __init__(self, channels: int, outputs: int) -> None:
@@ -58,11 +58,11 @@ class Block(nn.Module):
         return F.gelu(self.norms[1](self.second(inner)) + self.around(maps))
 
 
-def up(coarse: Tensor, like: Tensor) -> Tensor:
+def _up(coarse: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(coarse, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def where(maps: Tensor, levels: Sequence[Level]) -> Tensor:
+def _where(maps: Tensor, levels: Sequence[Level]) -> Tensor:
     """Row, column (-1 to 1), level and how it was found, of every position:
     (B, 3 + LEVELS, h, w)."""
     count, _, height, width = maps.shape

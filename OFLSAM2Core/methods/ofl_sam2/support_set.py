@@ -95,7 +95,7 @@ def encode_support(
     partners: as `mirror_partners` gives them: every second copy of a slice, and of its neighbours,
     is mirrored.
     """
-    chosen = [worth_learning(case, len(support)) for case in support]
+    chosen = [_worth_learning(case, MOST_SLICES // len(support)) for case in support]
     copies = options.copies_of(sum(len(indices) for indices in chosen))
     rounds = [chosen]
     for copy in range(math.ceil(copies - LEAST_PART)):
@@ -226,10 +226,8 @@ def _part(case: SupportSlices, indices: list[int], share: float) -> list[int]:
     return sorted([*seen, *spread(others, wanted)])
 
 
-def worth_learning(case: SupportSlices, cases: int) -> list[int]:
-    """Of one of so many cases: slices with structures, some without (nearest to them first), and
-    the previewed ones."""
-    most = MOST_SLICES // cases
+def _worth_learning(case: SupportSlices, most: int) -> list[int]:
+    """Slices with structures, some without (nearest to them first), and the previewed ones."""
     full = np.flatnonzero(case.labels.reshape(len(case.labels), -1).any(axis=1))
     empty = np.setdiff1d(np.arange(len(case.labels)), full)
     full = np.array(spread(full.tolist(), min(len(full), most)))
