@@ -217,14 +217,27 @@ def _sure(probability: float) -> ProbabilityVolume:
 
 
 def test_registration_counts_for_more_of_structures_that_it_knows_well() -> None:
-    drawn, seen = _sure(0.8), _sure(0.0)
-    share = shares(drawn, np.array([0.95, 0.5, np.nan]))
+    drawn = _sure(0.8)
+    share = shares(drawn, drawn, np.array([0.95, 0.5, np.nan]))
     assert 0 < share[1] < share[2] < share[0] <= MOST
-    as_good = shares(drawn, drawn.expected_dice())
+    as_good = shares(drawn, drawn, drawn.expected_dice())
     assert as_good == pytest.approx([TRUSTED / (1 + TRUSTED)] * 3)
-    surer = shares(_sure(0.99), np.array([0.95, 0.5, np.nan]))
-    assert bool((surer <= share).all()) and surer[1] < share[1] - 0.1
-    kept = averaged(drawn, seen, share, CPU).slice(0, CPU)[:, 0, 0] / 0.8
+
+
+def test_registration_counts_for_more_where_cases_agree_and_for_less_where_all_else_is_sure() -> (
+    None
+):
+    drawn, reliable = _sure(0.8), np.array([0.9, 0.5, np.nan])
+    share = shares(drawn, drawn, reliable)
+    agreed = shares(drawn, _sure(0.99), reliable)
+    surer = shares(_sure(0.99), drawn, reliable)
+    assert bool((agreed >= share).all() and (surer <= share).all())
+    assert agreed[1] > share[1] + 0.1 and surer[1] < share[1] - 0.1
+
+
+def test_both_probabilities_are_averaged_by_what_registration_counts_for() -> None:
+    share = np.array([0.0, 0.25, 0.85])
+    kept = averaged(_sure(0.8), _sure(0.0), share, CPU).slice(0, CPU)[:, 0, 0] / 0.8
     np.testing.assert_allclose(kept, 1 - share, atol=0.01)
 
 

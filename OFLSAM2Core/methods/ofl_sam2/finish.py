@@ -183,7 +183,7 @@ class Finish:
         if seen is None:
             return drawn
         with self.timings.stage("finish"):
-            share = shares(drawn.volume, look.reliable.double().cpu().numpy())
+            share = shares(drawn.volume, seen, look.reliable.double().cpu().numpy())
             fused = averaged(drawn.volume, seen, share, self.backbone.device)
             fused = self._without_strays(fused, drawn.found)
             return replace(drawn, volume=fused, registered=share)

@@ -48,12 +48,8 @@ OTHERS = 2
 COMPARING = "laying support cases over one another"
 """What is said while they are."""
 
-TRUSTED = 1.5
+TRUSTED = 2.0
 """Weight of registration beside all else, where both are expected to be equally good."""
-
-STEEP = 1.5
-"""Power of how much better it is expected to be: right ventricles, of which it knows little, lose
-by what it says, and necks gain."""
 
 MOST = 0.85
 """Of both: its share is never more."""
@@ -295,14 +291,19 @@ class RegisteredLook:
         return look.to(device)
 
 
-def shares(drawn: ProbabilityVolume, reliable: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def shares(
+    drawn: ProbabilityVolume, seen: ProbabilityVolume, reliable: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """How much registration counts for each structure, of all, (N,), by how good it and all else
     are to be expected.
 
-    reliable: how well structures were known so in the support, (N,).
+    seen: what registration says. Its votes tell how alike cases are once they are laid over this
+    volume, and the support how well that went there: the mean of both counts. reliable: the
+    latter, Dice of each structure, (N,).
     """
     known = np.where(np.isnan(reliable), UNTRIED, reliable)
-    weights = TRUSTED * (_odds(known) / _odds(drawn.expected_dice())) ** STEEP
+    expected = np.sqrt(_odds(known) * _odds(seen.expected_dice()))
+    weights = TRUSTED * expected / _odds(drawn.expected_dice())
     return np.minimum(weights / (1 + weights), MOST)
 
 
