@@ -233,6 +233,7 @@ def test_registration_counts_for_more_where_cases_agree_and_for_less_where_all_e
     surer = shares(_sure(0.99), drawn, reliable)
     assert bool((agreed >= share).all() and (surer <= share).all())
     assert agreed[1] > share[1] + 0.1 and surer[1] < share[1] - 0.1
+    assert agreed[2] == share[2]  # A single case agrees with itself.
 
 
 def test_both_probabilities_are_averaged_by_what_registration_counts_for() -> None:

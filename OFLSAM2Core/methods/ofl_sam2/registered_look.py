@@ -299,10 +299,11 @@ def shares(
 
     seen: what registration says. Its votes tell how alike cases are once they are laid over this
     volume, and the support how well that went there: the mean of both counts. reliable: the
-    latter, Dice of each structure, (N,).
+    latter, Dice of each structure, (N,); NaN where a single case has it, which agrees with itself.
     """
-    known = np.where(np.isnan(reliable), UNTRIED, reliable)
-    expected = np.sqrt(_odds(known) * _odds(seen.expected_dice()))
+    expected = np.where(
+        np.isnan(reliable), _odds(UNTRIED), np.sqrt(_odds(reliable) * _odds(seen.expected_dice()))
+    )
     weights = TRUSTED * expected / _odds(drawn.expected_dice())
     return np.minimum(weights / (1 + weights), MOST)
 
@@ -321,7 +322,7 @@ def averaged(
     )
 
 
-def _odds(dice: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _odds(dice: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
     likely = np.clip(dice, 0.02, 0.98)
     return likely / (1 - likely)
 
