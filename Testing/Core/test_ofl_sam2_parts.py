@@ -489,6 +489,7 @@ def test_calibration_is_less_sure_and_leaves_what_is_largest() -> None:
     assert bool((softer.amax(dim=0) < shared.amax(dim=0)).all())
     sure = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     assert float(calibrated(sure).amax()) > 0.99
+    torch.testing.assert_close(calibrated(shared, 1.0), shared, atol=1e-3, rtol=0)
 
 
 def _ends(*levels: tuple[float, float]) -> Extents:

@@ -5,7 +5,9 @@ Made-up bodies that are moved, turned and bent by known maps, and real hippocamp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +22,10 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, WITH_REGISTRATION
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CELLS, MULTIPLE, CubicGrid
+from OFLSAM2Core.methods.ofl_sam2.finish import Finish, FinishedSlice
 from OFLSAM2Core.methods.ofl_sam2.registered_look import (
     GREYS,
     MOST,
@@ -371,6 +375,25 @@ def test_the_support_laid_over_a_volume_makes_what_is_drawn_better_and_old_tasks
         for found in (own, plain)
     )
     assert with_it > before
+
+
+def test_confidence_is_softened_less_once_registration_has_been_heard(
+    session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temperatures: list[float] = []
+    run = Finish.run
+
+    def seen(finish: Finish, *given: Any) -> Iterator[FinishedSlice]:
+        for each in run(finish, *given):
+            temperatures.append(each.temperature)
+            yield each
+
+    monkeypatch.setattr(Finish, "run", seen)
+    for registration, expected in ((True, WITH_REGISTRATION), (False, TOO_SURE)):
+        temperatures.clear()
+        options = replace(session.options, registration=registration)
+        segmented(FewShotSession(session.backbone, options=options), task, _case("006"))
+        assert set(temperatures) == {expected}
 
 
 def test_it_can_be_switched_off_in_learning_and_in_segmenting(

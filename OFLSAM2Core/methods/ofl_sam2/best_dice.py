@@ -33,7 +33,7 @@ def best_threshold(counts: npt.NDArray[np.int64]) -> int:
     """The first step that is to be drawn: from `LEAST` to `SURE`, or `HALF`.
 
     counts: voxels of a volume by one structure's probability, in 256 equal steps, (256,).
-    Probabilities are believed by the temperature that confidence is shown with.
+    Probabilities are believed by the temperature that confidence is shown with before registration.
     """
     expected = _expected(counts)
     # Of several that draw the same, the last: one half where nothing is drawn.

@@ -24,7 +24,7 @@ from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import OtherLooks
 from OFLSAM2Core.methods.ofl_sam2.appearance import BESIDE
 from OFLSAM2Core.methods.ofl_sam2.close_up import by_both
-from OFLSAM2Core.methods.ofl_sam2.confidence import sure_of_ends
+from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, WITH_REGISTRATION, sure_of_ends
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
@@ -46,12 +46,14 @@ right ventricles, which it is hardly asked about, gain."""
 @dataclass(frozen=True)
 class FinishedSlice:
     """probabilities: on the slice's own grid, (N, H, W). thresholds: from which of them on
-    structures are drawn, likewise. of_ends: `sure_of_ends`, (N,)."""
+    structures are drawn, likewise. of_ends: `sure_of_ends`, (N,). temperature: of what is shown as
+    confidence."""
 
     index: int
     probabilities: Tensor
     thresholds: Tensor
     of_ends: Tensor
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Finish:
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
             sure = sure_of_ends(drawn.areas(), levels, self.parts.extents)
             of_ends = torch.from_numpy(sure).float().to(device)
+        temperature = TOO_SURE if last.registered is None else WITH_REGISTRATION
         rows, columns = self.slicing.slice_shape
         top, bottom, left, right = region or (0, rows, 0, columns)
         thresholds = torch.full((len(self.task.structures), rows, columns), 0.5, device=device)
@@ -115,7 +118,7 @@ class Finish:
                 own = self.prepared.to_grid(whole.slice(index, device))
                 if region is not None:
                     own[:, top:bottom, left:right] = drawn.slice(index, device)
-            yield FinishedSlice(index, own, thresholds, of_ends[:, index])
+            yield FinishedSlice(index, own, thresholds, of_ends[:, index], temperature)
         on_progress(Progress("finish", count, count))
 
     def _read_again(

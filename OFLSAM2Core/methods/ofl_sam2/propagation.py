@@ -17,6 +17,7 @@ from OFLSAM2Core.methods.base import CanonicalResult, OtherLooks
 from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
 from OFLSAM2Core.methods.ofl_sam2.best_dice import moved_to_half
 from OFLSAM2Core.methods.ofl_sam2.confidence import (
+    TOO_SURE,
     calibrated,
     share_voxels,
     slice_confidence,
@@ -109,7 +110,11 @@ class Propagation:
         for each in finish.run(self._probabilities, self._scale, on_progress):
             with self.timings.stage("write"):
                 result, _ = self._result(
-                    each.index, each.probabilities, each.thresholds, each.of_ends
+                    each.index,
+                    each.probabilities,
+                    each.thresholds,
+                    each.of_ends,
+                    each.temperature,
                 )
             yield replace(result, revision=1)
 
@@ -196,20 +201,22 @@ class Propagation:
         probabilities: Tensor,
         thresholds: Tensor | None = None,
         of_ends: Tensor | None = None,
+        temperature: float = TOO_SURE,
     ) -> tuple[CanonicalResult, Tensor]:
         """Labels and confidence from probabilities (N, H, W) on the volume's own grid, and S_cf of
         every structure.
 
         thresholds: (N, H, W), from which probability on structures are drawn; one half without
             them.
-        of_ends: (N,), `sure_of_ends` of the slice. Both once all slices are known.
+        of_ends: (N,), `sure_of_ends` of the slice. temperature: of what is shown as confidence.
+            All three once all slices are known.
         """
         probabilities = probabilities.clamp(0, 1)
         shared = decisive = share_voxels(probabilities)
         if thresholds is not None:
             decisive = share_voxels(moved_to_half(probabilities, thresholds))
         which = decisive.argmax(dim=0, keepdim=True)
-        shown = calibrated(shared).gather(0, which)[0]
+        shown = calibrated(shared, temperature).gather(0, which)[0]
         scores = slice_confidence(shared, decisive)
         if of_ends is not None:
             scores = scores * of_ends
