@@ -66,7 +66,7 @@ def test_what_is_hardly_likely_is_not_drawn() -> None:
 
 def test_only_structures_that_are_asked_for_are_drawn_from_another_probability_on() -> None:
     organs = volume_of(_organ(0.45), _organ(0.45))
-    both, second = (organs.for_best_dice(which) for which in (None, np.array([False, True])))
+    both, second = (organs.for_best_dice(which) for which in (True, np.array([False, True])))
     assert float(both.thresholds[0]) < 0.45
     assert second.thresholds.tolist() == [organs.thresholds[0], both.thresholds[1]]
 

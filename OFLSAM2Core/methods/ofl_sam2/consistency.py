@@ -107,13 +107,10 @@ class ProbabilityVolume:
             own[found.near] = np.round(255 * special.expit(_LOGITS[own[found.near]] + found.ratios))
         return ProbabilityVolume(judged)
 
-    def for_best_dice(self, which: npt.NDArray[np.bool_] | None = None) -> ProbabilityVolume:
-        """The same, each structure, or each of `which` (N,), drawn from its `best_threshold` on."""
+    def for_best_dice(self, which: npt.NDArray[np.bool_] | bool = True) -> ProbabilityVolume:
+        """The same, structures drawn from their `best_threshold` on; which: of them, (N,)."""
         best = [best_threshold(own) for own in self._counts()]
-        if which is None:
-            return ProbabilityVolume(self._values, best)
-        chosen = np.where(which, best, self._drawn_from).tolist()
-        return ProbabilityVolume(self._values, chosen)
+        return ProbabilityVolume(self._values, np.where(which, best, self._drawn_from).tolist())
 
     def expected_dice(self) -> npt.NDArray[np.float64]:
         """Of what is drawn of each structure from one half on, if probabilities are true, (N,)."""

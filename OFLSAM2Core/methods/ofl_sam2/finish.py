@@ -100,7 +100,7 @@ class Finish:
         whole, drawn, region = read_again.volume, last.volume, last.region
         with self.timings.stage("finish"):
             if self.options.best_dice:
-                unheard = None if last.registered is None else last.registered < FAINT
+                unheard = last.registered is None or last.registered < FAINT
                 drawn = self._without_strays(drawn.for_best_dice(unheard), last.found)
             if region is None:
                 whole = drawn
