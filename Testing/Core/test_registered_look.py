@@ -25,7 +25,7 @@ from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, WITH_REGISTRATION
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CELLS, MULTIPLE, CubicGrid
-from OFLSAM2Core.methods.ofl_sam2.finish import Finish, FinishedSlice
+from OFLSAM2Core.methods.ofl_sam2.finish import Finish, ReadSlice
 from OFLSAM2Core.methods.ofl_sam2.registered_look import (
     GREYS,
     MOST,
@@ -383,7 +383,7 @@ def test_confidence_is_softened_less_once_registration_has_been_heard(
     temperatures: list[float] = []
     run = Finish.run
 
-    def seen(finish: Finish, *given: Any) -> Iterator[FinishedSlice]:
+    def seen(finish: Finish, *given: Any) -> Iterator[ReadSlice]:
         for each in run(finish, *given):
             temperatures.append(each.temperature)
             yield each

@@ -44,16 +44,16 @@ right ventricles, which it is hardly asked about, gain."""
 
 
 @dataclass(frozen=True)
-class FinishedSlice:
-    """probabilities: on the slice's own grid, (N, H, W). thresholds: from which of them on
-    structures are drawn, likewise. of_ends: `sure_of_ends`, (N,). temperature: of what is shown as
-    confidence."""
+class ReadSlice:
+    """probabilities: of structures on the slice's own grid, (N, H, W). temperature: of what is
+    shown as confidence. Once all slices are known: thresholds, from which probabilities on
+    structures are drawn (without them one half), likewise; of_ends, `sure_of_ends`, (N,)."""
 
     index: int
     probabilities: Tensor
-    thresholds: Tensor
-    of_ends: Tensor
-    temperature: float
+    temperature: float = TOO_SURE
+    thresholds: Tensor | None = None
+    of_ends: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Finish:
 
     def run(
         self, read: ProbabilityVolume, scale: LevelScale, on_progress: ProgressCallback
-    ) -> Iterator[FinishedSlice]:
+    ) -> Iterator[ReadSlice]:
         """Every slice.
 
         read: as slices were read first, by `scale`; it is changed.
@@ -118,7 +118,7 @@ class Finish:
                 own = self.prepared.to_grid(whole.slice(index, device))
                 if region is not None:
                     own[:, top:bottom, left:right] = drawn.slice(index, device)
-            yield FinishedSlice(index, own, thresholds, of_ends[:, index], temperature)
+            yield ReadSlice(index, own, temperature, thresholds, of_ends[:, index])
         on_progress(Progress("finish", count, count))
 
     def _read_again(

@@ -17,14 +17,13 @@ from OFLSAM2Core.methods.base import CanonicalResult, OtherLooks
 from OFLSAM2Core.methods.ofl_sam2.balance import near_structures
 from OFLSAM2Core.methods.ofl_sam2.best_dice import moved_to_half
 from OFLSAM2Core.methods.ofl_sam2.confidence import (
-    TOO_SURE,
     calibrated,
     share_voxels,
     slice_confidence,
 )
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.encoded_slices import EncodedSlices
-from OFLSAM2Core.methods.ofl_sam2.finish import Finish
+from OFLSAM2Core.methods.ofl_sam2.finish import Finish, ReadSlice
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import some_positions
@@ -109,13 +108,7 @@ class Propagation:
         )
         for each in finish.run(self._probabilities, self._scale, on_progress):
             with self.timings.stage("write"):
-                result, _ = self._result(
-                    each.index,
-                    each.probabilities,
-                    each.thresholds,
-                    each.of_ends,
-                    each.temperature,
-                )
+                result, _ = self._result(each)
             yield replace(result, revision=1)
 
     def _most_similar_slice(self, on_progress: ProgressCallback) -> int:
@@ -171,7 +164,7 @@ class Propagation:
         if self.slicing.world_axis != FRAME_AXIS:
             self._second_reading.keep(index, seen, logits - read, there)
         with self.timings.stage("write"):
-            result, scores = self._result(index, self.prepared.to_grid(probabilities))
+            result, scores = self._result(ReadSlice(index, self.prepared.to_grid(probabilities)))
             self._probabilities.put(index, probabilities)
         trusted = trusted_structures(scores, self.options)
         with self.timings.stage("update"):
@@ -195,34 +188,20 @@ class Propagation:
                 read[structure] = found[place]
         return torch.stack([each for each in read if each is not None])
 
-    def _result(
-        self,
-        index: int,
-        probabilities: Tensor,
-        thresholds: Tensor | None = None,
-        of_ends: Tensor | None = None,
-        temperature: float = TOO_SURE,
-    ) -> tuple[CanonicalResult, Tensor]:
-        """Labels and confidence from probabilities (N, H, W) on the volume's own grid, and S_cf of
-        every structure.
-
-        thresholds: (N, H, W), from which probability on structures are drawn; one half without
-            them.
-        of_ends: (N,), `sure_of_ends` of the slice. temperature: of what is shown as confidence.
-            All three once all slices are known.
-        """
-        probabilities = probabilities.clamp(0, 1)
+    def _result(self, read: ReadSlice) -> tuple[CanonicalResult, Tensor]:
+        """Labels and confidence, and S_cf of every structure."""
+        probabilities = read.probabilities.clamp(0, 1)
         shared = decisive = share_voxels(probabilities)
-        if thresholds is not None:
-            decisive = share_voxels(moved_to_half(probabilities, thresholds))
+        if read.thresholds is not None:
+            decisive = share_voxels(moved_to_half(probabilities, read.thresholds))
         which = decisive.argmax(dim=0, keepdim=True)
-        shown = calibrated(shared, temperature).gather(0, which)[0]
+        shown = calibrated(shared, read.temperature).gather(0, which)[0]
         scores = slice_confidence(shared, decisive)
-        if of_ends is not None:
-            scores = scores * of_ends
+        if read.of_ends is not None:
+            scores = scores * read.of_ends
         values = torch.tensor([0, *(s.label for s in self.task.structures)], dtype=torch.uint8)
         result = CanonicalResult(
-            index=index,
+            index=read.index,
             labels=values[which[0].cpu()].numpy(),
             confidence=(shown * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
             scores={
