@@ -35,6 +35,8 @@ class LearnedTask:
 
     structures: what is segmented; their labels are the values in results.
     backbone, backbone_identity: name and SHA-256 of the weights it was learned with.
+    backbone_precision: what its encoder calculated in: a new volume is read likewise where that can
+        be chosen, for else its features are a little apart from the support's.
     method: name of the method that learned it, and can use it.
     world_axis: "axial", "coronal", "sagittal" or "frame": along what targets are cut.
     facts: plain values of the method's own (JSON).
@@ -52,6 +54,7 @@ class LearnedTask:
     tensors: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
     support_names: tuple[str, ...] = ()
+    backbone_precision: str = "float32"
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know of it, as plain values."""
@@ -79,6 +82,7 @@ class LearnedTask:
             "structures": [structure.to_json() for structure in self.structures],
             "backbone": self.backbone,
             "backbone_identity": self.backbone_identity,
+            "backbone_precision": self.backbone_precision,
             "method": self.method,
             "world_axis": self.world_axis,
             "preparation": self.preparation.to_json(),
@@ -144,6 +148,8 @@ class LearnedTask:
             tensors=tensors,
             facts=contents["facts"],
             support_names=tuple(contents["support_names"]),
+            # Not in tasks learned before there was a choice.
+            backbone_precision=contents.get("backbone_precision", "float32"),
         )
 
     def check_fits(self, backbone: str, identity: str, method: str) -> None:

@@ -153,7 +153,7 @@ class FewShotSession:
         if self.options.zoom and task.preparation.square_pixel is not None:
             closer = partial(task.preparation.prepare_square, volume, slicing)
         results = self.method.segment(
-            self.backbone,
+            self.backbone.in_precision(task.backbone_precision),
             prepared,
             OtherLooks(closer, task.preparation.prepare_across(volume, slicing)),
             slicing,

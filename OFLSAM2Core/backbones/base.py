@@ -123,6 +123,7 @@ class Backbone(ABC):
         already (SAM2), memory_channels where it is memory features read out (LiteMedSAM).
     memory_is_mask: whether memory features are the mask itself, its 4 x 4 blocks as 16 channels,
         from -1 to 1.
+    precision: what the encoder calculates in, "float32" or "bfloat16".
     """
 
     name: str
@@ -133,6 +134,7 @@ class Backbone(ABC):
     memory_channels: int
     attended_channels: int = 256
     memory_is_mask: bool = False
+    precision: str = "float32"
 
     @property
     @abstractmethod
@@ -142,6 +144,10 @@ class Backbone(ABC):
         """The part of memory attention that is learned from the support, freshly initialised;
         None where attention is frozen as a whole (SAM2)."""
         return None
+
+    def in_precision(self, precision: str) -> Backbone:
+        """This one, with an encoder that calculates in `precision`; as it is where it cannot."""
+        return self
 
     @abstractmethod
     def encode(self, images: Tensor) -> ImageFeatures:

@@ -18,12 +18,12 @@ def keep_features(backbone: Backbone, folder: Path) -> None:
 
     For backbones whose features are the embedding alone (LiteMedSAM).
     """
-    folder = folder / backbone.identity[:12]
-    folder.mkdir(parents=True, exist_ok=True)
-    encode = backbone.encode
+    own = folder / f"{backbone.identity[:12]}-{backbone.precision}"
+    own.mkdir(parents=True, exist_ok=True)
+    encode, in_precision = backbone.encode, backbone.in_precision
 
     def kept(images: Tensor) -> ImageFeatures:
-        file = folder / f"{hashlib.sha1(images.cpu().numpy().tobytes()).hexdigest()}.npy"
+        file = own / f"{hashlib.sha1(images.cpu().numpy().tobytes()).hexdigest()}.npy"
         if not file.exists():
             features = encode(images)
             if features.high_res or features.position is not None:
@@ -34,4 +34,12 @@ def keep_features(backbone: Backbone, folder: Path) -> None:
         embedding = torch.from_numpy(np.load(file).astype(np.float32))
         return ImageFeatures(embedding.to(backbone.device))
 
+    def kept_in_precision(precision: str) -> Backbone:
+        other = in_precision(precision)
+        if other is not backbone:
+            del other.encode, other.in_precision  # Copies of these two, which are of `backbone`.
+            keep_features(other, folder)
+        return other
+
     backbone.encode = kept  # type: ignore[method-assign]
+    backbone.in_precision = kept_in_precision  # type: ignore[method-assign]

@@ -40,6 +40,7 @@ def task() -> LearnedTask:
         tensors={"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.float16)},
         facts={"note": 1},
         support_names=("one", "two"),
+        backbone_precision="bfloat16",
     )
 
 
@@ -49,6 +50,7 @@ def test_everything_comes_back_from_the_file(task: LearnedTask, tmp_path: Path) 
     assert loaded.structures == task.structures and loaded.structures[0].code == "SCT:10200004"
     assert loaded.preparation == task.preparation and loaded.options == task.options
     assert loaded.facts == task.facts and loaded.backbone_identity == task.backbone_identity
+    assert loaded.backbone_precision == task.backbone_precision
     for name, tensor in task.tensors.items():
         assert torch.equal(loaded.tensors[name], tensor)
         assert loaded.tensors[name].dtype == tensor.dtype
@@ -104,6 +106,16 @@ def test_options_of_another_version_are_left_out(task: LearnedTask, tmp_path: Pa
     _put(path, contents, tensors)
     with pytest.raises(TaskError, match="not a readable learned task"):
         LearnedTask.load(path)
+
+
+def test_a_task_from_before_there_was_a_choice_was_learned_in_single_precision(
+    task: LearnedTask, tmp_path: Path
+) -> None:
+    path = task.save(tmp_path / "old.oflsam2")
+    contents, tensors = _parts(path)
+    del contents["backbone_precision"]
+    _put(path, contents, tensors)
+    assert LearnedTask.load(path).backbone_precision == "float32"
 
 
 def _parts(path: Path) -> tuple[dict[str, Any], bytes]:

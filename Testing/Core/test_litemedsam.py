@@ -26,14 +26,36 @@ def image() -> torch.Tensor:
     return (0.2 + 0.6 * disc + 0.1 * noise).expand(1, 3, 256, 256)
 
 
-def test_openvino_and_pytorch_give_the_same_embedding(
+def test_openvino_and_pytorch_give_the_same_embedding_in_single_precision(
     backbone: LiteMedSamBackbone, image: torch.Tensor
 ) -> None:
-    fast = backbone.encode(image).embedding
+    fast = backbone.in_precision("float32").encode(image).embedding
     with torch.no_grad():
         plain = backbone.encoder(image)
     assert fast.shape == (1, 256, 64, 64)
     assert (fast - plain).norm() / plain.norm() < 1e-4
+
+
+def test_the_encoder_calculates_in_bfloat16_where_the_processor_does_unless_told_otherwise(
+    backbone: LiteMedSamBackbone, image: torch.Tensor
+) -> None:
+    import openvino
+
+    able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert backbone.precision == ("bfloat16" if able else "float32")
+    exact = backbone.in_precision("float32")
+    assert exact.precision == "float32"
+    assert backbone.precision == ("bfloat16" if able else "float32")
+    quick, slow = (each.encode(image).embedding for each in (backbone, exact))
+    apart = float((quick - slow).norm() / slow.norm())
+    assert (apart > 1e-4) == able
+    assert apart < 0.1
+
+
+def test_a_precision_that_the_processor_has_not_changes_nothing(
+    backbone: LiteMedSamBackbone,
+) -> None:
+    assert backbone.in_precision("int3") is backbone
 
 
 def test_the_decoder_with_a_box_prompt_finds_a_disc_so_the_weights_are_where_they_belong(

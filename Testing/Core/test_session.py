@@ -6,6 +6,7 @@ matters (a slice takes it 5 ms).
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from OFLSAM2Core.backbones.base import Backbone, ImageFeatures
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.errors import Cancelled, InputError, ResourceError, TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
@@ -116,6 +118,40 @@ def test_a_task_that_was_saved_and_loaded_gives_identical_labels(
     assert loaded.structures == task.structures and loaded.options == task.options
     before = _segment(session, target.volume, task)
     np.testing.assert_array_equal(_segment(session, target.volume, loaded), before)
+
+
+def test_a_volume_is_encoded_in_the_precision_that_its_task_was_learned_in(
+    session: FewShotSession,
+    task: LearnedTask,
+    target: SupportCase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its features would be a little apart from the support's otherwise."""
+    quick = copy.copy(session.backbone)
+    encoded: list[str] = []
+
+    def encode(backbone: Backbone, images: Tensor) -> ImageFeatures:
+        encoded.append(backbone.precision)
+        return real(backbone, images)
+
+    def in_precision(backbone: Backbone, precision: str) -> Backbone:
+        other = copy.copy(backbone)
+        other.precision = precision
+        return other
+
+    real = Sam2Backbone.encode
+    monkeypatch.setattr(Sam2Backbone, "encode", encode)
+    monkeypatch.setattr(Sam2Backbone, "in_precision", in_precision)
+    quick.precision = "bfloat16"
+    other = FewShotSession(quick, options=session.options)
+    assert task.backbone_precision == "float32"
+    list(other.segment(target.volume, task))
+    assert set(encoded) == {"float32"}
+    encoded.clear()
+    learned = other.learn([target])
+    assert learned.backbone_precision == "bfloat16"
+    list(session.segment(target.volume, learned))
+    assert set(encoded) == {"bfloat16"}
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])

@@ -88,6 +88,7 @@ def learn(
         structures=structures,
         backbone=backbone.name,
         backbone_identity=backbone.identity,
+        backbone_precision=backbone.precision,
         method="ofl-sam2",
         world_axis=support[0].slicing.world_axis,
         preparation=preparation,
