@@ -64,6 +64,16 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(word)
 
 
+def has_matrix_tiles(device: torch.device) -> bool:
+    """Whether this is a processor with matrix tiles (Intel's AMX)."""
+    import torch
+
+    return device.type == "cpu" and bool(
+        # Not documented by PyTorch: without it training is slower, and that is all.
+        getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    )
+
+
 def describe_devices() -> list[DeviceInfo]:
     """All devices of this machine, the one that "auto" takes first."""
     import torch

@@ -31,6 +31,7 @@ from OFLSAM2Core.backbones.base import (
 from OFLSAM2Core.backbones.openvino_encoder import OpenVinoEncoder
 from OFLSAM2Core.backbones.tiny_vit import TinyViT
 from OFLSAM2Core.backbones.weights import identity, load_state_dict, weights_path
+from OFLSAM2Core.device import has_matrix_tiles
 from OFLSAM2Core.errors import WeightsError
 from OFLSAM2Core.named_tensors import part_of
 from OFLSAM2Core.results import ProgressCallback
@@ -260,16 +261,22 @@ def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(query key') value, the values in groups as wide as the keys.
 
     PyTorch's fused attention needs equal widths; it takes 0.04 s where the plain product, which
-    writes out 4096 x 12288 similarities, takes 0.17 s.
+    writes out 4096 x 12288 similarities, takes 0.17 s. In bfloat16, on processors with matrix
+    tiles, it takes less than half of that and differs by 0.7 %; only where no gradient is wanted.
     """
     width, wanted = key.shape[1], value.shape[1]
     groups = -(-wanted // width)
     value = F.pad(value, (0, groups * width - wanted))
     value = value.view(len(key), groups, width).transpose(0, 1).contiguous()
+    quick = has_matrix_tiles(query.device) and not torch.is_grad_enabled()
+    precision = torch.bfloat16 if quick else query.dtype
     read = F.scaled_dot_product_attention(
-        query.expand(1, groups, -1, -1), key.expand(1, groups, -1, -1), value[None], scale=1.0
+        query.to(precision).expand(1, groups, -1, -1),
+        key.to(precision).expand(1, groups, -1, -1),
+        value.to(precision)[None],
+        scale=1.0,
     )
-    return read[0].transpose(0, 1).reshape(len(query), -1)[:, :wanted]
+    return read[0].transpose(0, 1).reshape(len(query), -1)[:, :wanted].to(query)
 
 
 def _sam_decoder(weights: dict[str, Tensor]) -> tuple[MaskDecoder, PromptEncoder]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from OFLSAM2Core.backbones import litemedsam
 from OFLSAM2Core.backbones.base import ImageFeatures, Memory
 from OFLSAM2Core.backbones.litemedsam import MaskAttention
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
@@ -71,6 +72,22 @@ def test_attention_is_a_softmax_over_likeness_less_squared_distance(
     expected = torch.einsum("qt,nct->ncq", weights, values).reshape(6, 16, 8, 8)
     found = attention(query, memories, level=0.5)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_attention_reads_nearly_the_same_in_bfloat16_and_learns_in_single_precision(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = MaskAttention(32, projected=16).eval()
+    query = torch.randn(1, 32, 8, 8, generator=generator)
+    memories = _memories(generator)
+    monkeypatch.setattr(litemedsam, "has_matrix_tiles", lambda device: False)
+    exact = attention(query, memories).detach()
+    monkeypatch.setattr(litemedsam, "has_matrix_tiles", lambda device: True)
+    torch.testing.assert_close(attention(query, memories).detach(), exact)
+    with torch.no_grad():
+        read = attention(query, memories)
+    assert read.dtype == torch.float32
+    assert 1e-4 < float((read - exact).norm() / exact.norm()) < 0.02
 
 
 def test_attention_for_all_structures_at_once_equals_one_at_a_time(

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from OFLSAM2Core.device import has_matrix_tiles
+
 
 def quick_training(device: torch.device) -> AbstractContextManager[object]:
     """A context in which a small network's step takes about half of the time where there is
@@ -14,11 +16,3 @@ def quick_training(device: torch.device) -> AbstractContextManager[object]:
     if not has_matrix_tiles(device):
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
-
-
-def has_matrix_tiles(device: torch.device) -> bool:
-    """Whether this is a processor with matrix tiles (Intel's AMX)."""
-    return device.type == "cpu" and bool(
-        # Not documented by PyTorch: without it training is slower, and that is all.
-        getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    )
