@@ -72,7 +72,7 @@ def _segment(session: FewShotSession, volume: Volume, task: LearnedTask) -> npt.
 
 def test_three_labelled_volumes_segment_a_fourth() -> None:
     """The main job, as a user does it, on whole volumes with the default backbone."""
-    options = MethodOptions.from_preset("fast")
+    options = MethodOptions.from_preset("fast", training_steps=120)
     session = FewShotSession("litemedsam", "cpu", options=options)
     task = session.learn([_case(f"hippocampus_00{n}") for n in (1, 3, 4)])
     truth = _case("hippocampus_006")
