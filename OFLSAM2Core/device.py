@@ -69,7 +69,7 @@ def has_matrix_tiles(device: torch.device) -> bool:
     import torch
 
     return device.type == "cpu" and bool(
-        # Not documented by PyTorch: without it training is slower, and that is all.
+        # Not documented by PyTorch: without it work is slower, and exact to more digits.
         getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     )
 

@@ -12,7 +12,7 @@ from OFLSAM2Core.device import has_matrix_tiles
 def quick_training(device: torch.device) -> AbstractContextManager[object]:
     """A context in which a small network's step takes about half of the time where there is
     hardware for it; elsewhere it changes nothing. What is lost are digits of a gradient that comes
-    from a few slices drawn by chance; whatever a volume is read by stays in single precision."""
+    from a few slices drawn by chance; the network reads a volume in single precision."""
     if not has_matrix_tiles(device):
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
