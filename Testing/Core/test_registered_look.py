@@ -20,6 +20,7 @@ from whole_volumes import segmented
 
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, WITH_REGISTRATION
@@ -30,6 +31,7 @@ from OFLSAM2Core.methods.ofl_sam2.registered_look import (
     GREYS,
     MOST,
     TRUSTED,
+    Began,
     RegisteredLook,
     averaged,
     fused,
@@ -266,8 +268,20 @@ def _silent(progress: Progress) -> None:
 def _read(
     look: RegisteredLook, case: SupportSlices, drawn: ProbabilityVolume
 ) -> ProbabilityVolume | None:
+    began = _begun(look, case, drawn)
+    if began is None:
+        return None
+    return look.read(case.prepared, case.slicing, began, _whole(case), _silent)
+
+
+def _begun(look: RegisteredLook, case: SupportSlices, drawn: ProbabilityVolume) -> Began | None:
+    centres = drawn.centres(_whole(case), case.slicing.steps)
+    return look.begin(case.prepared, case.slicing, centres)
+
+
+def _whole(case: SupportSlices) -> tuple[int, int, int, int]:
     rows, columns = case.slicing.slice_shape
-    return look.read(case.prepared, case.slicing, drawn, (0, rows, 0, columns), _silent)
+    return 0, rows, 0, columns
 
 
 def _drawn(case: SupportSlices, structures: tuple[Structure, ...]) -> ProbabilityVolume:
@@ -324,6 +338,40 @@ def test_where_nothing_was_drawn_there_is_nowhere_to_begin() -> None:
     labels = np.where(other.labels == structures[0].label, other.labels, 0)
     found = _read(look, other, _drawn(replace(other, labels=labels), structures))
     assert found is not None and min(_overlaps(found, other, structures)) > 0.5
+
+
+def _amid_something_else(case: SupportSlices) -> SupportSlices:
+    """The case in a corner of a volume twice as large each way, noise around it."""
+    slices, rows, columns = case.labels.shape
+    stack = case.prepared.stack
+    noise = _texture(9, (2 * slices, 2 * rows, 2 * columns), smooth=1.5)[0, 0].numpy()
+    grey = float(stack.mean()) + noise / noise.std() * float(stack.std())
+    labels = np.zeros(grey.shape, case.labels.dtype)
+    grey[:slices, :rows, :columns] = stack
+    labels[:slices, :rows, :columns] = case.labels
+    steps = case.slicing.steps
+    _, slicing = _volume(grey.astype(np.float32), (steps[0], steps[1], steps[2]))
+    framing = Framing.fit(slicing.slice_shape, slicing.spacing_in_plane, 1.0, 256)
+    return replace(
+        case,
+        prepared=replace(case.prepared, stack=grey.astype(np.float32), framing=framing),
+        slicing=slicing,
+        labels=labels,
+    )
+
+
+def test_where_something_else_was_drawn_cases_begin_where_the_volume_looks_like_them() -> None:
+    (one, other, third), structures = _hippocampi("001", "003", "006")
+    look = _look_of([one, other], structures)
+    shown = _amid_something_else(third)
+    right = _begun(look, shown, _drawn(shown, structures))
+    assert right is not None and not right.elsewhere
+    slices, rows, columns = third.labels.shape
+    wrong = np.roll(shown.labels, (slices, rows, columns), (0, 1, 2))
+    began = _begun(look, shown, _drawn(replace(shown, labels=wrong), structures))
+    assert began is not None and began.elsewhere
+    found = look.read(shown.prepared, shown.slicing, began, _whole(shown), _silent)
+    assert min(_overlaps(found, shown, structures)) > 0.6
 
 
 def test_a_look_comes_back_from_a_learned_task_as_it_was() -> None:
@@ -394,6 +442,29 @@ def test_confidence_is_softened_less_once_registration_has_been_heard(
         options = replace(session.options, registration=registration)
         segmented(FewShotSession(session.backbone, options=options), task, _case("006"))
         assert set(temperatures) == {expected}
+
+
+def test_where_something_else_was_drawn_structures_are_drawn_by_the_cases_alone(
+    session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = _case("006")
+    own = segmented(session, task, case)[0]
+    monkeypatch.setattr(RegisteredLook, "_is_elsewhere", lambda look, likest: True)
+    shares_of: list[npt.NDArray] = []
+    by_cases = Finish._with_registered
+
+    def seen(finish: Finish, *given: Any) -> Any:
+        drawn = by_cases(finish, *given)
+        assert drawn.registered is not None
+        shares_of.append(drawn.registered)
+        return drawn
+
+    monkeypatch.setattr(Finish, "_with_registered", seen)
+    anew = segmented(session, task, case)[0]
+    assert [share.tolist() for share in shares_of] == [[MOST, MOST]]
+    assert (anew != own).any()
+    for structure in case.structures:
+        assert dice(anew == structure.label, case.labels == structure.label) > 0.5
 
 
 def test_it_can_be_switched_off_in_learning_and_in_segmenting(

@@ -29,7 +29,7 @@ from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.look import weighed
-from OFLSAM2Core.methods.ofl_sam2.registered_look import averaged, shares
+from OFLSAM2Core.methods.ofl_sam2.registered_look import MOST, averaged, shares
 from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import PreparedVolume
@@ -182,11 +182,18 @@ class Finish:
         if drawn.region is None:
             return drawn
         with self.timings.stage("look by registration"):
-            seen = look.read(self.prepared, self.slicing, drawn.volume, drawn.region, on_progress)
-        if seen is None:
-            return drawn
+            centres = drawn.volume.centres(drawn.region, self.slicing.steps)
+            began = look.begin(self.prepared, self.slicing, centres)
+            if began is None:
+                return drawn
+            region = drawn.region
+            if began.elsewhere:
+                drawn, region = self._in_whole_slices(drawn.volume, region)
+            seen = look.read(self.prepared, self.slicing, began, region, on_progress)
         with self.timings.stage("finish"):
             share = shares(drawn.volume, seen, look.reliable.double().cpu().numpy())
+            if began.elsewhere:
+                share = np.full_like(share, MOST)
             fused = averaged(drawn.volume, seen, share, self.backbone.device)
             fused = self._without_strays(fused, drawn.found)
             return replace(drawn, volume=fused, registered=share)
@@ -199,6 +206,13 @@ class Finish:
         return _Drawn(
             self._on_grid(drawn.volume, region), self._found_on_grid(drawn, region), region
         )
+
+    def _in_whole_slices(self, drawn: ProbabilityVolume, region: Box) -> tuple[_Drawn, Box]:
+        """What was drawn in a region, for something to be drawn outside it; and where that is. What
+        the mapping network finds is left out: it found what was drawn, and would keep that."""
+        rows, columns = self.slicing.slice_shape
+        whole = (0, rows, 0, columns)
+        return _Drawn(drawn.in_larger(region, (rows, columns)), None, whole), whole
 
     def _by_appearance(self, drawn: _Drawn) -> _Drawn:
         """What `_looked_again` gives, judged by the intensities of the slices' own pixels."""
