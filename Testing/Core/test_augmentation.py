@@ -39,6 +39,16 @@ def test_masks_go_where_the_image_goes(masks):
         assert not moved[2].any()
 
 
+def test_what_goes_along_goes_where_the_structures_go_and_changes_nothing_else(masks):
+    more = masks[::-1]
+    along, alone = (
+        augment(bright_where(masks), planes, np.random.default_rng(7), structures)
+        for planes, structures in ((np.concatenate([masks, more]), len(masks)), (masks, None))
+    )
+    assert np.array_equal(along[0], alone[0]) and np.array_equal(along[1][:3], alone[1])
+    assert np.array_equal(along[1][3:], alone[1][::-1])
+
+
 def test_the_same_seed_makes_the_same_copy(masks):
     one, other, third = (
         augment(bright_where(masks), masks, np.random.default_rng(seed)) for seed in (5, 5, 6)

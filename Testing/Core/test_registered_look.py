@@ -27,6 +27,7 @@ from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, WITH_REGISTRATION
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CELLS, MULTIPLE, CubicGrid
 from OFLSAM2Core.methods.ofl_sam2.finish import Finish, ReadSlice
+from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.registered_look import (
     GREYS,
     MOST,
@@ -39,6 +40,7 @@ from OFLSAM2Core.methods.ofl_sam2.registered_look import (
 )
 from OFLSAM2Core.methods.ofl_sam2.registration import STEPS, register
 from OFLSAM2Core.methods.ofl_sam2.self_similarity import CHANNELS, self_similarity
+from OFLSAM2Core.methods.ofl_sam2.votes import Votes, as_heard
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.metrics import dice
 from OFLSAM2Core.results import Progress
@@ -258,7 +260,9 @@ def _look_of(
     structures: tuple[Structure, ...],
     partners: npt.NDArray[np.intp] | None = None,
 ) -> RegisteredLook:
-    return RegisteredLook.of_support(cases, structures, partners, CPU, _silent)
+    look, votes = RegisteredLook.of_support(cases, structures, partners, CPU, _silent)
+    assert (votes is None) == (len(cases) == 1)
+    return look
 
 
 def _silent(progress: Progress) -> None:
@@ -271,7 +275,7 @@ def _read(
     began = _begun(look, case, drawn)
     if began is None:
         return None
-    return look.read(case.prepared, case.slicing, began, _whole(case), _silent)
+    return look.read(case.prepared, case.slicing, began, _silent).in_region(_whole(case))
 
 
 def _begun(look: RegisteredLook, case: SupportSlices, drawn: ProbabilityVolume) -> Began | None:
@@ -312,6 +316,35 @@ def test_two_hippocampi_laid_over_a_third_say_where_it_is() -> None:
     better = _overlaps(found, third, structures)
     assert min(better) > 0.7
     assert np.mean(better) > np.mean(_overlaps(moved, third, structures)) + 0.1
+
+
+def test_what_the_others_say_of_a_support_case_is_as_right_as_they_are_reliable() -> None:
+    cases, structures = _hippocampi("001", "003", "006")
+    look, votes = RegisteredLook.of_support(cases, structures, None, CPU, _silent)
+    assert votes is not None
+    right = [
+        _overlaps(own.in_region(_whole(case)), case, structures)
+        for own, case in zip(votes, cases, strict=True)
+    ]
+    np.testing.assert_allclose(np.mean(right, axis=0), look.reliable.numpy(), atol=0.02)
+
+
+def test_votes_are_shown_to_the_network_as_the_slice_is() -> None:
+    (case,), structures = _hippocampi("001")
+    grid = CubicGrid(1.0, (48, 64, 48))
+    sides = zip(case.labels.shape, case.slicing.steps, strict=True)
+    slices, rows, columns = ((n - 1) * step / 2 for n, step in sides)
+    middle = slices, rows, columns
+    planes = np.stack([case.labels == each.label for each in structures])
+    shown, there = grid.show(lambda index: planes[:, index], case.slicing, middle)
+    votes = Votes(shown * there, grid, middle, case.slicing)
+    index = int(case.labels.any(axis=(1, 2)).nonzero()[0].mean())
+    framing = case.prepared.framing
+    own = votes.in_network(index, framing)
+    masks = [case.prepared.mask_to_network(case.labels[index], each.label) for each in structures]
+    assert np.abs(own - np.stack(masks)).mean() < 0.02
+    heard = as_heard(own, framing.size // 2)
+    np.testing.assert_allclose(heard.mean(dim=(1, 2)), own.mean(axis=(1, 2)), rtol=1e-4)
 
 
 def test_in_a_mirror_a_case_serves_for_the_other_side() -> None:
@@ -370,7 +403,9 @@ def test_where_something_else_was_drawn_cases_begin_where_the_volume_looks_like_
     wrong = np.roll(shown.labels, (slices, rows, columns), (0, 1, 2))
     began = _begun(look, shown, _drawn(replace(shown, labels=wrong), structures))
     assert began is not None and began.elsewhere
-    found = look.read(shown.prepared, shown.slicing, began, _whole(shown), _silent)
+    votes = look.read(shown.prepared, shown.slicing, began, _silent)
+    assert votes.elsewhere
+    found = votes.in_region(_whole(shown))
     assert min(_overlaps(found, shown, structures)) > 0.6
 
 
@@ -444,27 +479,37 @@ def test_confidence_is_softened_less_once_registration_has_been_heard(
         assert set(temperatures) == {expected}
 
 
-def test_where_something_else_was_drawn_structures_are_drawn_by_the_cases_alone(
-    session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
+def test_readouts_hear_what_the_others_say_where_there_are_others(
+    session: FewShotSession, task: LearnedTask
 ) -> None:
+    parts = LearnedParts.from_tensors(task.tensors, session.backbone)
+    assert parts.readout.hears_votes
+    alone = session.learn([_case("001")])
+    assert not LearnedParts.from_tensors(alone.tensors, session.backbone).readout.hears_votes
+
+
+@pytest.mark.parametrize("supports", [("001",), ("001", "003")])
+def test_where_something_else_was_drawn_structures_are_drawn_where_the_cases_lie(
+    session: FewShotSession, monkeypatch: pytest.MonkeyPatch, supports: tuple[str, ...]
+) -> None:
+    task = session.learn([_case(number) for number in supports])
     case = _case("006")
-    own = segmented(session, task, case)[0]
     monkeypatch.setattr(RegisteredLook, "_is_elsewhere", lambda look, likest: True)
-    shares_of: list[npt.NDArray] = []
-    by_cases = Finish._with_registered
+    drawn_by: list[npt.NDArray] = []
+    with_registered = Finish._with_registered
 
     def seen(finish: Finish, *given: Any) -> Any:
-        drawn = by_cases(finish, *given)
+        drawn = with_registered(finish, *given)
         assert drawn.registered is not None
-        shares_of.append(drawn.registered)
+        drawn_by.append(drawn.registered)
         return drawn
 
     monkeypatch.setattr(Finish, "_with_registered", seen)
-    anew = segmented(session, task, case)[0]
-    assert [share.tolist() for share in shares_of] == [[MOST, MOST]]
-    assert (anew != own).any()
+    found = segmented(session, task, case)[0]
     for structure in case.structures:
-        assert dice(anew == structure.label, case.labels == structure.label) > 0.5
+        assert dice(found == structure.label, case.labels == structure.label) > 0.5
+    # Readouts that do not hear what the cases say drew something else once more.
+    assert (drawn_by[0].tolist() == [MOST, MOST]) == (len(supports) == 1)
 
 
 def test_it_can_be_switched_off_in_learning_and_in_segmenting(

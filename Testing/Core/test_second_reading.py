@@ -111,7 +111,13 @@ def test_a_second_reading_at_the_same_level_is_the_first_one() -> None:
     generator = torch.Generator().manual_seed(0)
     mapping = _mapping(generator)
     readout = Readout(
-        5 + 16, 16, 2, memory_is_mask=True, reads_attended=True, in_volumes=True
+        5 + 16,
+        16,
+        2,
+        memory_is_mask=True,
+        reads_attended=True,
+        in_volumes=True,
+        hears_votes=True,
     ).requires_grad_(False)
     assert readout.u_net is not None
     torch.nn.init.normal_(readout.u_net.leave.weight, generator=generator)
@@ -122,10 +128,14 @@ def test_a_second_reading_at_the_same_level_is_the_first_one() -> None:
     first = (readout(seen, [Level(0.3, again=True)], mapped)[0] + added).sigmoid()
     reading = SecondReading(readout)
     reading.keep(4, seen, added, torch.tensor([1.0, 0.0]))
-    again = reading.read(4, 0.3, mapping)
+    again = reading.read(4, 0.3, mapping, None)
     torch.testing.assert_close(again[0], first[0], atol=0.01, rtol=0)
     assert (again[1] == 0).all()  # The decoder found nothing there.
-    assert (reading.read(4, 0.9, mapping)[0] - again[0]).abs().max() > 0.05
+    assert (reading.read(4, 0.9, mapping, None)[0] - again[0]).abs().max() > 0.05
+    # Where nobody votes for anything it is as where nobody has been asked.
+    voted = torch.zeros(2, 32, 32)
+    assert torch.equal(reading.read(4, 0.3, mapping, voted), again)
+    assert (reading.read(4, 0.3, mapping, 1 - voted)[0] - again[0]).abs().max() > 0.05
 
 
 def test_what_the_mapping_network_finds_in_a_slice_depends_on_the_slice_and_its_level_alone() -> (

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch.nn.functional as F
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.statistics import previewed_slices
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, encode_support
@@ -23,6 +27,7 @@ def _encode(
     options: MethodOptions,
     numbers: tuple[str, ...] = ("001", "003"),
     partners: npt.NDArray[np.intp] | None = None,
+    votes: Callable[[Sequence[SupportSlices]], Any] = lambda support: None,
 ) -> tuple[list[SupportSlice], list[Progress]]:
     backbone = Sam2Backbone.random(seed=3, image_size=128)
     cases = [sample_data().read_case(f"hippocampus_{number}") for number in numbers]
@@ -40,7 +45,9 @@ def _encode(
     said: list[Progress] = []
     rng = np.random.default_rng(0)
     structures = cases[0].structures
-    slices = encode_support(backbone, support, structures, options, rng, said.append, partners)
+    slices = encode_support(
+        backbone, support, structures, options, rng, said.append, partners, votes(support)
+    )
     return slices, said
 
 
@@ -111,3 +118,35 @@ def test_every_second_copy_is_mirrored_where_that_is_asked_for() -> None:
     assert turned.pop(0) == 0 and len(turned) > 1
     for copy, count in turned.items():
         assert 0.3 < count / full[copy] < 0.7
+
+
+class _Right:
+    """Other cases that say what is labelled."""
+
+    def __init__(self, case: SupportSlices) -> None:
+        self.case = case
+
+    def in_network(self, index: int, framing: Framing) -> npt.NDArray[np.float32]:
+        assert framing == self.case.prepared.framing
+        plane = self.case.labels[index]
+        labels = [label for label in np.unique(self.case.labels) if label]
+        return np.stack([self.case.prepared.mask_to_network(plane, label) for label in labels])
+
+
+@pytest.mark.parametrize("partners", [None, np.array([1, 0])])
+def test_what_other_cases_say_goes_where_the_labels_go(
+    partners: npt.NDArray[np.intp] | None,
+) -> None:
+    options = MethodOptions(augmented_copies=1)
+    slices, _ = _encode(options, partners=partners, votes=lambda cases: [_Right(c) for c in cases])
+    assert any(each.copy for each in slices)
+    for each in slices:
+        assert each.voted is not None
+        masks = each.masks.float()[None]
+        wanted = F.interpolate(masks, size=each.voted.shape[1:], mode="area")[0]
+        assert (each.voted.float() - wanted).abs().max() <= 1
+
+
+def test_where_nobody_is_asked_nothing_is_heard() -> None:
+    slices, _ = _encode(MethodOptions(augmented_copies=0))
+    assert all(each.voted is None for each in slices)

@@ -21,12 +21,16 @@ UNCHANGED = 0.4
 
 
 def augment(
-    image: npt.NDArray[np.float32], masks: npt.NDArray[np.float32], rng: np.random.Generator
+    image: npt.NDArray[np.float32],
+    planes: npt.NDArray[np.float32],
+    rng: np.random.Generator,
+    structures: int | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """A copy of image (3, S, S) and masks (N, S, S), values in [0, 1].
+    """A copy of image (3, S, S) and planes (M, S, S), values in [0, 1].
 
     Both are moved by a random affine map, and structures shrink or grow in their places, each by
-    itself; the image gets a random grey curve, shading, blur and noise.
+    itself; the image gets a random grey curve, shading, blur and noise. structures: how many of
+    the planes are their masks, all by default; the others go along.
     """
     size = image.shape[-1]
     angle = np.deg2rad(rng.uniform(-ROTATION, ROTATION))
@@ -36,17 +40,16 @@ def augment(
     offset = centre - turn @ (centre + rng.uniform(-SHIFT, SHIFT, 2) * size)
 
     source = np.einsum("ab,bij->aij", turn, np.indices((size, size))) + offset[:, None, None]
-    source = _resized_in_place(source, masks, rng)
+    source = _resized_in_place(source, planes[:structures], rng)
 
     def moved(plane: npt.NDArray) -> npt.NDArray:
         return ndimage.map_coordinates(plane, source, order=1)
 
     grey = np.stack([moved(plane) for plane in _distinct(image)])
     grey = _other_scanner(np.clip(grey, 0, 1), rng)
-    planes = np.broadcast_to(grey, image.shape)
     return (
-        np.ascontiguousarray(planes, dtype=np.float32),
-        np.clip(np.stack([moved(mask) for mask in masks]), 0, 1).astype(np.float32),
+        np.ascontiguousarray(np.broadcast_to(grey, image.shape), dtype=np.float32),
+        np.clip(np.stack([moved(plane) for plane in planes]), 0, 1).astype(np.float32),
     )
 
 

@@ -50,6 +50,9 @@ refused by the quality gate."""
 FOUND_AGAIN = 0.5
 """How often the level of a query is nearly right, as at the second reading."""
 
+HEARD = 0.9
+"""How often it then hears what the other cases say, too: registration may be switched off."""
+
 BALANCED = 0.7
 """Share of the steps in which positions near small structures count more, so that these are found
 at all. Then all count the same: else too much is believed, and small structures are drawn too
@@ -88,9 +91,9 @@ class Episodes:
         self.rng = rng
         self.readout_alone = readout_alone
         self.fusion = AdaptiveFusion.for_backbone(backbone).to(backbone.device)
-        self.readout = Readout.for_backbone(backbone, head, structures=len(slices[0].masks)).to(
-            backbone.device
-        )
+        self.readout = Readout.for_backbone(
+            backbone, head, len(slices[0].masks), hears_votes=slices[0].voted is not None
+        ).to(backbone.device)
         attention = backbone.new_attention()
         self.attention = None if attention is None else attention.to(backbone.device)
         self._predicted: dict[int, Tensor] = {}
@@ -183,8 +186,9 @@ class Episodes:
                 [self._mapped(n, f) for n, f in zip(queries, features, strict=True)]
             )
         seen = seen_of(features, self.head)
+        voted = self._voted(slices, levels, rng)
         with quick_training(self.backbone.device):
-            read = self.readout(seen, levels, predicted).float()
+            read = self.readout(seen, levels, predicted, voted).float()
         if not structures:
             return read
         attended = None
@@ -195,6 +199,19 @@ class Episodes:
         decoded = self.backbone.decode(features[0], target).logits[:, 0]
         first = self.readout.with_decoder(read[0], structures, decoded, attended)
         return torch.cat([first[None], read[1:]])
+
+    def _voted(
+        self, slices: Sequence[SupportSlice], levels: Sequence[Level], rng: np.random.Generator
+    ) -> Tensor | None:
+        """What other cases say of the slices, (B, N, 4h, 4w), as it will be known in a new volume:
+        at the second reading, with the levels."""
+        heard = []
+        for each, level in zip(slices, levels, strict=True):
+            if each.voted is None:
+                return None
+            told = level.again and rng.random() < HEARD
+            heard.append(each.voted.to(self.backbone.device).float() / 255 * told)
+        return torch.stack(heard)
 
     def _found(self, level: float, rng: np.random.Generator) -> Level:
         """A level as it will be known in a new volume, at first or at the second reading."""

@@ -31,6 +31,7 @@ from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.look import weighed
 from OFLSAM2Core.methods.ofl_sam2.registered_look import MOST, averaged, shares
 from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
+from OFLSAM2Core.methods.ofl_sam2.votes import Votes, as_heard
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
@@ -91,9 +92,9 @@ class Finish:
         read: as slices were read first, by `scale`; it is changed.
         """
         device, count = self.backbone.device, self.slicing.count
-        read_again, scale = self._read_again(read, scale, on_progress)
-        last = self._looked_again(read_again, scale, on_progress)
-        last = self._with_registered(last, on_progress)
+        read_again, scale, votes = self._read_again(read, scale, on_progress)
+        last = self._looked_again(read_again, scale, votes, on_progress)
+        last = self._with_registered(last, votes)
         if self.options.appearance:
             with self.timings.stage("finish"):
                 last = self._by_appearance(last)
@@ -123,24 +124,32 @@ class Finish:
 
     def _read_again(
         self, read: ProbabilityVolume, scale: LevelScale, on_progress: ProgressCallback
-    ) -> tuple[_Drawn, LevelScale]:
-        """Levels from the areas that were drawn, and slices by them, where they change."""
+    ) -> tuple[_Drawn, LevelScale, Votes | None]:
+        """Levels from the areas that were drawn, and what support cases say that are laid over the
+        volume; and slices by these, where there is anything new."""
         spacing = self.slicing.slice_spacing
         with self.timings.stage("finish"):
             first = self._smoothed(read, self._found_by_mapping(scale))
-        better = self.parts.extents.scale(first.volume.areas(), spacing, scale)
-        if better == scale:
-            return first, scale
+        votes = self._votes(first, on_progress)
+        hears = votes is not None and self.parts.readout.hears_votes
+        better = self.parts.extents.scale(self._areas(first.volume, votes), spacing, scale)
+        if better == scale and not hears:
+            return first, scale, votes
         # As it was learned from the support: what it has learned since was drawn at worse levels.
         mapping = self.parts.mapping if self.options.use_mapping else None
         for index in range(self.slicing.count):
             on_progress(Progress("finish", index, self.slicing.count, "reading once more"))
             with self.timings.stage("finish"):
-                own = self.second_reading.read(index, better.level(index * spacing), mapping)
-                read.put(index, own)
+                voted: Tensor | None = None
+                if votes is not None and hears:
+                    planes = votes.in_network(index, self.prepared.framing)
+                    voted = as_heard(planes, read.side).to(self.backbone.device)
+                level = better.level(index * spacing)
+                read.put(index, self.second_reading.read(index, level, mapping, voted))
         with self.timings.stage("finish"):
             again = self._smoothed(read, self._found_by_mapping(better))
-        return again, self.parts.extents.scale(again.volume.areas(), spacing, better)
+        scale = self.parts.extents.scale(again.volume.areas(), spacing, better)
+        return again, scale, votes
 
     def _found_by_mapping(self, scale: LevelScale) -> ProbabilityVolume | None:
         """On the network's grid; of the mapping network as it was learned from the support. None
@@ -154,14 +163,18 @@ class Finish:
         )
 
     def _looked_again(
-        self, drawn: _Drawn, scale: LevelScale, on_progress: ProgressCallback
+        self,
+        drawn: _Drawn,
+        scale: LevelScale,
+        votes: Votes | None,
+        on_progress: ProgressCallback,
     ) -> _Drawn:
         """With another look, where the task has one, on the slices' own grid."""
         device, whole = self.backbone.device, drawn.volume
         square = self._square_around(whole)
         if square is not None:
             with self.timings.stage("look closer"):
-                near = self._read_closer(square, scale, on_progress)
+                near = self._read_closer(square, scale, votes, on_progress)
             with self.timings.stage("finish"):
                 fused = by_both(whole, self.prepared, near, square, device)
                 return self._cleaned(fused, drawn, square.framing.region)
@@ -170,29 +183,48 @@ class Finish:
         with self.timings.stage("look across"):
             fused = self._read_across(whole, on_progress)
         with self.timings.stage("finish"):
-            rows, columns = self.slicing.slice_shape
-            return self._cleaned(fused, drawn, (0, rows, 0, columns))
+            return self._cleaned(fused, drawn, self._whole_slice)
 
-    def _with_registered(self, drawn: _Drawn, on_progress: ProgressCallback) -> _Drawn:
-        """With what the support cases say, laid over the volume."""
+    def _areas(self, drawn: ProbabilityVolume, votes: Votes | None) -> npt.NDArray[np.int64]:
+        """Pixels of each structure in each slice, where it is known best, (N, slices)."""
+        if votes is None or not votes.elsewhere:
+            return drawn.areas()
+        return votes.in_region(self._whole_slice).areas()
+
+    @property
+    def _whole_slice(self) -> Box:
+        rows, columns = self.slicing.slice_shape
+        return 0, rows, 0, columns
+
+    def _votes(self, drawn: _Drawn, on_progress: ProgressCallback) -> Votes | None:
+        """What the support cases say, laid over the volume; None where nothing was drawn to begin
+        with, or they are not to be asked."""
         look = self.parts.registered
         if look is None or not self.options.registration:
-            return drawn
+            return None
         drawn = self._on_own_grid(drawn)
         if drawn.region is None:
-            return drawn
+            return None
         with self.timings.stage("look by registration"):
             centres = drawn.volume.centres(drawn.region, self.slicing.steps)
             began = look.begin(self.prepared, self.slicing, centres)
             if began is None:
-                return drawn
-            region = drawn.region
-            if began.elsewhere:
-                drawn, region = self._in_whole_slices(drawn.volume, region)
-            seen = look.read(self.prepared, self.slicing, began, region, on_progress)
+                return None
+            return look.read(self.prepared, self.slicing, began, on_progress)
+
+    def _with_registered(self, drawn: _Drawn, votes: Votes | None) -> _Drawn:
+        """The mean with what the support cases say."""
+        look = self.parts.registered
+        drawn = self._on_own_grid(drawn)
+        if look is None or votes is None:
+            return drawn
+        region = drawn.region
         with self.timings.stage("finish"):
+            if votes.elsewhere or region is None:
+                drawn, region = self._in_whole_slices(drawn)
+            seen = votes.in_region(region)
             share = shares(drawn.volume, seen, look.reliable.double().cpu().numpy())
-            if began.elsewhere:
+            if votes.elsewhere and not self.parts.readout.hears_votes:
                 share = np.full_like(share, MOST)
             fused = averaged(drawn.volume, seen, share, self.backbone.device)
             fused = self._without_strays(fused, drawn.found)
@@ -207,12 +239,14 @@ class Finish:
             self._on_grid(drawn.volume, region), self._found_on_grid(drawn, region), region
         )
 
-    def _in_whole_slices(self, drawn: ProbabilityVolume, region: Box) -> tuple[_Drawn, Box]:
-        """What was drawn in a region, for something to be drawn outside it; and where that is. What
-        the mapping network finds is left out: it found what was drawn, and would keep that."""
-        rows, columns = self.slicing.slice_shape
-        whole = (0, rows, 0, columns)
-        return _Drawn(drawn.in_larger(region, (rows, columns)), None, whole), whole
+    def _in_whole_slices(self, drawn: _Drawn) -> tuple[_Drawn, Box]:
+        """For something to be drawn outside the region in which something was, and where that is.
+        What the mapping network finds is left out: it found what was drawn, and would keep that."""
+        whole = self._whole_slice
+        if drawn.region is None:
+            return _Drawn(self._on_grid(drawn.volume, whole), None, whole), whole
+        volume = drawn.volume.in_larger(drawn.region, self.slicing.slice_shape)
+        return _Drawn(volume, None, whole), whole
 
     def _by_appearance(self, drawn: _Drawn) -> _Drawn:
         """What `_looked_again` gives, judged by the intensities of the slices' own pixels."""
@@ -256,8 +290,7 @@ class Finish:
     ) -> ProbabilityVolume:
         """With slices along other axes, on the slices' own grid."""
         device = self.backbone.device
-        rows, columns = self.slicing.slice_shape
-        looks = [self._on_grid(whole, (0, rows, 0, columns))]
+        looks = [self._on_grid(whole, self._whole_slice)]
         for across, (prepared, other) in zip(
             self.parts.across, self.other_looks.across, strict=True
         ):
@@ -290,7 +323,11 @@ class Finish:
         return self.prepared.framing.point_on_slice(row * step, column * step)
 
     def _read_closer(
-        self, square: PreparedVolume, scale: LevelScale, on_progress: ProgressCallback
+        self,
+        square: PreparedVolume,
+        scale: LevelScale,
+        votes: Votes | None,
+        on_progress: ProgressCallback,
     ) -> ProbabilityVolume:
         assert self.parts.close_up is not None
         read, found = self.parts.close_up.read(
@@ -302,6 +339,7 @@ class Finish:
             self.options.use_mapping,
             "looking closer",
             on_progress,
+            votes,
         )
         return self._smoothed(read, found).volume
 

@@ -96,8 +96,8 @@ class LearnedParts:
                 int(tensors["mapping.kernel"]),
                 bool(tensors["mapping.with_places"]),
             )
-            readout = Readout.for_backbone(backbone, head, structures=len(tensors["mapping.tau"]))
-            readout.load_state_dict(part_of(tensors, "readout"))
+            count = len(tensors["mapping.tau"])
+            readout = Readout.from_tensors(part_of(tensors, "readout"), backbone, head, count)
             support = NormalEquations(
                 tensors["mapping.gram"].to(device), tensors["mapping.moment"].to(device)
             )
@@ -133,8 +133,7 @@ class LearnedParts:
                 "The learned task lacks a part, or a part has another shape.",
                 "Learn it again from the support cases.",
             ) from error
-        for module in (fusion, readout):
-            module.eval().requires_grad_(False).to(device)
+        fusion.eval().requires_grad_(False).to(device)
         close_up: Look | None = None
         across: list[Across] = []
         if own := part_of(tensors, "close_up"):

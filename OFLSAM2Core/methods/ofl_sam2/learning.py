@@ -29,6 +29,7 @@ from OFLSAM2Core.methods.ofl_sam2.mirror import mirror_partners
 from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece, neighbours
 from OFLSAM2Core.methods.ofl_sam2.registered_look import RegisteredLook
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, spread
+from OFLSAM2Core.methods.ofl_sam2.votes import Votes
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import Preparation
 from OFLSAM2Core.results import Progress, ProgressCallback
@@ -55,33 +56,41 @@ def learn(
     torch.manual_seed(seed)
     areas = [_areas(case, structures) for case in support]
     partners = _partners(support, structures, options)
-    lesson = Lesson.of(backbone, support, structures, options, rng, on_progress, partners)
+    registered, votes = None, None
+    if options.registration and support[0].slicing.world_axis != FRAME_AXIS:
+        registered, votes = RegisteredLook.of_support(
+            support, structures, partners, backbone.device, on_progress
+        )
+    lesson = Lesson.of(
+        backbone, support, structures, options, rng, on_progress, partners, votes=votes
+    )
     parts = _parts(backbone, lesson, support, areas)
     level_error = lesson.level_error
     del lesson  # Its features take up to 2 GB, and others are to come.
 
     def look(
-        shown: Sequence[SupportSlices], message: str, partners: npt.NDArray[np.intp] | None
+        shown: Sequence[SupportSlices],
+        message: str,
+        partners: npt.NDArray[np.intp] | None,
+        votes: Sequence[Votes] | None = None,
     ) -> Look:
         report = _with_message(on_progress, message)
-        found = Lesson.of(backbone, shown, structures, options, rng, report, partners, level_error)
+        found = Lesson.of(
+            backbone, shown, structures, options, rng, report, partners, level_error, votes
+        )
         return Look(found.head, found.tau, found.episodes.readout)
 
     if squares := [
         replace(case, prepared=case.square) for case in support if case.square is not None
     ]:
-        parts = replace(parts, close_up=look(squares, "looking closer", partners))
+        parts = replace(parts, close_up=look(squares, "looking closer", partners, votes))
     for across in zip(*(case.across for case in support), strict=True):
         extents = _extents(across, [_areas(case, structures) for case in across])
         message = f"{across[0].slicing.world_axis} slices"
         own_partners = _partners(across, structures, options)
         side = Across(look(across, message, own_partners), extents)
         parts = replace(parts, across=(*parts.across, side))
-    if options.registration and support[0].slicing.world_axis != FRAME_AXIS:
-        registered = RegisteredLook.of_support(
-            support, structures, partners, backbone.device, on_progress
-        )
-        parts = replace(parts, registered=registered)
+    parts = replace(parts, registered=registered)
     labels = [case.labels for case in support]
     pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]
     return LearnedTask(

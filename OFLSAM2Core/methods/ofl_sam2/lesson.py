@@ -29,6 +29,7 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
 )
 from OFLSAM2Core.methods.ofl_sam2.statistics import previewed_slices
 from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, encode_support
+from OFLSAM2Core.methods.ofl_sam2.votes import Votes
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.slicing import FRAME_AXIS
@@ -64,10 +65,14 @@ class Lesson:
         on_progress: ProgressCallback,
         partners: npt.NDArray[np.intp] | None = None,
         levels_of_whole: LevelError | None = None,
+        votes: Sequence[Votes] | None = None,
     ) -> Lesson:
         """partners: as `mirror_partners` gives them. levels_of_whole: in another look levels come
-        from what whole slices showed, and the readout alone is learned."""
-        slices = encode_support(backbone, support, structures, options, rng, on_progress, partners)
+        from what whole slices showed, and the readout alone is learned. votes: of the other cases,
+        on each; None: the readout is to do without."""
+        slices = encode_support(
+            backbone, support, structures, options, rng, on_progress, partners, votes
+        )
         originals = [s for s in slices if s.copy == 0]
         level_error = levels_of_whole or _level_error(support, originals)
         logger.info("error of levels: shift %.2f, scaling %.2f", *astuple(level_error))

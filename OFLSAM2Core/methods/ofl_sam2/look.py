@@ -21,6 +21,7 @@ from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
 from OFLSAM2Core.methods.ofl_sam2.readout import Readout, found_by_mapping, seen_of
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics
+from OFLSAM2Core.methods.ofl_sam2.votes import Votes, as_heard
 from OFLSAM2Core.named_tensors import named, part_of
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
@@ -58,11 +59,13 @@ class Look:
         use_mapping: bool,
         message: str,
         on_progress: ProgressCallback,
+        votes: Votes | None = None,
     ) -> tuple[ProbabilityVolume, ProbabilityVolume | None]:
         """Probabilities of the slices `indices`, one after the other, on the network's grid, and
         what the mapping network finds by itself (`found_by_mapping`), where it says that.
 
-        scale: levels, as what was drawn gives them. message: of progress.
+        scale: levels, as what was drawn gives them. message: of progress. votes: of support cases
+        that have been laid over the volume.
         """
         encoded = EncodedSlices(backbone, prepared)
         statistics = FeatureStatistics.of_volume(
@@ -83,7 +86,11 @@ class Look:
                 mapped = self.head.mapped(components, self.tau, level)[None]
                 if found is not None:
                     found.put(place, found_by_mapping(mapped[0]))
-            logits = self.readout(seen, [Level(level, again=True)], mapped)[0]
+            voted: Tensor | None = None
+            if votes is not None:
+                planes = votes.in_network(index, prepared.framing)
+                voted = as_heard(planes, shape[-1]).to(seen)[None]
+            logits = self.readout(seen, [Level(level, again=True)], mapped, voted)[0]
             read.put(place, logits.sigmoid())
             encoded.forget(index)
         return read, found
@@ -101,14 +108,12 @@ class Look:
         try:
             tau = tensors["tau"].to(backbone.device)
             head = FeatureHead(tensors["basis"].to(backbone.device), with_places=True)
-            readout = Readout.for_backbone(backbone, head, structures=len(tau))
-            readout.load_state_dict(part_of(tensors, "readout"))
+            readout = Readout.from_tensors(part_of(tensors, "readout"), backbone, head, len(tau))
         except (KeyError, RuntimeError) as error:
             raise TaskError(
                 f"The learned task lacks what was learned from {what}, or it has another shape.",
                 "Learn it again from the support cases.",
             ) from error
-        readout.eval().requires_grad_(False).to(backbone.device)
         return cls(head, tau, readout)
 
 

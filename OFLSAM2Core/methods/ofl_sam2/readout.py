@@ -7,7 +7,7 @@ decoder's logits are added. docs/decisions/0007 has what each is worth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,23 +47,30 @@ class Readout(nn.Module):
         memory_is_mask: bool,
         reads_attended: bool,
         in_volumes: bool,
+        hears_votes: bool = False,
     ) -> None:
         """channels: of what is seen of a slice (`seen_of`). reads_attended: whether what attention
         returns are memory features. in_volumes: whether there are places, and so the U-Net; the
-        few frames of a video would teach it where things are, and things move."""
+        few frames of a video would teach it where things are, and things move. hears_votes: whether
+        the U-Net is told what support cases say that have been laid over the volume."""
         super().__init__()
         self.of_position = (structures, memory_channels)
         sure_attended, sure_mapped = SURE if memory_is_mask else (0.0, 0.0)
         self.mapped = _shortcut(memory_channels, sure_mapped)
         self.attended = _shortcut(memory_channels, sure_attended) if reads_attended else None
         self.decoder_gain = nn.Parameter(torch.tensor(GENTLE if memory_is_mask else 1.0))
+        self.hears_votes = in_volumes and hears_votes
         self.u_net = None
         if in_volumes:
             inputs = channels + structures * memory_channels
+            if hears_votes:
+                inputs += structures * BLOCK**2
             self.u_net = SmallUNet(inputs, structures * BLOCK**2, WIDTH)
 
     @classmethod
-    def for_backbone(cls, backbone: Backbone, head: FeatureHead, structures: int) -> Readout:
+    def for_backbone(
+        cls, backbone: Backbone, head: FeatureHead, structures: int, hears_votes: bool
+    ) -> Readout:
         return cls(
             head.basis.shape[0] + BLOCK**2,
             backbone.memory_channels,
@@ -71,13 +78,39 @@ class Readout(nn.Module):
             memory_is_mask=backbone.memory_is_mask,
             reads_attended=backbone.attended_channels == backbone.memory_channels,
             in_volumes=head.with_places,
+            hears_votes=hears_votes,
         )
 
-    def forward(self, seen: Tensor, levels: Sequence[Level], mapped: Tensor | None) -> Tensor:
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        backbone: Backbone,
+        head: FeatureHead,
+        structures: int,
+    ) -> Readout:
+        """Of a learned task. Those learned before votes were heard, or without any, do not. Raises
+        RuntimeError when something is missing or of another shape."""
+        readout = cls.for_backbone(backbone, head, structures, hears_votes=False)
+        enter = tensors.get("u_net.enter.weight")
+        u_net = readout.u_net
+        if u_net is not None and enter is not None and enter.shape != u_net.enter.weight.shape:
+            readout = cls.for_backbone(backbone, head, structures, hears_votes=True)
+        readout.load_state_dict(dict(tensors))
+        return readout.eval().requires_grad_(False).to(backbone.device)
+
+    def forward(
+        self,
+        seen: Tensor,
+        levels: Sequence[Level],
+        mapped: Tensor | None,
+        voted: Tensor | None = None,
+    ) -> Tensor:
         """(B, N, 4h, 4w), without decoder and memory.
 
         seen: (B, F, h, w), `seen_of` slices at `levels`. mapped: (B, N, M, h, w),
-        what the mapping network says; None where that branch is switched off.
+        what the mapping network says; None where that branch is switched off. voted: (B, N, 4h,
+        4w), what support cases say, zeros where they have not been asked; None: of no slice.
         """
         count = len(seen)
         if mapped is None:
@@ -85,6 +118,11 @@ class Readout(nn.Module):
         found = self.mapped(mapped.flatten(0, 1))
         if self.u_net is not None:
             inputs = torch.cat([seen, mapped.flatten(1, 2)], dim=1)
+            if self.hears_votes:
+                if voted is None:
+                    side = BLOCK * seen.shape[-1]
+                    voted = seen.new_zeros(count, self.of_position[0], side, side)
+                inputs = torch.cat([inputs, F.pixel_unshuffle(voted, BLOCK)], dim=1)
             found = found + self.u_net(inputs, levels).view_as(found)
         return F.pixel_shuffle(found, BLOCK).unflatten(0, (count, -1))[:, :, 0]
 

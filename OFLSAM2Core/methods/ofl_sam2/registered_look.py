@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.errors import TaskError
-from OFLSAM2Core.framing import Box
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume, as_bytes
 from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CubicGrid, Point
 from OFLSAM2Core.methods.ofl_sam2.likest_place import LikestPlace, likest_place
 from OFLSAM2Core.methods.ofl_sam2.registration import STEPS, register
 from OFLSAM2Core.methods.ofl_sam2.self_similarity import self_similarity
+from OFLSAM2Core.methods.ofl_sam2.votes import Votes
 from OFLSAM2Core.metrics import bounding_box, dice
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
@@ -64,12 +64,11 @@ whichever lays support cases over one another better. CT and hearts gain by grey
 with and without a coil lose."""
 
 
-LOST = 1.15
+LOST = 1.1
 """How many times less a volume looks like the cases where structures were drawn than elsewhere,
-where something else was drawn for them. It is 1.28 in the one volume of which that is known, and
-1.10 at most in 38 others, but for two of which the likest place is nearby."""
+where something else was drawn for them, too."""
 
-FAR = 0.5
+FAR = 0.4
 """Of what the structures measure together: how far away that place is at least."""
 
 
@@ -110,8 +109,9 @@ class RegisteredLook:
         partners: npt.NDArray[np.intp] | None,
         device: torch.device,
         on_progress: ProgressCallback,
-    ) -> RegisteredLook:
+    ) -> tuple[RegisteredLook, list[Votes] | None]:
         """What is kept of the support, and tried on it; partners: as `mirror_partners` gives them.
+        And what the other cases say of each, None where there are none.
 
         Raises what `on_progress` raises.
         """
@@ -139,7 +139,14 @@ class RegisteredLook:
             GREYS[0],
             torch.full((len(structures),), torch.nan),
         ).to(device)
-        return look._tried(on_progress) if len(support) > 1 else look
+        if len(support) == 1:
+            return look, None
+        look, said = look._tried(on_progress)
+        votes = [
+            Votes(shares, grid, _point((low + high) / 2), case.slicing)
+            for shares, case, (low, high) in zip(said, support, boxes, strict=True)
+        ]
+        return look, votes
 
     def to(self, device: torch.device) -> RegisteredLook:
         """On a device; on the processor instead of one that has no gradient of sampling in 3D."""
@@ -195,10 +202,9 @@ class RegisteredLook:
         prepared: PreparedVolume,
         slicing: Slicing,
         began: Began,
-        region: Box,
         on_progress: ProgressCallback,
-    ) -> ProbabilityVolume:
-        """Probabilities on a region of the slices' own grid."""
+    ) -> Votes:
+        """What the cases say of a volume."""
         device = self.images.device
         image, inside = _image(self.grid, prepared, slicing, began.middle)
 
@@ -208,10 +214,7 @@ class RegisteredLook:
         found = self._with_mirrored()._laid_over(
             image[None].to(device), inside.float().to(device), began.starts, began.which, on_step
         )
-        return ProbabilityVolume.of_slices(
-            self.grid.on_slices(found, slicing, began.middle, index, region)
-            for index in range(slicing.count)
-        )
+        return Votes(found, self.grid, began.middle, slicing, began.elsewhere)
 
     def _laid_over(
         self,
@@ -262,8 +265,9 @@ class RegisteredLook:
         )
 
     @torch.no_grad()
-    def _tried(self, on_progress: ProgressCallback) -> RegisteredLook:
-        """With that of GREYS by which support cases are known best, each by the others."""
+    def _tried(self, on_progress: ProgressCallback) -> tuple[RegisteredLook, Tensor]:
+        """With that of GREYS by which support cases are known best, each by the others; and what
+        these then say of it, (S, N, D, H, W)."""
         found = []
         for number, grey in enumerate(GREYS):
             look = replace(self, grey=grey)
@@ -271,24 +275,28 @@ class RegisteredLook:
             def on_step(step: int, first: int = number * STEPS) -> None:
                 on_progress(Progress("learn", first + step, len(GREYS) * STEPS, COMPARING))
 
-            found.append(replace(look, reliable=look._known_by_others(on_step)))
-        return max(found, key=lambda look: float(look.reliable.nanmean().nan_to_num()))
+            reliable, said = look._known_by_others(on_step)
+            found.append((replace(look, reliable=reliable), said))
+        return max(found, key=lambda each: float(each[0].reliable.nanmean().nan_to_num()))
 
-    def _known_by_others(self, on_step: Callable[[int], None]) -> Tensor:
-        """Mean Dice of each structure where a support case is known by up to OTHERS others, (N,);
-        NaN of those that no two have."""
-        count = len(self.images)
+    def _known_by_others(self, on_step: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+        """Mean Dice of each structure where a support case is known by up to OTHERS others, in a
+        mirror, too, if that is to be, (N,), NaN of those that no two have; and what these say of
+        each case, (S, N, D, H, W)."""
+        cases, count = self._with_mirrored(), len(self.images)
+        said = torch.zeros_like(self.labels, dtype=torch.float32)
         owns, others, starts = [], [], []
         for own in range(count):
-            in_cases, in_own = self._middles(self.centres[own])
+            in_cases, in_own = cases._middles(self.centres[own])
             after = [(own + n) % count for n in range(1, count)]
-            for other in [n for n in after if not in_cases[n].isnan().any()][:OTHERS]:
+            known = [n for n in after if not in_cases[n].isnan().any()][:OTHERS]
+            for other in [m for n in known for m in range(n, len(cases.images), count)]:
                 owns.append(own)
                 others.append(other)
                 starts.append((in_cases - in_own)[other])
         if not owns:
-            return self.reliable
-        looks, inside = self._looks(self.images.float() / 255), torch.ones(self.grid.shape)
+            return self.reliable, said
+        looks, inside = self._looks(cases.images.float() / 255), torch.ones(self.grid.shape)
         points = register(
             self.grid,
             looks[owns],
@@ -301,12 +309,12 @@ class RegisteredLook:
         for own in set(owns):
             pairs = [n for n, each in enumerate(owns) if each == own]
             which = [others[n] for n in pairs]
-            said = self._said(looks[own], looks[which], points[pairs], which)
-            both = zip(said.cpu() > 0.5, self.labels[own].cpu() > 127, strict=True)
+            said[own] = cases._said(looks[own], looks[which], points[pairs], which)
+            both = zip(said[own].cpu() > 0.5, self.labels[own].cpu() > 127, strict=True)
             each = torch.tensor([dice(drawn.numpy(), true.numpy()) for drawn, true in both])
-            known = self._has[own] & self._has[which].any(dim=0)
-            of_cases.append(torch.where(known, each.to(points), torch.nan))
-        return torch.stack(of_cases).nanmean(dim=0)
+            told = self._has[own] & cases._has[which].any(dim=0)
+            of_cases.append(torch.where(told, each.to(points), torch.nan))
+        return torch.stack(of_cases).nanmean(dim=0), said
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name, for a learned task."""

@@ -33,11 +33,15 @@ class SecondReading:
         """A slice, as it was read first."""
         self._kept[index] = _Kept(seen.half(), added.half(), there)
 
-    def read(self, index: int, level: float, mapping: MappingNetwork | None) -> Tensor:
-        """Probabilities (N, 4h, 4w) of a slice; mapping: None where that branch is switched off."""
+    def read(
+        self, index: int, level: float, mapping: MappingNetwork | None, voted: Tensor | None
+    ) -> Tensor:
+        """Probabilities (N, 4h, 4w) of a slice; mapping: None where that branch is switched off.
+        voted: (N, 4h, 4w), what support cases say of it; None where they have not been asked."""
         kept = self._kept[index]
         mapped = None if mapping is None else self._mapped(index, level, mapping)[None]
-        read = self._readout(kept.seen.float(), [Level(level, again=True)], mapped)[0]
+        heard = None if voted is None else voted[None]
+        read = self._readout(kept.seen.float(), [Level(level, again=True)], mapped, heard)[0]
         return (read + kept.added.float()).sigmoid() * kept.there[:, None, None]
 
     def found(self, index: int, level: float, mapping: MappingNetwork) -> Tensor:

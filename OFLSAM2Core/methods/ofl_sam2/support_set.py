@@ -21,6 +21,7 @@ from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mirror import in_mirror
 from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics, previewed_slices
+from OFLSAM2Core.methods.ofl_sam2.votes import Votes, as_heard
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.slicing import FRAME_AXIS
@@ -53,6 +54,8 @@ class SupportSlice:
     stored: its features, in half precision (2 MB for LiteMedSAM).
     masks: (N, S, S) uint8, 255 where a structure covers the pixel.
     level: where the slice lies along the body.
+    voted: what the other cases say, laid over its own, (N, 4h, 4h) uint8; None where there are
+    none, or they have not been asked.
     """
 
     case: int
@@ -63,6 +66,7 @@ class SupportSlice:
     masks: Tensor
     descriptor: Tensor
     level: float
+    voted: Tensor | None = None
 
     @property
     def present(self) -> Tensor:
@@ -89,12 +93,16 @@ def encode_support(
     rng: np.random.Generator,
     on_progress: ProgressCallback,
     partners: npt.NDArray[np.intp] | None = None,
+    votes: Sequence[Votes] | None = None,
 ) -> list[SupportSlice]:
     """Encode the slices worth learning from, and augmented copies of them.
 
     partners: as `mirror_partners` gives them: every second copy of a slice, and of its neighbours,
-    is mirrored.
+    is mirrored. votes: of the other cases, on each.
     """
+    both_partners: npt.NDArray[np.intp] | None = None
+    if partners is not None:  # Of masks and votes.
+        both_partners = np.concatenate([partners, partners + len(partners)])
     chosen = [_worth_learning(case, MOST_SLICES // len(support)) for case in support]
     copies = options.copies_of(sum(len(indices) for indices in chosen))
     rounds = [chosen]
@@ -109,17 +117,24 @@ def encode_support(
         for number, (case, indices) in enumerate(zip(support, of_cases, strict=True)):
             images: dict[int, Tensor] = {}
             masks: dict[int, Tensor] = {}
+            voted: dict[int, Tensor] = {}
             for index in indices:
                 image = case.prepared.image(index)
                 planes = np.stack(
                     [case.prepared.mask_to_network(case.labels[index], s.label) for s in structures]
                 )
+                if votes is not None:
+                    said = votes[number].in_network(index, case.prepared.framing)
+                    planes = np.concatenate([planes, said])
                 if copy > 0:
-                    image, planes = augment(image, planes, rng)
-                    if partners is not None and (copy + index) % 2:
-                        image, planes = in_mirror(image, planes, partners)
+                    image, planes = augment(image, planes, rng, len(structures))
+                    if both_partners is not None and (copy + index) % 2:
+                        image, planes = in_mirror(image, planes, both_partners[: len(planes)])
                 images[index] = torch.from_numpy(image)[None]
-                masks[index] = torch.from_numpy(np.round(planes * 255).astype(np.uint8))
+                masks[index] = _bytes(torch.from_numpy(planes[: len(structures)]))
+                if votes is not None:
+                    heard = as_heard(planes[len(structures) :], 4 * backbone.feature_size)
+                    voted[index] = _bytes(heard)
             found: dict[int, ImageFeatures] = {}
             shelf = _Shelf(len(indices))
             for index in indices:
@@ -147,6 +162,7 @@ def encode_support(
                         masks=masks[index],
                         descriptor=descriptor(features.comparable)[0],
                         level=_level(case, scale, index),
+                        voted=voted.get(index),
                     )
                 )
     on_progress(Progress("encode", total, total))
@@ -197,13 +213,18 @@ def _check_memory(features: ImageFeatures, masks: Tensor, slices: int) -> None:
     """Raises ResourceError. Left atrium, 442 slices, LiteMedSAM: 3.3 GB by this, 3.6 measured."""
     assert features.detail is not None
     stored = (features.embedding, features.detail, *features.high_res, masks)
-    # Half precision, as many as pixels: what is predicted, and what the mapping network says.
-    predicted = 2 * 2 * len(masks) * features.embedding[0, 0].numel() * 16
+    # As many as pixels: what is predicted and what the mapping network says, in half precision, and
+    # what other cases say, in bytes.
+    predicted = (2 + 2 + 1) * len(masks) * features.embedding[0, 0].numel() * 16
     check_memory(
         TRAINING_BYTES + slices * (sum(each.nbytes for each in stored) + predicted),
         f"Learning from {slices} slices",
         "Close other programs, give fewer support cases, or use the preset fast.",
     )
+
+
+def _bytes(shares: Tensor) -> Tensor:
+    return (shares * 255).round().to(torch.uint8)
 
 
 def _block(indices: Sequence[int], index: int) -> int:
