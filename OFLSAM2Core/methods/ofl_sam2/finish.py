@@ -1,9 +1,9 @@
 """All slices again, once all are known: what each shows as a part of the volume.
 
-Levels are found again from what was drawn and slices read by them, a square around the structures
-or slices along other axes are looked at where that is worth it, support cases are laid over the
-volume, voxels are judged by how bright structures are in it, what a slice cannot know is made
-consistent in 3D, and each structure is drawn from that probability on at which the Dice to be
+Levels are found again from what was drawn, support cases are laid over the volume, and slices are
+read by both; a square around the structures or slices along other axes are looked at where that is
+worth it, voxels are judged by how bright structures are in the volume, what a slice cannot know is
+made consistent in 3D, and each structure is drawn from that probability on at which the Dice to be
 expected is best.
 """
 
@@ -224,6 +224,7 @@ class Finish:
                 drawn, region = self._in_whole_slices(drawn)
             seen = votes.in_region(region)
             share = shares(drawn.volume, seen, look.reliable.double().cpu().numpy())
+            # Readouts that hear the votes look for structures there, too.
             if votes.elsewhere and not self.parts.readout.hears_votes:
                 share = np.full_like(share, MOST)
             fused = averaged(drawn.volume, seen, share, self.backbone.device)

@@ -16,6 +16,7 @@ from OFLSAM2Core.backbones.base import Backbone, ImageFeatures, Memory
 from OFLSAM2Core.memory_check import check_memory
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.augmentation import augment
+from OFLSAM2Core.methods.ofl_sam2.consistency import as_bytes
 from OFLSAM2Core.methods.ofl_sam2.detail import encode_with_detail
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mirror import in_mirror
@@ -131,10 +132,10 @@ def encode_support(
                     if both_partners is not None and (copy + index) % 2:
                         image, planes = in_mirror(image, planes, both_partners[: len(planes)])
                 images[index] = torch.from_numpy(image)[None]
-                masks[index] = _bytes(torch.from_numpy(planes[: len(structures)]))
+                masks[index] = as_bytes(torch.from_numpy(planes[: len(structures)]))
                 if votes is not None:
                     heard = as_heard(planes[len(structures) :], 4 * backbone.feature_size)
-                    voted[index] = _bytes(heard)
+                    voted[index] = as_bytes(heard)
             found: dict[int, ImageFeatures] = {}
             shelf = _Shelf(len(indices))
             for index in indices:
@@ -221,10 +222,6 @@ def _check_memory(features: ImageFeatures, masks: Tensor, slices: int) -> None:
         f"Learning from {slices} slices",
         "Close other programs, give fewer support cases, or use the preset fast.",
     )
-
-
-def _bytes(shares: Tensor) -> Tensor:
-    return (shares * 255).round().to(torch.uint8)
 
 
 def _block(indices: Sequence[int], index: int) -> int:
