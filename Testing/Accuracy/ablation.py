@@ -74,6 +74,7 @@ ROWS = (
     Row("no-appearance", segmenting={"appearance": False}),
     Row("no-best-dice", segmenting={"best_dice": False}),
     Row("no-mirror", learning={"mirror": False}),
+    Row("no-registration", learning={"registration": False}),
     Row("no-memory", learning={"use_memory": False}),
     Row("no-online-branch", learning={"use_mapping": False}),
     Row("plain-sum", learning={"use_fusion": False}),

@@ -68,7 +68,7 @@ LOST = 1.1
 """How many times less a volume looks like the cases where structures were drawn than elsewhere,
 where something else was drawn for them, too."""
 
-FAR = 0.4
+FAR = 0.3
 """Of what the structures measure together: how far away that place is at least."""
 
 
