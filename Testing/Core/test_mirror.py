@@ -142,7 +142,8 @@ def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_ar
         session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
         task = session.learn(cases)
         assert (task.preparation.square_pixel is not None) == zoom
-        assert all(partners == [0] for partners in turned)
+        # The gland is its own partner, and so is what other cases say of it.
+        assert all(partners in ([0], [0, 1]) for partners in turned)
         counts.append(len(turned))
     whole, with_squares = counts
     assert with_squares == 2 * whole and (whole > 20) == (is_alike and mirror)

@@ -23,6 +23,7 @@ from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import SupportSlices
+from OFLSAM2Core.methods.ofl_sam2 import registered_look
 from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, WITH_REGISTRATION
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CELLS, MULTIPLE, CubicGrid
@@ -327,6 +328,17 @@ def test_what_the_others_say_of_a_support_case_is_as_right_as_they_are_reliable(
         for own, case in zip(votes, cases, strict=True)
     ]
     np.testing.assert_allclose(np.mean(right, axis=0), look.reliable.numpy(), atol=0.02)
+
+
+def test_of_cases_that_know_little_of_one_another_readouts_are_told_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cases, structures = _hippocampi("001", "003")
+    known = float(_look_of(cases, structures).reliable.mean())
+    for least, told in ((known - 0.01, True), (known + 0.01, False)):
+        monkeypatch.setattr(registered_look, "TOLD", least)
+        look, votes = RegisteredLook.of_support(cases, structures, None, CPU, _silent)
+        assert (votes is not None) == told and float(look.reliable.mean()) == known
 
 
 def test_votes_are_shown_to_the_network_as_the_slice_is() -> None:

@@ -58,6 +58,11 @@ MOST = 0.85
 UNTRIED = 0.7
 """Dice that is expected of one support case, which no other has been laid over."""
 
+TOLD = 0.7
+"""Mean Dice of structures, where support cases are known by each other, from which on readouts are
+told what these say. Hearts, of which cases in other phases know 0.66, lose by it; prostates gain
+from 0.73 on (docs/decisions/0026)."""
+
 GREYS = (0.0, 2.0)
 """How much a grey value from black to white counts beside one of `self_similarity`: one of these,
 whichever lays support cases over one another better. CT and hearts gain by grey values, prostates
@@ -111,7 +116,7 @@ class RegisteredLook:
         on_progress: ProgressCallback,
     ) -> tuple[RegisteredLook, list[Votes] | None]:
         """What is kept of the support, and tried on it; partners: as `mirror_partners` gives them.
-        And what the other cases say of each, None where there are none.
+        And what the other cases say of each, None where there are none or they know little.
 
         Raises what `on_progress` raises.
         """
@@ -142,6 +147,8 @@ class RegisteredLook:
         if len(support) == 1:
             return look, None
         look, said = look._tried(on_progress)
+        if not float(look.reliable.nanmean()) >= TOLD:
+            return look, None
         votes = [
             Votes(shares, grid, _point((low + high) / 2), case.slicing)
             for shares, case, (low, high) in zip(said, support, boxes, strict=True)
