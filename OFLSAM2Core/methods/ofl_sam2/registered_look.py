@@ -81,7 +81,8 @@ FAR = 0.3
 class Began:
     """Where registration begins in a volume. middle: of the grid, mm from the middle of the first
     voxel. starts: mm to be added to a point of it in each case, (S, 3). which: cases, (S,) bool.
-    elsewhere: whether that is where the volume looks like the cases, and nothing was drawn."""
+    elsewhere: whether that is not where structures were drawn, but where the volume looks much more
+    like the cases."""
 
     middle: Point
     starts: Tensor
@@ -198,7 +199,7 @@ class RegisteredLook:
         """Far enough from where something was drawn, and so much liker that it is not by chance."""
         sides = []
         for labels in self.labels.amax(dim=1).cpu().numpy():
-            box = bounding_box(labels > 127)
+            box = bounding_box(labels > 0)
             sides.append([(side.stop - side.start) * self.grid.spacing for side in box])
         away = float(np.linalg.norm(likest.offset))
         return likest.unliker > LOST and away > FAR * float(np.mean(sides))

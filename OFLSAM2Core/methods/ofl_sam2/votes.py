@@ -19,7 +19,7 @@ from OFLSAM2Core.slicing import Slicing
 @dataclass(frozen=True)
 class Votes:
     """shares: probabilities of structures, (N, D, H, W), on `grid` around `middle`. elsewhere:
-    whether the grid lies where the volume looks like the cases, and nothing was drawn."""
+    whether that is not where structures were drawn; see `Began`."""
 
     shares: Tensor
     grid: CubicGrid
