@@ -31,7 +31,7 @@ from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.look import weighed
 from OFLSAM2Core.methods.ofl_sam2.registered_look import MOST, averaged, shares
 from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
-from OFLSAM2Core.methods.ofl_sam2.votes import Votes, as_heard
+from OFLSAM2Core.methods.ofl_sam2.votes import Votes
 from OFLSAM2Core.methods.options import MethodOptions
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
@@ -131,9 +131,9 @@ class Finish:
         with self.timings.stage("finish"):
             first = self._smoothed(read, self._found_by_mapping(scale))
         votes = self._votes(first, on_progress)
-        hears = votes is not None and self.parts.readout.hears_votes
+        told = votes if self.parts.readout.hears_votes else None
         better = self.parts.extents.scale(self._areas(first.volume, votes), spacing, scale)
-        if better == scale and not hears:
+        if better == scale and told is None:
             return first, scale, votes
         # As it was learned from the support: what it has learned since was drawn at worse levels.
         mapping = self.parts.mapping if self.options.use_mapping else None
@@ -141,9 +141,9 @@ class Finish:
             on_progress(Progress("finish", index, self.slicing.count, "reading once more"))
             with self.timings.stage("finish"):
                 voted: Tensor | None = None
-                if votes is not None and hears:
-                    planes = votes.in_network(index, self.prepared.framing)
-                    voted = as_heard(planes, read.side).to(self.backbone.device)
+                if told is not None:
+                    voted = told.heard(index, self.prepared.framing, read.side)
+                    voted = voted.to(self.backbone.device)
                 level = better.level(index * spacing)
                 read.put(index, self.second_reading.read(index, level, mapping, voted))
         with self.timings.stage("finish"):
@@ -215,9 +215,9 @@ class Finish:
     def _with_registered(self, drawn: _Drawn, votes: Votes | None) -> _Drawn:
         """The mean with what the support cases say."""
         look = self.parts.registered
-        drawn = self._on_own_grid(drawn)
         if look is None or votes is None:
             return drawn
+        drawn = self._on_own_grid(drawn)
         region = drawn.region
         with self.timings.stage("finish"):
             if votes.elsewhere or region is None:

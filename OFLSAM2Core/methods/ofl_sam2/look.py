@@ -21,7 +21,7 @@ from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelScale
 from OFLSAM2Core.methods.ofl_sam2.mapping_network import FeatureHead
 from OFLSAM2Core.methods.ofl_sam2.readout import Readout, found_by_mapping, seen_of
 from OFLSAM2Core.methods.ofl_sam2.statistics import FeatureStatistics
-from OFLSAM2Core.methods.ofl_sam2.votes import Votes, as_heard
+from OFLSAM2Core.methods.ofl_sam2.votes import Votes
 from OFLSAM2Core.named_tensors import named, part_of
 from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
@@ -87,9 +87,8 @@ class Look:
                 if found is not None:
                     found.put(place, found_by_mapping(mapped[0]))
             voted: Tensor | None = None
-            if votes is not None:
-                planes = votes.in_network(index, prepared.framing)
-                voted = as_heard(planes, shape[-1]).to(seen)[None]
+            if votes is not None and self.readout.hears_votes:
+                voted = votes.heard(index, prepared.framing, read.side).to(seen)[None]
             logits = self.readout(seen, [Level(level, again=True)], mapped, voted)[0]
             read.put(place, logits.sigmoid())
             encoded.forget(index)

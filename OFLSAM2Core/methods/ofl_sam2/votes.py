@@ -38,6 +38,10 @@ class Votes:
         rows, columns = self.slicing.slice_shape
         return framing.to_network(self._on_slice(index, (0, rows, 0, columns)).cpu().numpy())
 
+    def heard(self, index: int, framing: Framing, side: int) -> Tensor:
+        """`as_heard`, of a slice."""
+        return as_heard(self.in_network(index, framing), side)
+
     def _on_slice(self, index: int, region: Box) -> Tensor:
         return self.grid.on_slices(self.shares, self.slicing, self.middle, index, region)
 
