@@ -151,7 +151,7 @@ class Preparation:
         curve = self._curve_of(stack)
         if self.brightness is not None:
             curve = self.brightness.bound(curve, stack, framing)
-        return PreparedVolume(stack, curve, framing, note)
+        return PreparedVolume(stack, curve, framing, note, volume.name)
 
     def prepare_square(
         self, volume: Volume, slicing: Slicing, centre: tuple[float, float]
@@ -167,7 +167,7 @@ class Preparation:
             slicing.slice_shape, slicing.spacing_in_plane, self.square_pixel, self.size, region
         )
         shown = stack[:, region[0] : region[1], region[2] : region[3]]
-        return PreparedVolume(stack, self._curve_of(shown), framing)
+        return PreparedVolume(stack, self._curve_of(shown), framing, name=volume.name)
 
     def prepare_across(
         self, volume: Volume, slicing: Slicing
@@ -216,12 +216,14 @@ class PreparedVolume:
     curve: intensities (ascending) and their grey values; straight between, flat outside.
     framing: where the slices lie in the network's image.
     note: what the user should know about this volume, or "".
+    name: of the volume, for what the user is told later.
     """
 
     stack: npt.NDArray
     curve: Curve
     framing: Framing
     note: str = ""
+    name: str = ""
 
     @property
     def content_box(self) -> tuple[int, int, int, int]:

@@ -502,10 +502,15 @@ def test_readouts_hear_what_the_others_say_where_there_are_others(
 
 @pytest.mark.parametrize("supports", [("001",), ("001", "003")])
 def test_where_something_else_was_drawn_structures_are_drawn_where_the_cases_lie(
-    session: FewShotSession, monkeypatch: pytest.MonkeyPatch, supports: tuple[str, ...]
+    session: FewShotSession,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    supports: tuple[str, ...],
 ) -> None:
     task = session.learn([_case(number) for number in supports])
     case = _case("006")
+    segmented(session, task, case)
+    assert "Check where they lie" not in caplog.text
     monkeypatch.setattr(RegisteredLook, "_is_elsewhere", lambda look, likest: True)
     drawn_by: list[npt.NDArray] = []
     with_registered = Finish._with_registered
@@ -518,6 +523,7 @@ def test_where_something_else_was_drawn_structures_are_drawn_where_the_cases_lie
 
     monkeypatch.setattr(Finish, "_with_registered", seen)
     found = segmented(session, task, case)[0]
+    assert f"'{case.volume.name}' looks much more like the support" in caplog.text
     for structure in case.structures:
         assert dice(found == structure.label, case.labels == structure.label) > 0.5
     # Readouts that do not hear what the cases say drew something else once more.

@@ -9,6 +9,7 @@ expected is best.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.slicing import Slicing
 from OFLSAM2Core.timings import Timings
+
+logger = logging.getLogger(__name__)
 
 FAINT = 0.25
 """Share of registration from which on a structure is drawn from one half on. What it says of unsure
@@ -202,14 +205,20 @@ class Finish:
         look = self.parts.registered
         if look is None or not self.options.registration:
             return None
-        drawn = self._on_own_grid(drawn)
-        if drawn.region is None:
-            return None
         with self.timings.stage("look by registration"):
+            drawn = self._on_own_grid(drawn)
+            if drawn.region is None:
+                return None
             centres = drawn.volume.centres(drawn.region, self.slicing.steps)
             began = look.begin(self.prepared, self.slicing, centres)
             if began is None:
                 return None
+            if began.elsewhere:
+                logger.warning(
+                    "'%s' looks much more like the support volumes elsewhere than where structures "
+                    "were drawn first, so they were looked for there. Check where they lie.",
+                    self.prepared.name,
+                )
             return look.read(self.prepared, self.slicing, began, on_progress)
 
     def _with_registered(self, drawn: _Drawn, votes: Votes | None) -> _Drawn:
