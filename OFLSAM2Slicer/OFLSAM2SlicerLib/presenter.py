@@ -399,7 +399,10 @@ class Presenter:
 
         def guarded(event: Event) -> None:
             try:
-                handler(event)
+                if event.name == "log":
+                    self._note(str(event.header.get("text", "")))
+                else:
+                    handler(event)
             except Exception as error:
                 self._fail(error)
 
@@ -424,6 +427,12 @@ class Presenter:
     def _set(self, **fields: Any) -> None:
         self._status = replace(self._status, **fields)
         self._tell()
+
+    def _note(self, warning: str) -> None:
+        """Show what the worker warns of beside what is known of the inputs."""
+        if self._scene is not None and warning and warning not in self._scene.notes:
+            self._scene.notes.append(warning)
+            self._tell_notes()
 
     def _tell_notes(self) -> None:
         if self._scene is not None and self._scene.notes:

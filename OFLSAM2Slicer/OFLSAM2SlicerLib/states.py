@@ -29,7 +29,8 @@ class Status:
     slices_done, slices_total: of all volumes or frames of the run.
     seconds_left: of the stage, None where it cannot be told yet.
     message, hint, log: what happened and what to do next, once the run is over.
-    notes: what the user should know of the inputs (a segmentation was resampled, say).
+    notes: what the user should know of the inputs (a segmentation was resampled, say), and what
+    the worker warned of.
     stopping: whether the user asked to cancel and the worker has not yet stopped.
     """
 

@@ -1,7 +1,8 @@
 """A worker that speaks the real protocol but segments by intensity: structure n is brightness n.
 
-For tests of what the panel does with a worker (streams, hangs, dies), and for measuring the panel
-without the method. Options: --delay seconds a slice, --mode hang | die | deaf, --structures n.
+For tests of what the panel does with a worker (streams, hangs, dies, warns), and for measuring the
+panel without the method. Options: --delay seconds a slice, --mode hang | die | deaf | warn,
+--structures n.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Worker:
             if number in self._cancelled:
                 return {"event": "failed", "kind": "cancelled", "message": "Cancelled."}, {}
             if index == count // 2:
-                self._misbehave()
+                self._misbehave(frame)
             plane = image[index].max(axis=-1) if image.ndim == 4 else image[index]
             labels = np.zeros(plane.shape, np.uint8)
             for place, structure in enumerate(structures):
@@ -107,7 +108,11 @@ class Worker:
             time.sleep(self._options.delay)
         return {"seconds": 1.0, "slices": count, "summary": ""}, {}
 
-    def _misbehave(self) -> None:
+    def _misbehave(self, frame: Frame) -> None:
+        if self._options.mode == "warn":
+            name = frame.header["volume"]["name"]
+            warning = {"level": "warning", "text": f"'{name}' looks odd."}
+            self._send(frame.header["id"], "log", warning, {})
         if self._options.mode == "die":
             print("out of memory: killed", file=sys.stderr, flush=True)
             os._exit(137)

@@ -179,6 +179,20 @@ def test_a_worker_that_dies_is_told_with_its_last_words_and_the_next_run_is_fres
     assert panel.run().state is State.DONE
 
 
+def test_what_the_worker_warns_of_is_shown_while_it_works_and_when_it_is_done(
+    open_panel, target, pairs
+):
+    panel = open_panel(synthetic_command("--mode", "warn", "--delay", "0.05"))
+    panel.choose(target, pairs)
+    warning = f"'{target.GetName()}' looks odd."
+    panel.ui.segmentButton.click()
+    panel.wait(lambda: warning in panel.ui.messageLabel.text)
+    assert panel.status.state is State.SEGMENTING
+    panel.wait(lambda: panel.controller.is_idle)
+    assert panel.status.state is State.DONE
+    assert panel.ui.messageLabel.text.count(warning) == 1
+
+
 def test_a_command_that_cannot_be_started_is_told(open_panel, target, pairs):
     panel = open_panel("/no/such/python -m OFLSAM2Core.worker")
     panel.choose(target, pairs)
