@@ -1,4 +1,4 @@
-"""The log of the command line and the worker: a file in the user's log folder, and stderr."""
+"""The log of the command line and the worker: a file in the user's log folder, and a terminal."""
 
 from __future__ import annotations
 
@@ -14,27 +14,36 @@ MAX_BYTES = 2_000_000  # of the file when a program starts; the one before is ke
 _FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 
 
-def start_log(program: str, *, terminal_level: int = logging.WARNING) -> Path | None:
-    """Send log messages and Python warnings to `<log folder>/<program>.log` and to stderr.
+def start_log(
+    program: str,
+    *,
+    terminal_level: int = logging.WARNING,
+    terminal: logging.Handler | None = None,
+) -> Path | None:
+    """Send log messages and Python warnings to `<log folder>/<program>.log` and to a terminal.
 
-    The file gets this package's messages from INFO and others' from WARNING. Returns its path, or
-    None where it cannot be written: work goes on without.
+    The file gets this package's messages from INFO and others' from WARNING. terminal: what
+    messages from `terminal_level` on are given to; without it they go to stderr as to the file.
+    Returns the file's path, or None where it cannot be written: work goes on without.
     """
     formatter = logging.Formatter(_FORMAT)
     root = logging.getLogger()
-    terminal = logging.StreamHandler(sys.stderr)
+    if terminal is None:
+        terminal = logging.StreamHandler(sys.stderr)
+        terminal.setFormatter(formatter)
     terminal.setLevel(terminal_level)
-    handlers: list[logging.Handler] = [terminal]
+    handlers = [terminal]
     path = log_folder() / f"{program}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _roll(path)
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(formatter)
+        handlers.append(file)
         problem = None
     except OSError as error:
         problem = error
     for handler in handlers:
-        handler.setFormatter(formatter)
         root.addHandler(handler)
     logging.getLogger("OFLSAM2Core").setLevel(logging.INFO)
     logging.captureWarnings(True)

@@ -19,6 +19,7 @@ from typing import NoReturn
 from OFLSAM2Core import __version__
 from OFLSAM2Core.cli.interrupt import answer_ctrl_c
 from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.cli.spoken_log import SpokenLog
 from OFLSAM2Core.log import start_log
 from OFLSAM2Core.worker.failures import failure_of
 
@@ -47,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A file or pipe on Windows may know no name of another script: it must not end the work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    log_file = start_log("oflsam2", terminal_level=logging.ERROR if args.quiet else logging.WARNING)
+    log_file = start_log(
+        "oflsam2",
+        terminal_level=logging.ERROR if args.quiet else logging.WARNING,
+        terminal=SpokenLog(),
+    )
     answer_ctrl_c()
     try:
         code = int(module.run(args) or 0)

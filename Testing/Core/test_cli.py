@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import select
@@ -20,9 +21,12 @@ from command_line import NAMES, QUICK, ROOT, image, labels, run, start, succeed,
 from PIL import Image
 
 from OFLSAM2Core.cli.main import COMMANDS
+from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.cli.spoken_log import SpokenLog
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.image_io import read_segmentation, read_volume
 from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.results import Progress
 
 # The main job
 
@@ -170,7 +174,7 @@ def test_bench_prints_every_stage_and_the_pace(tmp_path):
 class Terminal:
     """A program with a terminal of its own for stderr, as a user has it."""
 
-    def __init__(self, *words: object) -> None:
+    def __init__(self, *words: object, **environment: str) -> None:
         import fcntl
         import pty
         import termios
@@ -178,7 +182,7 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         # A new terminal has no columns, and a bar without columns is not drawn at all.
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
-        self.process = start(*words, stderr=theirs)
+        self.process = start(*words, stderr=theirs, **environment)
         os.close(theirs)
         self._text = ""
 
@@ -226,6 +230,37 @@ def test_ctrl_c_while_learning_leaves_nothing_behind(cases, tmp_path):
     terminal.wait_for("Encoding")
     assert terminal.press_ctrl_c() < 1.5
     assert list(tmp_path.iterdir()) == []
+
+
+# Warnings
+
+
+@posix
+def test_a_warning_is_a_sentence_at_the_terminal_and_dated_in_the_log(cases, tmp_path):
+    terminal = Terminal(
+        "learn",
+        *support(cases, "001"),
+        *("--out", tmp_path / "x.oflsam2"),
+        OFLSAM2_LOG_DIR=str(tmp_path / "logs"),
+    )
+    terminal.wait_for(r"(?m)^Warning: Only one support case \('hippocampus_001_image'\): .*\.\r\n")
+    terminal.press_ctrl_c()
+    (line,) = (tmp_path / "logs" / "oflsam2.log").read_text().splitlines()
+    assert re.match(r"20\d\d-.* WARNING .*: Only one support case", line)
+
+
+def test_a_warning_is_written_above_the_progress_bar(capsys):
+    bars = ProgressBars()
+    for step in (1, 2):
+        bars(Progress("learn", step, 10))
+        time.sleep(0.6)  # A bar is shown after half a second.
+    log = SpokenLog()
+    log.handle(
+        logging.makeLogRecord({"levelname": "WARNING", "msg": "'%s' is odd.", "args": ("A",)})
+    )
+    bars.close()
+    shown = [line.rsplit("\r", 1)[-1] for line in capsys.readouterr().err.split("\n")]
+    assert shown[0] == "Warning: 'A' is odd."
 
 
 # Help, debug, and the small commands

@@ -22,6 +22,7 @@ from OFLSAM2Core.methods.ofl_sam2.confidence import (
     calibrated,
     share_voxels,
     slice_confidence,
+    sure_by_votes,
     sure_of_ends,
 )
 from OFLSAM2Core.methods.ofl_sam2.detail import fine_detail
@@ -557,3 +558,9 @@ def test_what_was_drawn_is_doubted_where_the_supports_structures_have_long_ended
     assert (closed[inside] > 0.85).all() and (closed[np.abs(levels) > 1.65] < 0.05).all()
     assert (np.diff(closed[levels >= 0]) <= 0).all()
     assert open_above[-1] == 1 and open_above[0] < 0.05
+
+
+def test_what_was_drawn_is_doubted_where_support_cases_say_that_there_is_nothing() -> None:
+    areas = np.array([[0, 40, 40, 40, 40]])
+    (sure,) = sure_by_votes(areas, np.array([[0.1, 0.0, 0.2, 0.6, 0.9]]))
+    np.testing.assert_allclose(sure, [1, 0, 0.4, 1, 1])

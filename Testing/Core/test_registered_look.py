@@ -491,6 +491,24 @@ def test_confidence_is_softened_less_once_registration_has_been_heard(
         assert set(temperatures) == {expected}
 
 
+def test_s_cf_is_none_where_structures_were_drawn_and_the_cases_say_that_there_is_nothing(
+    session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = _case("006")
+    before = [each for each in session.segment(case.volume, task) if each.revision]
+    monkeypatch.setattr(ProbabilityVolume, "highest", lambda votes: np.zeros(votes.areas().shape))
+    after = [each for each in session.segment(case.volume, task) if each.revision]
+    scores = []
+    for believed, doubted in zip(before, after, strict=True):
+        np.testing.assert_array_equal(believed.labels, doubted.labels)
+        for structure in case.structures:
+            drawn = bool((believed.labels == structure.label).any())
+            score = believed.scores[structure.name]
+            assert doubted.scores[structure.name] == (0 if drawn else score)
+            scores += [score] * drawn
+    assert max(scores) > 0.5
+
+
 def test_readouts_hear_what_the_others_say_where_there_are_others(
     session: FewShotSession, task: LearnedTask
 ) -> None:

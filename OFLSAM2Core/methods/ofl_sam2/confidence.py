@@ -17,9 +17,12 @@ ENDS = 0.3
 """Of a structure that was not drawn: deviation of where it ends from where it was seen to, of half
 its height, and of where it is expected from where the support shows it, in levels."""
 
-BEYOND, DRAWN = 0.25, 0.2
+BEYOND, DRAWN = 0.3, 0.2
 """How many levels farther than in the support a structure that was drawn may well go, and the
 deviation of that. These three: docs/decisions/0009-confidence-in-a-volume.md."""
+
+MOSTLY = 0.5
+"""Probability by the support cases from which on a structure is in a slice."""
 
 TOO_SURE = 1.5
 """Temperature of what is shown as confidence: the readout has learned to be as sure as it may be of
@@ -74,6 +77,19 @@ def sure_of_ends(
     believed = extents.there(levels, DRAWN, BEYOND, unknown=1.0)
     not_expected = 1 - extents.there(levels, ENDS)
     return np.where(areas > 0, believed, np.minimum(_surely_ended(areas), not_expected))
+
+
+def sure_by_votes(areas: npt.NDArray, votes: npt.NDArray) -> npt.NDArray[np.float64]:
+    """How sure structures are where they were drawn, by what support cases vote for that were laid
+    over the volume; S_cf is multiplied by it once all slices are known: (N, slices).
+
+    areas: pixels that were drawn, (N, slices). votes: the highest probability of each structure in
+    each slice by the cases, (N, slices).
+
+    Where the cases mostly say that a structure is nowhere in a slice, what was drawn there is
+    doubted in proportion. They say nothing about how well it was drawn where they agree.
+    """
+    return np.where(areas > 0, np.minimum(votes / MOSTLY, 1.0), 1.0)
 
 
 def _surely_ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:

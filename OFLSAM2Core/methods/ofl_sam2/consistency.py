@@ -157,6 +157,10 @@ class ProbabilityVolume:
         """Pixels of each structure in each slice: (N, slices)."""
         return self._drawn().sum(axis=(2, 3))
 
+    def highest(self) -> npt.NDArray[np.float64]:
+        """Probability of each structure where it is highest in each slice: (N, slices)."""
+        return self._values.max(axis=(2, 3)) / 255
+
     def edges(self) -> Box | None:
         """Of the rows and columns in which something may be; None where nothing may."""
         there = np.asarray((self._values > MAY_BE).any(axis=(0, 1)))

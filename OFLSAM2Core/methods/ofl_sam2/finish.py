@@ -25,7 +25,12 @@ from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import OtherLooks
 from OFLSAM2Core.methods.ofl_sam2.appearance import BESIDE
 from OFLSAM2Core.methods.ofl_sam2.close_up import by_both
-from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, WITH_REGISTRATION, sure_of_ends
+from OFLSAM2Core.methods.ofl_sam2.confidence import (
+    TOO_SURE,
+    WITH_REGISTRATION,
+    sure_by_votes,
+    sure_of_ends,
+)
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
@@ -51,13 +56,14 @@ right ventricles, which it is hardly asked about, gain."""
 class ReadSlice:
     """probabilities: of structures on the slice's own grid, (N, H, W). temperature: of what is
     shown as confidence. Once all slices are known: thresholds, from which probabilities on
-    structures are drawn (without them one half), likewise; of_ends, `sure_of_ends`, (N,)."""
+    structures are drawn (without them one half), likewise; sure, what S_cf is multiplied by, (N,).
+    """
 
     index: int
     probabilities: Tensor
     temperature: float = TOO_SURE
     thresholds: Tensor | None = None
-    of_ends: Tensor | None = None
+    sure: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,14 @@ class _Drawn:
     """volume: the structures' probabilities. found: what the mapping network finds by itself,
     None where that is not known. Both on the network's grid or, with a region, on that part of
     the slices' own. registered: how much of each structure's probability registration has said,
-    (N,); None where it has not been heard."""
+    (N,), and votes: the highest probability in each slice that it says, (N, slices); None where it
+    has not been heard."""
 
     volume: ProbabilityVolume
     found: ProbabilityVolume | None
     region: Box | None = None
     registered: npt.NDArray[np.float64] | None = None
+    votes: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,9 @@ class Finish:
                 whole = drawn
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
             sure = sure_of_ends(drawn.areas(), levels, self.parts.extents)
-            of_ends = torch.from_numpy(sure).float().to(device)
+            if last.votes is not None:
+                sure = sure * sure_by_votes(drawn.areas(), last.votes)
+            factors = torch.from_numpy(sure).float().to(device)
         temperature = TOO_SURE if last.registered is None else WITH_REGISTRATION
         rows, columns = self.slicing.slice_shape
         top, bottom, left, right = region or (0, rows, 0, columns)
@@ -122,7 +132,7 @@ class Finish:
                 own = self.prepared.to_grid(whole.slice(index, device))
                 if region is not None:
                     own[:, top:bottom, left:right] = drawn.slice(index, device)
-            yield ReadSlice(index, own, temperature, thresholds, of_ends[:, index])
+            yield ReadSlice(index, own, temperature, thresholds, factors[:, index])
         on_progress(Progress("finish", count, count))
 
     def _read_again(
@@ -238,7 +248,7 @@ class Finish:
                 share = np.full_like(share, MOST)
             fused = averaged(drawn.volume, seen, share, self.backbone.device)
             fused = self._without_strays(fused, drawn.found)
-            return replace(drawn, volume=fused, registered=share)
+            return replace(drawn, volume=fused, registered=share, votes=seen.highest())
 
     def _on_own_grid(self, drawn: _Drawn) -> _Drawn:
         """The same on the region of the slices' own grid in which something may be; as it is where

@@ -197,8 +197,8 @@ class Propagation:
         which = decisive.argmax(dim=0, keepdim=True)
         shown = calibrated(shared, read.temperature).gather(0, which)[0]
         scores = slice_confidence(shared, decisive)
-        if read.of_ends is not None:
-            scores = scores * read.of_ends
+        if read.sure is not None:
+            scores = scores * read.sure
         values = torch.tensor([0, *(s.label for s in self.task.structures)], dtype=torch.uint8)
         result = CanonicalResult(
             index=read.index,
