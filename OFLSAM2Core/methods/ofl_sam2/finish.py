@@ -117,9 +117,10 @@ class Finish:
             if region is None:
                 whole = drawn
             levels = np.array([scale.level(i * self.slicing.slice_spacing) for i in range(count)])
-            sure = sure_of_ends(drawn.areas(), levels, self.parts.extents)
+            areas = drawn.areas()
+            sure = sure_of_ends(areas, levels, self.parts.extents)
             if last.votes is not None:
-                sure = sure * sure_by_votes(drawn.areas(), last.votes)
+                sure = sure * sure_by_votes(areas, last.votes)
             factors = torch.from_numpy(sure).float().to(device)
         temperature = TOO_SURE if last.registered is None else WITH_REGISTRATION
         rows, columns = self.slicing.slice_shape
