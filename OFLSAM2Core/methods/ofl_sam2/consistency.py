@@ -145,14 +145,6 @@ class ProbabilityVolume:
             np.stack([other.cut(slicing.uncut(values)) for values in self._values])
         )
 
-    def in_larger(self, region: Box, shape: tuple[int, int]) -> ProbabilityVolume:
-        """The same as a region of slices of a larger shape, nothing around it."""
-        top, bottom, left, right = region
-        structures, count = self._values.shape[:2]
-        values = np.zeros((structures, count, *shape), np.uint8)
-        values[:, :, top:bottom, left:right] = self._values
-        return ProbabilityVolume(values, self._drawn_from)
-
     def areas(self) -> npt.NDArray[np.int64]:
         """Pixels of each structure in each slice: (N, slices)."""
         return self._drawn().sum(axis=(2, 3))

@@ -9,7 +9,6 @@ expected is best.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
 from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
 from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
 from OFLSAM2Core.methods.ofl_sam2.look import weighed
-from OFLSAM2Core.methods.ofl_sam2.registered_look import MOST, averaged, shares
+from OFLSAM2Core.methods.ofl_sam2.registered_look import averaged, shares
 from OFLSAM2Core.methods.ofl_sam2.second_reading import SecondReading
 from OFLSAM2Core.methods.ofl_sam2.votes import Votes
 from OFLSAM2Core.methods.options import MethodOptions
@@ -43,8 +42,6 @@ from OFLSAM2Core.preparation import PreparedVolume
 from OFLSAM2Core.results import Progress, ProgressCallback
 from OFLSAM2Core.slicing import Slicing
 from OFLSAM2Core.timings import Timings
-
-logger = logging.getLogger(__name__)
 
 FAINT = 0.25
 """Share of registration from which on a structure is drawn from one half on. What it says of unsure
@@ -146,7 +143,7 @@ class Finish:
             first = self._smoothed(read, self._found_by_mapping(scale))
         votes = self._votes(first, on_progress)
         told = votes if self.parts.readout.hears_votes else None
-        better = self.parts.extents.scale(self._areas(first.volume, votes), spacing, scale)
+        better = self.parts.extents.scale(first.volume.areas(), spacing, scale)
         if better == scale and told is None:
             return first, scale, votes
         # As it was learned from the support: what it has learned since was drawn at worse levels.
@@ -199,12 +196,6 @@ class Finish:
         with self.timings.stage("finish"):
             return self._cleaned(fused, drawn, self._whole_slice)
 
-    def _areas(self, drawn: ProbabilityVolume, votes: Votes | None) -> npt.NDArray[np.int64]:
-        """Pixels of each structure in each slice, where it is known best, (N, slices)."""
-        if votes is None or not votes.elsewhere:
-            return drawn.areas()
-        return votes.in_region(self._whole_slice).areas()
-
     @property
     def _whole_slice(self) -> Box:
         rows, columns = self.slicing.slice_shape
@@ -221,15 +212,9 @@ class Finish:
             if drawn.region is None:
                 return None
             centres = drawn.volume.centres(drawn.region, self.slicing.steps)
-            began = look.begin(self.prepared, self.slicing, centres)
+            began = look.begin(centres)
             if began is None:
                 return None
-            if began.elsewhere:
-                logger.warning(
-                    "'%s' looks much more like the support volumes elsewhere than where structures "
-                    "were drawn first, so they were looked for there. Check where they lie.",
-                    self.prepared.name,
-                )
             return look.read(self.prepared, self.slicing, began, on_progress)
 
     def _with_registered(self, drawn: _Drawn, votes: Votes | None) -> _Drawn:
@@ -240,13 +225,10 @@ class Finish:
         drawn = self._on_own_grid(drawn)
         region = drawn.region
         with self.timings.stage("finish"):
-            if votes.elsewhere or region is None:
+            if region is None:
                 drawn, region = self._in_whole_slices(drawn)
             seen = votes.in_region(region)
             share = shares(drawn.volume, seen, look.reliable.double().cpu().numpy())
-            # Readouts that hear the votes look for structures there, too.
-            if votes.elsewhere and not self.parts.readout.hears_votes:
-                share = np.full_like(share, MOST)
             fused = averaged(drawn.volume, seen, share, self.backbone.device)
             fused = self._without_strays(fused, drawn.found)
             return replace(drawn, volume=fused, registered=share, votes=seen.highest())
@@ -261,13 +243,9 @@ class Finish:
         )
 
     def _in_whole_slices(self, drawn: _Drawn) -> tuple[_Drawn, Box]:
-        """For something to be drawn outside the region in which something was, and where that is.
-        What the mapping network finds is left out: it found what was drawn, and would keep that."""
+        """For something to be drawn where nothing was, and where that is."""
         whole = self._whole_slice
-        if drawn.region is None:
-            return _Drawn(self._on_grid(drawn.volume, whole), None, whole), whole
-        volume = drawn.volume.in_larger(drawn.region, self.slicing.slice_shape)
-        return _Drawn(volume, None, whole), whole
+        return _Drawn(self._on_grid(drawn.volume, whole), None, whole), whole
 
     def _by_appearance(self, drawn: _Drawn) -> _Drawn:
         """What `_looked_again` gives, judged by the intensities of the slices' own pixels."""

@@ -21,7 +21,6 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.methods.base import SupportSlices
 from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume, as_bytes
 from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CubicGrid, Point
-from OFLSAM2Core.methods.ofl_sam2.likest_place import LikestPlace, likest_place
 from OFLSAM2Core.methods.ofl_sam2.registration import STEPS, register
 from OFLSAM2Core.methods.ofl_sam2.self_similarity import self_similarity
 from OFLSAM2Core.methods.ofl_sam2.votes import Votes
@@ -69,25 +68,14 @@ whichever lays support cases over one another better. CT and hearts gain by grey
 with and without a coil lose."""
 
 
-LOST = 1.1
-"""How many times less a volume looks like the cases where structures were drawn than elsewhere,
-where something else was drawn for them, too."""
-
-FAR = 0.3
-"""Of what the structures measure together: how far away that place is at least."""
-
-
 @dataclass(frozen=True)
 class Began:
     """Where registration begins in a volume. middle: of the grid, mm from the middle of the first
-    voxel. starts: mm to be added to a point of it in each case, (S, 3). which: cases, (S,) bool.
-    elsewhere: whether that is not where structures were drawn, but where the volume looks much more
-    like the cases."""
+    voxel. starts: mm to be added to a point of it in each case, (S, 3). which: cases, (S,) bool."""
 
     middle: Point
     starts: Tensor
     which: Tensor
-    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,9 +158,8 @@ class RegisteredLook:
         )
 
     @torch.no_grad()
-    def begin(self, prepared: PreparedVolume, slicing: Slicing, centres: Tensor) -> Began | None:
-        """Where structures were drawn, or where the volume looks much more like the cases; None
-        where too little is drawn.
+    def begin(self, centres: Tensor) -> Began | None:
+        """Where structures were drawn; None where too little is.
 
         centres: of what was drawn of structures, in mm from the middle of the first voxel, (N, 3).
         """
@@ -184,25 +171,7 @@ class RegisteredLook:
         # The grid lies around the volume's structures as it does around the cases'.
         middle = (of_volume - of_cases)[usable].mean(dim=0)
         here = _point(middle.cpu().numpy())
-
-        def show(grid: CubicGrid) -> tuple[Tensor, Tensor]:
-            image, inside = _image(grid, prepared, slicing, here)
-            return image.float() / 255, inside
-
-        likest = likest_place(self.grid, show, cases.images.float() / 255, self._looks)
-        if self._is_elsewhere(likest):
-            there = _point(np.add(here, likest.offset))
-            return Began(there, torch.zeros_like(of_cases), torch.ones_like(usable), True)
         return Began(here, of_cases - (of_volume - middle), usable)
-
-    def _is_elsewhere(self, likest: LikestPlace) -> bool:
-        """Far enough from where something was drawn, and so much liker that it is not by chance."""
-        sides = []
-        for labels in self.labels.amax(dim=1).cpu().numpy():
-            box = bounding_box(labels > 0)
-            sides.append([(side.stop - side.start) * self.grid.spacing for side in box])
-        away = float(np.linalg.norm(likest.offset))
-        return likest.unliker > LOST and away > FAR * float(np.mean(sides))
 
     @torch.no_grad()
     def read(
@@ -222,7 +191,7 @@ class RegisteredLook:
         found = self._with_mirrored()._laid_over(
             image[None].to(device), inside.float().to(device), began.starts, began.which, on_step
         )
-        return Votes(found, self.grid, began.middle, slicing, began.elsewhere)
+        return Votes(found, self.grid, began.middle, slicing)
 
     def _laid_over(
         self,

@@ -18,14 +18,12 @@ from OFLSAM2Core.slicing import Slicing
 
 @dataclass(frozen=True)
 class Votes:
-    """shares: probabilities of structures, (N, D, H, W), on `grid` around `middle`. elsewhere:
-    whether that is not where structures were drawn; see `Began`."""
+    """shares: probabilities of structures, (N, D, H, W), on `grid` around `middle`."""
 
     shares: Tensor
     grid: CubicGrid
     middle: Point
     slicing: Slicing
-    elsewhere: bool = False
 
     def in_region(self, region: Box) -> ProbabilityVolume:
         """On a region of the slices' own grid."""
