@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError, TaskError
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.output_files import check_writable
-from OFLSAM2Core.preparation import Preparation
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.whole_files import written_whole
+from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.io.writing import check_writable
+from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 
 FORMAT_VERSION = 1
 SUFFIX = ".oflsam2"
@@ -38,7 +39,7 @@ class LearnedTask:
     backbone_precision: what its encoder calculated in: a new volume is read likewise where that can
         be chosen, for else its features are a little apart from the support's.
     method: name of the method that learned it, and can use it.
-    world_axis: "axial", "coronal", "sagittal" or "frame": along what targets are cut.
+    orientation: "axial", "coronal", "sagittal" or "frame": along what targets are cut.
     facts: plain values of the method's own (JSON).
     tensors: all that was learned, by name.
     support_names: names of the support cases, for reports.
@@ -48,8 +49,8 @@ class LearnedTask:
     backbone: str
     backbone_identity: str
     method: str
-    world_axis: str
-    preparation: Preparation
+    orientation: str
+    preparation: Preprocessing
     options: MethodOptions
     tensors: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class LearnedTask:
             "structures": [structure.to_json() for structure in self.structures],
             "backbone": self.backbone,
             "method": self.method,
-            "slicing_axis": self.world_axis,
+            "slicing_axis": self.orientation,
             "modality": self.preparation.modality,
             "support": list(self.support_names),
             "bytes": sum(t.numel() * t.element_size() for t in self.tensors.values()),
@@ -84,7 +85,7 @@ class LearnedTask:
             "backbone_identity": self.backbone_identity,
             "backbone_precision": self.backbone_precision,
             "method": self.method,
-            "world_axis": self.world_axis,
+            "orientation": self.orientation,
             "preparation": self.preparation.to_json(),
             "options": self.options.to_json(),
             "facts": self.facts,
@@ -93,7 +94,7 @@ class LearnedTask:
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
         check_writable(path)
         with (
-            written_whole(path) as temporary,
+            atomic_write(path) as temporary,
             # Memory is mostly masks, which shrink to a hundredth even at the quickest level.
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
@@ -137,13 +138,15 @@ class LearnedTask:
 
     @classmethod
     def _from_parts(cls, contents: Mapping[str, Any], tensors: dict[str, Tensor]) -> LearnedTask:
+        from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+
         return cls(
             structures=tuple(Structure.from_json(data) for data in contents["structures"]),
             backbone=contents["backbone"],
             backbone_identity=contents["backbone_identity"],
             method=contents["method"],
-            world_axis=contents["world_axis"],
-            preparation=Preparation.from_json(contents["preparation"]),
+            orientation=contents["orientation"],
+            preparation=Preprocessing.from_json(contents["preparation"]),
             options=MethodOptions.of_task(contents["options"]),
             tensors=tensors,
             facts=contents["facts"],

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
+from OFLSAM2Core.data.slice_geometry import SliceGeometry, validate_slice_count
+from OFLSAM2Core.data.structures import Structure, ambiguous_codes, find_structure
+from OFLSAM2Core.data.validation import check_labels, check_volume
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.field_of_view import centre_of
-from OFLSAM2Core.input_checks import check_labels, check_volume
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods import get_method
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.preparation import Preparation
-from OFLSAM2Core.results import Progress, ProgressCallback, SliceResult
-from OFLSAM2Core.slicing import Slicing, check_sliceable
-from OFLSAM2Core.structures import Structure, find_structure, shared_codes
-from OFLSAM2Core.timings import Timings
-from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
+from OFLSAM2Core.preprocessing.roi_crop import bbox_center
+from OFLSAM2Core.runtime.timings import Timings
 
 if TYPE_CHECKING:
     from OFLSAM2Core.backbones.base import Backbone
@@ -36,7 +36,7 @@ class FewShotSession:
     session = FewShotSession()
     task = session.learn([read_support_case("a.nii.gz", "a_labels.nii.gz"), ...])
     for slice_result in session.segment(read_volume("new.nii.gz"), task):
-        labels[slice_result.place] = slice_result.labels
+        labels[slice_result.index_expression] = slice_result.labels
     ```
     """
 
@@ -58,7 +58,7 @@ class FewShotSession:
         Raises WeightsError, ResourceError (no such device) or InputError (unknown names).
         """
         from OFLSAM2Core.backbones import load_backbone
-        from OFLSAM2Core.device import choose_device
+        from OFLSAM2Core.runtime.device import choose_device
 
         self.method = get_method(method)
         self.options = options or MethodOptions()
@@ -83,7 +83,7 @@ class FewShotSession:
         Raises InputError (no cases, a structure missing, nothing labelled), or whatever
         `on_progress` raises to stop.
         """
-        from OFLSAM2Core.methods.base import SupportSlices
+        from OFLSAM2Core.preprocessing.support_stack import SupportStack
 
         report = on_progress or _no_progress
         if not support_cases:
@@ -99,11 +99,13 @@ class FewShotSession:
             check_labels(case.labels, case.structures, case.name)
         structures, labels = _common_structures(support_cases, allow_missing)
         axis = self.options.slicing_axis
-        first = Slicing.for_volume(support_cases[0].volume, axis)
-        slicings = [Slicing.for_volume(case.volume, first.world_axis) for case in support_cases]
+        first = SliceGeometry.for_volume(support_cases[0].volume, axis)
+        slicings = [
+            SliceGeometry.for_volume(case.volume, first.orientation) for case in support_cases
+        ]
         for case, slicing in zip(support_cases, slicings, strict=True):
-            check_sliceable(case.volume, slicing)
-        preparation = Preparation.learn(
+            validate_slice_count(case.volume, slicing)
+        preparation = Preprocessing.learn(
             support_cases,
             slicings,
             size=self.backbone.image_size,
@@ -113,16 +115,16 @@ class FewShotSession:
         )
         support = []
         for case, slicing, own in zip(support_cases, slicings, labels, strict=True):
-            stack = slicing.cut(own)
+            stack = slicing.to_slices(own)
             prepared = preparation.prepare(case.volume, slicing)
             square = None
-            if preparation.square_pixel is not None:
-                square = preparation.prepare_square(case.volume, slicing, centre_of(stack))
+            if preparation.roi_pixel_spacing is not None:
+                square = preparation.transform_roi(case.volume, slicing, bbox_center(stack))
             across = tuple(
-                SupportSlices(case.name, shown, cut, cut.cut(own))
-                for shown, cut in preparation.prepare_across(case.volume, slicing)
+                SupportStack(case.name, shown, cut, cut.to_slices(own))
+                for shown, cut in preparation.transform_orthogonal(case.volume, slicing)
             )
-            support.append(SupportSlices(case.name, prepared, slicing, stack, square, across))
+            support.append(SupportStack(case.name, prepared, slicing, stack, square, across))
         return self.method.learn(
             self.backbone, support, structures, preparation, self.options, self.seed, report
         )
@@ -139,23 +141,23 @@ class FewShotSession:
         Raises TaskError (the task is for another backbone, weights or kind of image), InputError,
         or whatever `on_progress` raises to stop.
         """
-        from OFLSAM2Core.methods.base import OtherLooks
+        from OFLSAM2Core.methods.ofl_sam2_atlas.views import ExtraViews
 
         task.check_fits(self.backbone.name, self.backbone.identity, self.method.name)
         check_volume(volume)
-        slicing = Slicing.for_volume(volume, task.world_axis)
-        check_sliceable(volume, slicing)
+        slicing = SliceGeometry.for_volume(volume, task.orientation)
+        validate_slice_count(volume, slicing)
         report = on_progress or _no_progress
         prepared = task.preparation.prepare(volume, slicing)
         if prepared.note:
             logger.warning(prepared.note)
         closer = None
-        if self.options.zoom and task.preparation.square_pixel is not None:
-            closer = partial(task.preparation.prepare_square, volume, slicing)
+        if self.options.zoom and task.preparation.roi_pixel_spacing is not None:
+            closer = partial(task.preparation.transform_roi, volume, slicing)
         results = self.method.segment(
-            self.backbone.in_precision(task.backbone_precision),
+            self.backbone.with_precision(task.backbone_precision),
             prepared,
-            OtherLooks(closer, task.preparation.prepare_across(volume, slicing)),
+            ExtraViews(closer, task.preparation.transform_orthogonal(volume, slicing)),
             slicing,
             task,
             self.options,
@@ -166,8 +168,8 @@ class FewShotSession:
             yield SliceResult(
                 index=slicing.index_in_volume(result.index),
                 axis=slicing.axis,
-                labels=np.ascontiguousarray(slicing.plane_to_volume(result.labels)),
-                confidence=np.ascontiguousarray(slicing.plane_to_volume(result.confidence)),
+                labels=np.ascontiguousarray(slicing.slice_to_volume_axes(result.labels)),
+                confidence=np.ascontiguousarray(slicing.slice_to_volume_axes(result.confidence)),
                 scores=result.scores,
                 revision=result.revision,
             )
@@ -179,7 +181,7 @@ def _common_structures(
     """The structures of all cases, as the first case that has them describes them, and every
     case's labels with the same value for the same structure."""
     common: list[Structure] = []
-    shared = shared_codes(case.structures for case in cases)
+    shared = ambiguous_codes(case.structures for case in cases)
     for case in cases:
         for structure in case.structures:
             if find_structure(structure, common, shared) is None:

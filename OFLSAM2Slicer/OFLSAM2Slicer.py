@@ -39,14 +39,14 @@ if (_core_folder / "OFLSAM2Core" / "errors.py").is_file() and str(_core_folder) 
 
 from OFLSAM2SlicerLib.cases import SupportPair  # noqa: E402
 from OFLSAM2SlicerLib.controller import Controller  # noqa: E402
-from OFLSAM2SlicerLib.run_request import Learned, RunSettings  # noqa: E402
 from OFLSAM2SlicerLib.sample_data import register_sample_data  # noqa: E402
 from OFLSAM2SlicerLib.segmentation_writer import volumes_segmented  # noqa: E402
 from OFLSAM2SlicerLib.sequences import volumes_shown  # noqa: E402
-from OFLSAM2SlicerLib.states import State, Status  # noqa: E402
 from OFLSAM2SlicerLib.worker_command import worker_command  # noqa: E402
 from OFLSAM2SlicerLib.worker_link import shared_link  # noqa: E402
 
+from OFLSAM2Core.app.run_request import Learned, RunSettings  # noqa: E402
+from OFLSAM2Core.app.states import State, Status  # noqa: E402
 from OFLSAM2Core.errors import OFLSAM2Error  # noqa: E402
 
 POLL_MS = 30  # the worker's answers are looked for this often; views are redrawn at most at 10 Hz

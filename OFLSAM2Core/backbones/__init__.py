@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from OFLSAM2Core.backbones.base import Backbone
-    from OFLSAM2Core.results import ProgressCallback
+    from OFLSAM2Core.data.results import ProgressCallback
 
 
 def load_backbone(

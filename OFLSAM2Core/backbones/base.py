@@ -37,7 +37,7 @@ class ImageFeatures:
     level: float = 0.0
 
     @property
-    def comparable(self) -> Tensor:
+    def normalized_embedding(self) -> Tensor:
         """The embedding in the form that can be compared across volumes."""
         return self.embedding if self.standardised is None else self.standardised
 
@@ -145,7 +145,7 @@ class Backbone(ABC):
         None where attention is frozen as a whole (SAM2)."""
         return None
 
-    def in_precision(self, precision: str) -> Backbone:
+    def with_precision(self, precision: str) -> Backbone:
         """This one, with an encoder that calculates in `precision`; as it is where it cannot."""
         return self
 

@@ -31,10 +31,10 @@ from OFLSAM2Core.backbones.base import (
 from OFLSAM2Core.backbones.openvino_encoder import OpenVinoEncoder
 from OFLSAM2Core.backbones.tiny_vit import TinyViT
 from OFLSAM2Core.backbones.weights import identity, load_state_dict, weights_path
-from OFLSAM2Core.device import has_matrix_tiles
+from OFLSAM2Core.data.results import ProgressCallback
 from OFLSAM2Core.errors import WeightsError
-from OFLSAM2Core.named_tensors import part_of
-from OFLSAM2Core.results import ProgressCallback
+from OFLSAM2Core.runtime.device import has_matrix_tiles
+from OFLSAM2Core.runtime.named_tensors import part_of
 
 if TYPE_CHECKING:
     from sam2.modeling.sam.mask_decoder import MaskDecoder
@@ -122,7 +122,7 @@ class LiteMedSamBackbone(Backbone):
             return ImageFeatures(self.encoder(images.to(self._device)))
         return ImageFeatures(self._compiled(images, self.precision))
 
-    def in_precision(self, precision: str) -> LiteMedSamBackbone:
+    def with_precision(self, precision: str) -> LiteMedSamBackbone:
         if self._compiled is None or precision not in self._compiled.precisions:
             return self
         other = copy.copy(self)
@@ -134,7 +134,9 @@ class LiteMedSamBackbone(Backbone):
         self, features: ImageFeatures, masks: Tensor, decoded: Decoded | None = None
     ) -> Memory:
         return Memory(
-            F.pixel_unshuffle(masks, BLOCK) * 2 - 1, features.comparable, level=features.level
+            F.pixel_unshuffle(masks, BLOCK) * 2 - 1,
+            features.normalized_embedding,
+            level=features.level,
         )
 
     def attend(
@@ -147,7 +149,7 @@ class LiteMedSamBackbone(Backbone):
         memories = [*support, *(memory for _, memory in recent)]
         if attention is None:
             attention = self.new_attention().to(self._device)
-        return attention(features.comparable, memories, features.level)
+        return attention(features.normalized_embedding, memories, features.level)
 
     def decode(self, features: ImageFeatures, target: Tensor) -> Decoded:
         count = len(target)

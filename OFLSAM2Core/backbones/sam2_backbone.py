@@ -37,7 +37,7 @@ from OFLSAM2Core.backbones.sam2_config import (
     load_sam2_weights,
 )
 from OFLSAM2Core.backbones.weights import backbone_info, identity, weights_path
-from OFLSAM2Core.results import ProgressCallback
+from OFLSAM2Core.data.results import ProgressCallback
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base

@@ -40,8 +40,8 @@ from OFLSAM2Core.backbones.manifest import (
     backbone_info,
     list_backbones,
 )
+from OFLSAM2Core.data.results import Progress, ProgressCallback
 from OFLSAM2Core.errors import WeightsError
-from OFLSAM2Core.results import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from torch import Tensor

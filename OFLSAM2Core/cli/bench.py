@@ -25,15 +25,15 @@ from OFLSAM2Core.cli.options import (
     options_from,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.data.results import ProgressCallback
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.machine import describe_machine
-from OFLSAM2Core.evaluation.memory_watch import MemoryWatch
-from OFLSAM2Core.evaluation.outcome import Outcome
 from OFLSAM2Core.evaluation.phantom import phantom
-from OFLSAM2Core.image_io import write_segmentation
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.results import ProgressCallback
-from OFLSAM2Core.volume import SupportCase
+from OFLSAM2Core.io.reading import write_segmentation
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.runtime.peak_memory import PeakMemory
 
 if TYPE_CHECKING:
     from OFLSAM2Core.evaluation.bench_sam2 import Sam2Timing
@@ -138,8 +138,8 @@ def _measure(
     task = session.learn(support, report)
     learned = time.perf_counter() - started
     before = dict(session.timings.seconds)
-    with MemoryWatch() as watch:
-        outcome = Outcome(target.volume)
+    with PeakMemory() as watch:
+        outcome = SegmentationBuffer(target.volume)
         writing = 0.0
         for result in session.segment(target.volume, task, report):
             arrived = time.perf_counter()

@@ -24,7 +24,7 @@ from OFLSAM2Core.evaluation.report import (
     strip_of,
     write_picture,
 )
-from OFLSAM2Core.image_io import write_confidence, write_segmentation
+from OFLSAM2Core.io.reading import write_confidence, write_segmentation
 from OFLSAM2Core.learned_task import SUFFIX
 
 _TASK = f"hippocampus{SUFFIX}"

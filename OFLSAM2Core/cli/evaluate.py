@@ -22,7 +22,7 @@ from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, Learned, evaluate
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES, EvaluationReport
-from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from OFLSAM2Core.data.results import Progress, ProgressCallback
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.image_io import check_writable, read_support_case
-from OFLSAM2Core.label_table import LabelTable
-from OFLSAM2Core.memory_check import check_memory
-from OFLSAM2Core.output_files import check_grid
-from OFLSAM2Core.results import Progress, ProgressCallback
-from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.reading import check_writable, read_support_case
+from OFLSAM2Core.io.writing import check_grid
+from OFLSAM2Core.runtime.memory_check import check_memory
 
 # Estimates, not measurements: what is needed beyond the volume itself with the default backbone.
 _BASE_BYTES = 1_000_000_000

@@ -15,8 +15,8 @@ from queue import Empty, Queue
 from types import FrameType
 from typing import Generic, TypeVar
 
+from OFLSAM2Core.data.results import Progress, ProgressCallback
 from OFLSAM2Core.errors import Cancelled
-from OFLSAM2Core.results import Progress, ProgressCallback
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from OFLSAM2Core.cli.options import (
     options_from,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.data.results import ProgressCallback
 from OFLSAM2Core.learned_task import SUFFIX
-from OFLSAM2Core.results import ProgressCallback
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask

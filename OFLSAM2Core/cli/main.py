@@ -20,7 +20,7 @@ from OFLSAM2Core import __version__
 from OFLSAM2Core.cli.interrupt import answer_ctrl_c
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cli.spoken_log import SpokenLog
-from OFLSAM2Core.log import start_log
+from OFLSAM2Core.runtime.log import start_log
 from OFLSAM2Core.worker.failures import failure_of
 
 # One module of OFLSAM2Core.cli each; only the one that is asked for is imported.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from OFLSAM2Core.cli.interrupt import call_in_background
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.methods.options import PRESETS, MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import PRESETS, MethodOptions
 
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession

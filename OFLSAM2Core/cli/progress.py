@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from OFLSAM2Core.results import Progress
+from OFLSAM2Core.data.results import Progress
 
 _STAGES = {
     "read": "Reading",

@@ -23,16 +23,16 @@ from OFLSAM2Core.cli.options import (
     options_from,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.machine import describe_machine, peak_memory_mb
-from OFLSAM2Core.evaluation.outcome import Outcome
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
 from OFLSAM2Core.evaluation.report import write_picture, write_text
-from OFLSAM2Core.image_io import read_volume, write_confidence, write_labelmap, write_segmentation
+from OFLSAM2Core.io.reading import read_volume, write_confidence, write_labelmap, write_segmentation
+from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
+from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
-from OFLSAM2Core.output_files import LABELMAP_EXTENSIONS
-from OFLSAM2Core.seg_nrrd import SEGMENTATION_EXTENSIONS
-from OFLSAM2Core.volume import SupportCase, Volume
 
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     volume = call_in_background(lambda report: read_volume(args.image), bars)
     check_resources(volume, (args.out, args.labelmap, args.confidence))
     session, task = _session_and_task(args, pairs, bars)
-    outcome = Outcome(volume)
+    outcome = SegmentationBuffer(volume)
     try:
         for result in in_background(lambda report: session.segment(volume, task, report), bars):
             outcome.add(result)
@@ -171,7 +171,9 @@ def _refuse_what_is_learned(args: argparse.Namespace) -> None:
         )
 
 
-def _write(args: argparse.Namespace, volume: Volume, task: LearnedTask, outcome: Outcome) -> None:
+def _write(
+    args: argparse.Namespace, volume: Volume, task: LearnedTask, outcome: SegmentationBuffer
+) -> None:
     write_segmentation(args.out, outcome.labels, volume, task.structures)
     if args.labelmap is not None:
         write_labelmap(args.labelmap, outcome.labels, volume)
@@ -193,7 +195,7 @@ def _write(args: argparse.Namespace, volume: Volume, task: LearnedTask, outcome:
         write_picture(args.picture, sheet([strip(shown)], task.structures, confidence=True))
 
 
-def _report(volume: Volume, task: LearnedTask, outcome: Outcome) -> dict[str, Any]:
+def _report(volume: Volume, task: LearnedTask, outcome: SegmentationBuffer) -> dict[str, Any]:
     return {
         "oflsam2": __version__,
         "volume": volume.name,
@@ -224,7 +226,7 @@ def _report(volume: Volume, task: LearnedTask, outcome: Outcome) -> dict[str, An
     }
 
 
-def _tell(volume: Volume, task: LearnedTask, outcome: Outcome, out: Path) -> None:
+def _tell(volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, out: Path) -> None:
     print(
         f"{volume.name}: {outcome.slices_done} slices in {outcome.seconds:.1f} s "
         f"({outcome.seconds_per_slice:.2f} s each, the first after "

@@ -27,7 +27,7 @@ from OFLSAM2Core.backbones.sam2_config import (
 )
 from OFLSAM2Core.backbones.weights import backbone_info, status, weights_path
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.evaluation.memory_watch import MemoryWatch
+from OFLSAM2Core.runtime.peak_memory import PeakMemory
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def bench_sam2(
         torch.cuda.reset_peak_memory_stats(device)
     with (
         tempfile.TemporaryDirectory(prefix="oflsam2-bench-") as folder,
-        MemoryWatch() as watch,
+        PeakMemory() as watch,
         contextlib.redirect_stderr(io.StringIO()),  # SAM2's own progress bars.
     ):
         _write_frames(frames, Path(folder))

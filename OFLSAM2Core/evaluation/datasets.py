@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import OFLSAM2Core
+from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.image_io import read_support_case
-from OFLSAM2Core.label_table import LabelTable
-from OFLSAM2Core.volume import SupportCase
+from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.reading import read_support_case
 
 _FORM = "See the README, section 'Evaluate', for what dataset.json must hold."
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from OFLSAM2Core.data.results import ProgressCallback, SliceResult
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.machine import peak_memory_mb
-from OFLSAM2Core.evaluation.outcome import Outcome
-from OFLSAM2Core.evaluation.reliability import CaseReliability, check_case
-from OFLSAM2Core.metrics import Agreement, Spacing, agreement
-from OFLSAM2Core.results import ProgressCallback, SliceResult
-from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.evaluation.metrics import SegmentationMetrics, Spacing, compute_metrics
+from OFLSAM2Core.evaluation.reliability import CaseCalibration, check_case
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
@@ -38,9 +38,9 @@ class EvaluatedCase:
     """
 
     truth: SupportCase
-    outcome: Outcome
-    agreements: dict[str, Agreement]
-    reliability: CaseReliability
+    outcome: SegmentationBuffer
+    agreements: dict[str, SegmentationMetrics]
+    reliability: CaseCalibration
     peak_memory_mb: float
 
     @property
@@ -91,13 +91,15 @@ def segment_cases(
     """
     for name in test:
         truth = dataset.read_case(name, may_be_empty=True)
-        outcome = Outcome(truth.volume)
+        outcome = SegmentationBuffer(truth.volume)
         for result in session.segment(truth.volume, task, on_progress):
             outcome.add(result)
         yield compare(truth, outcome, in_voxels=dataset.nominal_spacing)
 
 
-def compare(truth: SupportCase, outcome: Outcome, *, in_voxels: bool = False) -> EvaluatedCase:
+def compare(
+    truth: SupportCase, outcome: SegmentationBuffer, *, in_voxels: bool = False
+) -> EvaluatedCase:
     """An outcome against the labels of its case; distances in voxels or millimetres."""
     i, j, k = truth.volume.spacing
     spacing: Spacing = (1.0, 1.0, 1.0) if in_voxels else (k, j, i)
@@ -105,7 +107,7 @@ def compare(truth: SupportCase, outcome: Outcome, *, in_voxels: bool = False) ->
         truth=truth,
         outcome=outcome,
         agreements={
-            structure.name: agreement(
+            structure.name: compute_metrics(
                 truth.labels == structure.label, outcome.labels == structure.label, spacing
             )
             for structure in truth.structures

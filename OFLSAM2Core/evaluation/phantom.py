@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from OFLSAM2Core.label_table import LabelTable
-from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.io.label_table import LabelTable
 
 _BRIGHTNESS = 100.0
 

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation
 
-from OFLSAM2Core.metrics import bounding_box
-from OFLSAM2Core.slicing import FRAME_AXIS, WORLD_AXES, Slicing
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import Volume
+from OFLSAM2Core.data.overlap import bounding_box
+from OFLSAM2Core.data.slice_geometry import FRAME_AXIS, ORIENTATIONS, SliceGeometry
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import Volume
 
 TILE = 200  # pixels, the longer side of a slice in a sheet
 GAP = 6
@@ -53,9 +53,9 @@ def strip(shown: Shown, columns: int = 6) -> Image.Image:
     """A title and a row of slices, spread evenly over those that have something to show;
     under it a row of confidence, where there is one."""
     slicing = _slicing(shown.volume, shown.axis)
-    image, labels = slicing.cut(shown.volume.array), slicing.cut(shown.labels)
-    truth = None if shown.truth is None else slicing.cut(shown.truth)
-    confidence = None if shown.confidence is None else slicing.cut(shown.confidence)
+    image, labels = slicing.to_slices(shown.volume.array), slicing.to_slices(shown.labels)
+    truth = None if shown.truth is None else slicing.to_slices(shown.truth)
+    confidence = None if shown.confidence is None else slicing.to_slices(shown.confidence)
     marked = labels > 0 if truth is None else (labels > 0) | (truth > 0)
     indices = _spread(np.asarray(marked.any(axis=(1, 2))), columns)
     crop = _crop(marked, slicing.spacing_in_plane)
@@ -124,11 +124,11 @@ def sheet(
     return picture
 
 
-def _slicing(volume: Volume, axis: int | None) -> Slicing:
-    names = [FRAME_AXIS] if volume.is_sequence else WORLD_AXES
-    ways = [Slicing.for_volume(volume, name) for name in names]
+def _slicing(volume: Volume, axis: int | None) -> SliceGeometry:
+    names = [FRAME_AXIS] if volume.is_sequence else ORIENTATIONS
+    ways = [SliceGeometry.for_volume(volume, name) for name in names]
     along = [way for way in ways if way.axis == axis]
-    return along[0] if along else Slicing.for_volume(volume)
+    return along[0] if along else SliceGeometry.for_volume(volume)
 
 
 def _spread(has_content: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.intp]:

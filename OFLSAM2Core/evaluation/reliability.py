@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from OFLSAM2Core.evaluation.outcome import Outcome
-from OFLSAM2Core.metrics import bounding_box, dice
-from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.data.overlap import bounding_box, dice
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.structures import Structure
 
 LEAST_CONFIDENT_SHARE = 0.1
 _ROOM = 5
@@ -31,7 +31,7 @@ _BINS = 10
 
 
 @dataclass(frozen=True)
-class SliceCheck:
+class SliceCalibration:
     """One slice against the truth.
 
     scores: S_cf by structure. dice: by structure, without those that are neither there nor drawn.
@@ -59,7 +59,7 @@ class SliceCheck:
 
 
 @dataclass(frozen=True, eq=False)
-class CaseReliability:
+class CaseCalibration:
     """One case against the truth.
 
     slices: every slice that has arrived, by index.
@@ -67,14 +67,14 @@ class CaseReliability:
         the box around the structures and in the whole volume.
     """
 
-    slices: tuple[SliceCheck, ...]
+    slices: tuple[SliceCalibration, ...]
     near: npt.NDArray[np.int64]
     everywhere: npt.NDArray[np.int64]
 
 
 def check_case(
-    outcome: Outcome, truth: npt.NDArray, structures: Sequence[Structure]
-) -> CaseReliability:
+    outcome: SegmentationBuffer, truth: npt.NDArray, structures: Sequence[Structure]
+) -> CaseCalibration:
     """Compare an outcome with the truth, on the same grid."""
     right = outcome.labels == truth
     checks = []
@@ -86,7 +86,7 @@ def check_case(
             for structure in structures
         }
         checks.append(
-            SliceCheck(
+            SliceCalibration(
                 index=index,
                 scores=scores,
                 dice={name: value for name, value in overlaps.items() if not np.isnan(value)},
@@ -95,14 +95,14 @@ def check_case(
             )
         )
     box = bounding_box((truth > 0) | (outcome.labels > 0), _ROOM)
-    return CaseReliability(
+    return CaseCalibration(
         slices=tuple(checks),
         near=_counts(outcome.confidence[box], right[box]),
         everywhere=_counts(outcome.confidence, right),
     )
 
 
-def summarise(cases: Sequence[CaseReliability]) -> dict[str, Any]:
+def summarise(cases: Sequence[CaseCalibration]) -> dict[str, Any]:
     """All cases together; None where a figure is not defined (no wrong voxel, too few slices)."""
     pairs = [
         (check.scores[name], value)
@@ -151,7 +151,7 @@ def _spearman(pairs: list[tuple[float, float]]) -> float | None:
     return float(spearmanr(scores, overlaps).statistic)
 
 
-def _share_found(cases: Sequence[CaseReliability], key: Any) -> float | None:
+def _share_found(cases: Sequence[CaseCalibration], key: Any) -> float | None:
     found = total = 0
     for case in cases:
         ranked = sorted(case.slices, key=key)

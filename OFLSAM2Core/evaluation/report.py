@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
-from OFLSAM2Core.evaluation.reliability import CaseReliability, calibration_error, summarise
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.whole_files import written_whole
+from OFLSAM2Core.evaluation.reliability import CaseCalibration, calibration_error, summarise
+from OFLSAM2Core.io.atomic_write import atomic_write
 
 DISTANCES = ("hd95", "average_hausdorff", "assd")
 REPORT_FILES = ("report.json", "report.md", "cases.png")
@@ -43,7 +43,7 @@ class EvaluationReport:
         self.complete = False
         self._cases: list[dict[str, Any]] = []
         self._strips: list[tuple[float, Image.Image]] = []
-        self._reliability: list[CaseReliability] = []
+        self._reliability: list[CaseCalibration] = []
 
     def add(self, case: EvaluatedCase) -> None:
         outcome = case.outcome
@@ -220,13 +220,13 @@ def strip_of(case: EvaluatedCase, *, confidence: bool = False) -> Image.Image:
 
 def write_text(path: Path, content: str) -> None:
     """Whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Whole or not at all; a PNG file."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary, format="PNG")
 
 

@@ -23,7 +23,7 @@ def available() -> dict[str, str]:
 def get_method(name: str) -> Method:
     """The method of a name. Raises InputError for an unknown one."""
     if name == "ofl-sam2":
-        from OFLSAM2Core.methods.ofl_sam2 import OflSam2
+        from OFLSAM2Core.methods.ofl_sam2_atlas import OflSam2
 
         return OflSam2()
     raise InputError(f"There is no method '{name}'.", f"Use one of: {', '.join(_DESCRIPTIONS)}.")

@@ -45,7 +45,7 @@ def _version(distribution: str) -> str | None:
 def _devices() -> list[dict[str, Any]]:
     # PyTorch takes 2 s to import, and `ready` is waited for. Without a GPU it need not be asked.
     if _may_have_gpu():
-        from OFLSAM2Core.device import describe_devices
+        from OFLSAM2Core.runtime.device import describe_devices
 
         return [device.to_json() for device in describe_devices()]
     import psutil

@@ -7,7 +7,7 @@
     for event in client.poll():                # from a GUI timer, say; never blocks
         if event.name == "slice":
             result = event.slice_result()
-            output[result.place] = result.labels
+            output[result.index_expression] = result.labels
         elif event.is_last and event.id == job:
             print(event.name, event.header)    # "done", or "failed" with kind, message and hint
 
@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import ResourceError
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.volume import SupportCase, Volume
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.connection import Connection
 from OFLSAM2Core.worker.process import exit_in_words, start_process

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from OFLSAM2Core.results import Progress, SliceResult
+from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.about import about_worker
 from OFLSAM2Core.worker.job import Answer, Job
@@ -21,7 +21,7 @@ from OFLSAM2Core.worker.warm import remember_task, task_at, task_of, warm_backbo
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
-    from OFLSAM2Core.methods.options import MethodOptions
+    from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
     from OFLSAM2Core.session import FewShotSession
 
 # Importing PyTorch and preparing a backbone take 2 to 20 s the first time.
@@ -43,7 +43,7 @@ def learn(job: Job) -> Answer:
     if task_path is None and not return_task:
         raise ProtocolError("A 'learn' request needs 'task_path', or 'return_task'.")
     if task_path is not None:
-        from OFLSAM2Core.output_files import check_writable
+        from OFLSAM2Core.io.writing import check_writable
 
         check_writable(task_path)
     job.on_progress(_STARTING)
@@ -140,7 +140,7 @@ def _options(job: Job) -> MethodOptions | None:
     options = job.take_optional("options", dict)
     if options is None:
         return None
-    from OFLSAM2Core.methods.options import MethodOptions
+    from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 
     return MethodOptions.from_json(options)
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 
+from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.errors import Cancelled
-from OFLSAM2Core.results import Progress
 from OFLSAM2Core.worker.protocol import Arrays, Frame, ProtocolError
 
 PROGRESS_INTERVAL_S = 0.05  # a panel redraws at 10 Hz; an inner loop may report at 1 kHz

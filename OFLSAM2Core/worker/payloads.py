@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.worker.protocol import Arrays, Frame, ProtocolError
 
 Fields = dict[str, Any]

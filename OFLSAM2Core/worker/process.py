@@ -56,10 +56,10 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
             check=False,
         )
     else:
-        strays = _descendants(process.pid)
+        spurious_components = _descendants(process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        for pid in strays:
+        for pid in spurious_components:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
     process.kill()

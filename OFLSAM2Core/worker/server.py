@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from OFLSAM2Core.errors import Cancelled, OFLSAM2Error
-from OFLSAM2Core.log import start_log
+from OFLSAM2Core.runtime.log import start_log
 from OFLSAM2Core.worker.failures import failure_of, is_out_of_memory
 from OFLSAM2Core.worker.handlers import HANDLERS, warm_up
 from OFLSAM2Core.worker.job import Answer, Job

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy.typing as npt
 
+from OFLSAM2Core.data.results import ProgressCallback
 from OFLSAM2Core.errors import TaskError
-from OFLSAM2Core.results import ProgressCallback
 
 if TYPE_CHECKING:
     from OFLSAM2Core.backbones.base import Backbone
@@ -106,7 +106,7 @@ def release_memory() -> None:
 @cache
 def _device(name: str) -> str:
     """What a device's name stands for; "auto" stays the same GPU once it is in use."""
-    from OFLSAM2Core.device import choose_device
+    from OFLSAM2Core.runtime.device import choose_device
 
     return str(choose_device(name))
 

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import slicer
 
+from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.data.structures import Structure, ambiguous_codes, find_structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.structures import Structure, find_structure, shared_codes
-from OFLSAM2Core.volume import SupportCase, Volume
 from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class, voxels_of
-from OFLSAM2SlicerLib.steps import Steps
 from OFLSAM2SlicerLib.structures import (
     BINARY_LABELMAP,
     structures_of_labelmap,
@@ -119,7 +119,7 @@ def read_support_case(pair: SupportPair, wanted: list[Structure] | None = None) 
         )
     present: list[Structure] = []
     masks = _masks(pair)
-    shared = shared_codes([wanted or [], [structure for structure, _ in masks]])
+    shared = ambiguous_codes([wanted or [], [structure for structure, _ in masks]])
     for structure, read_mask in masks:
         chosen = structure if wanted is None else find_structure(structure, wanted, shared)
         if chosen is None:

@@ -12,10 +12,10 @@ import numpy as np
 import slicer
 import vtk
 
-from OFLSAM2Core.results import SliceResult
+from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, nodes_of_class, place_beside
-from OFLSAM2SlicerLib.steps import Steps
 
 NOT_YET = 0
 COLOR_NODE_NAME = "OFL-SAM2 confidence"
@@ -66,7 +66,7 @@ class ConfidenceWriter:
 
     def write(self, result: SliceResult) -> None:
         array = slicer.util.arrayFromVolume(self.confidence_node)
-        np.maximum(result.confidence, NOT_YET + 1, out=array[result.place])
+        np.maximum(result.confidence, NOT_YET + 1, out=array[result.index_expression])
         self._dirty = True
 
     def flush(self) -> None:

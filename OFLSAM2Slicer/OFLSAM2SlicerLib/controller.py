@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import slicer
 
+from OFLSAM2Core.app.presenter import Presenter, learned_from
+from OFLSAM2Core.app.run_request import Learned, RunSettings
+from OFLSAM2Core.app.states import Status
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.whole_files import written_whole
+from OFLSAM2Core.io.atomic_write import atomic_write
 from OFLSAM2Core.worker.client import Event
 from OFLSAM2SlicerLib.cases import SupportPair
 from OFLSAM2SlicerLib.confidence import new_confidence_node
-from OFLSAM2SlicerLib.presenter import Presenter, learned_from
-from OFLSAM2SlicerLib.run_request import Learned, RunSettings
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 from OFLSAM2SlicerLib.scene_run import SceneRun
 from OFLSAM2SlicerLib.sequences import run_for
-from OFLSAM2SlicerLib.states import Status
 from OFLSAM2SlicerLib.worker_link import WorkerLink
 
 Answer = Callable[[dict[str, Any]], None]
@@ -142,7 +142,7 @@ class Controller:
         if self.learned is None:
             raise InputError("Nothing is learned yet.", "Learn from support cases first.")
         path = task_file(path)
-        with written_whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_bytes(self.learned.content.tobytes())
         return path
 

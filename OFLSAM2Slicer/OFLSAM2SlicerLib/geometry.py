@@ -13,7 +13,7 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from OFLSAM2SlicerLib.steps import Steps, run_steps
+from OFLSAM2Core.app.steps import Steps, run_steps
 
 BYTES_A_STEP = 4_000_000
 

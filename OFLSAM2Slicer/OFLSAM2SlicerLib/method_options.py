@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import slicer
 import vtk
 
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2SlicerLib import geometry
 
 
@@ -56,8 +56,8 @@ class SliceScores:
         self._slices[frame, result.index] = ScoredSlice(
             index=result.index,
             axis=result.axis,
-            confidence=result.confidence_of_slice,
-            doubt=result.doubt,
+            confidence=result.min_score,
+            doubt=result.expected_error_voxels,
             structure=structure,
             scores=dict(result.scores),
             center=_center(result),

@@ -12,8 +12,8 @@ from typing import Any
 
 import slicer
 
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.structures import Structure
 
 CATEGORY = "OFL-SAM2"
 SAMPLE = "Hippocampus"

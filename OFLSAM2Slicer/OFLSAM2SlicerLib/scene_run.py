@@ -8,16 +8,16 @@ from typing import Any
 
 import slicer
 
+from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
 from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, volume_from_node
 from OFLSAM2SlicerLib.confidence import ConfidenceWriter
 from OFLSAM2SlicerLib.review import ScoredSlice, SliceScores, jump_to
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, place_beside
 from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter, check_output
-from OFLSAM2SlicerLib.steps import Steps
 from OFLSAM2SlicerLib.undo import UndoSnapshot
 
 Status = slicer.vtkSlicerSegmentationsModuleLogic

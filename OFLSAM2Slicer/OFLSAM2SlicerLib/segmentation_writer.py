@@ -17,11 +17,11 @@ import numpy as np
 import slicer
 import vtk
 
+from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
 from OFLSAM2SlicerLib import geometry
-from OFLSAM2SlicerLib.steps import Steps
 from OFLSAM2SlicerLib.structures import (
     BINARY_LABELMAP,
     CLOSED_SURFACE,
@@ -110,11 +110,11 @@ class SegmentationWriter:
 
     def write(self, result: SliceResult) -> None:
         """Put one slice in place. Nothing is redrawn before `flush`."""
-        labels, written = result.labels, self._written[result.place]
+        labels, written = result.labels, self._written[result.index_expression]
         for image, values in self._layers():
             if not geometry.contains(image.GetExtent(), self._extent):
                 image = self._grown(image)
-            layer = geometry.image_array(image)[self._inside(image)][result.place]
+            layer = geometry.image_array(image)[self._inside(image)][result.index_expression]
             if len(values) == len(self.structures) and all(k == v for k, v in values.items()):
                 known, new = written, labels  # as long as nothing was moved: 0.1 ms against 2
             else:

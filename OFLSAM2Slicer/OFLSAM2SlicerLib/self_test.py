@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import slicer
 
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.app.steps import run_steps
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2SlicerLib import sample_data
 from OFLSAM2SlicerLib.scene_run import SceneRun
-from OFLSAM2SlicerLib.steps import run_steps
 
 SHAPE = (12, 40, 48)
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from OFLSAM2Core.app.steps import Steps, run_steps
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import Volume
 from OFLSAM2SlicerLib.cases import SupportPair, volume_from_node
 from OFLSAM2SlicerLib.review import ScoredSlice
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, nodes_of_class, place_beside
 from OFLSAM2SlicerLib.scene_run import SceneRun
-from OFLSAM2SlicerLib.steps import Steps, run_steps
 from OFLSAM2SlicerLib.undo import UndoSnapshot
 
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import slicer
 import vtk
 
+from OFLSAM2Core.data.structures import Structure, ambiguous_codes, find_structure
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.structures import Structure, find_structure, shared_codes
 from OFLSAM2SlicerLib.scene_nodes import voxels_of
 
 BINARY_LABELMAP = "Binary labelmap"
@@ -93,7 +93,7 @@ def structures_across(cases: Sequence[Sequence[Structure]]) -> list[FoundStructu
     Name, colour and terminology are those of the first case that has the structure; labels are
     given anew, from 1.
     """
-    shared = shared_codes(cases)
+    shared = ambiguous_codes(cases)
     kept: list[Structure] = []
     where: list[list[int]] = []
     for case, structures in enumerate(cases):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.structures import Structure
 from OFLSAM2SlicerLib.cases import SupportPair, check_pair, structures_of
 from OFLSAM2SlicerLib.structures import FoundStructure, structures_across
 

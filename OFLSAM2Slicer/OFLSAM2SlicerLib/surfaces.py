@@ -12,7 +12,7 @@ from typing import Any
 
 import vtk
 
-from OFLSAM2SlicerLib.steps import Steps
+from OFLSAM2Core.app.steps import Steps
 
 WAIT_A_STEP_S = 0.005
 

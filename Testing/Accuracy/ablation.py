@@ -22,12 +22,12 @@ import numpy as np
 from kept_features import keep_features
 
 from OFLSAM2Core.backbones import load_backbone
-from OFLSAM2Core.device import choose_device
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import segment_cases
 from OFLSAM2Core.evaluation.report import EvaluationReport, mean_and_interval
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.runtime.device import choose_device
 from OFLSAM2Core.session import FewShotSession
 
 

@@ -20,7 +20,7 @@ def keep_features(backbone: Backbone, folder: Path) -> None:
     """
     own = folder / f"{backbone.identity[:12]}-{backbone.precision}"
     own.mkdir(parents=True, exist_ok=True)
-    encode, in_precision = backbone.encode, backbone.in_precision
+    encode, with_precision = backbone.encode, backbone.with_precision
 
     def kept(images: Tensor) -> ImageFeatures:
         file = own / f"{hashlib.sha1(images.cpu().numpy().tobytes()).hexdigest()}.npy"
@@ -35,11 +35,11 @@ def keep_features(backbone: Backbone, folder: Path) -> None:
         return ImageFeatures(embedding.to(backbone.device))
 
     def kept_in_precision(precision: str) -> Backbone:
-        other = in_precision(precision)
+        other = with_precision(precision)
         if other is not backbone:
-            del other.encode, other.in_precision  # Copies of these two, which are of `backbone`.
+            del other.encode, other.with_precision  # Copies of these two, which are of `backbone`.
             keep_features(other, folder)
         return other
 
     backbone.encode = kept  # type: ignore[method-assign]
-    backbone.in_precision = kept_in_precision  # type: ignore[method-assign]
+    backbone.with_precision = kept_in_precision  # type: ignore[method-assign]

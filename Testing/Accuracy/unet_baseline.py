@@ -35,15 +35,15 @@ from monai.transforms import (
     SpatialPadd,
 )
 
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import segment_cases
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import EvaluationReport
-from OFLSAM2Core.large_pieces import large_pieces
-from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.volume import SupportCase, Volume
-from OFLSAM2Core.whole_files import written_whole
+from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.postprocessing.connected_components import is_single_component
+from OFLSAM2Core.preprocessing.large_components import large_pieces
 
 PATCH = {2: 256, 3: 96}
 BATCH = {2: 8, 3: 1}
@@ -67,7 +67,7 @@ class UNetSession:
     def learn(self, cases: Sequence[SupportCase]) -> BasicUNet:
         torch.manual_seed(self.seed)
         self.values = [s.label for s in cases[0].structures]
-        self.single = [in_one_piece([c.labels for c in cases], v) for v in self.values]
+        self.single = [is_single_component([c.labels for c in cases], v) for v in self.values]
         spacings = np.array([case.volume.spacing[::-1] for case in cases])
         self.spacing = np.median(spacings, axis=0)
         if self.dimensions == 2:
@@ -108,7 +108,7 @@ class UNetSession:
     def _keep(self, net: BasicUNet, optimiser: torch.optim.Optimizer, spent: float) -> None:
         self.spent = spent
         state = {"net": net.state_dict(), "optimiser": optimiser.state_dict()}
-        with written_whole(self.file) as temporary:
+        with atomic_write(self.file) as temporary:
             torch.save({**state, "steps": self.steps, "spent": spent}, temporary)
 
     def _continue(self, net: BasicUNet, optimiser: torch.optim.Optimizer) -> None:

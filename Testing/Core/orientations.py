@@ -6,7 +6,7 @@ from itertools import permutations, product
 
 import numpy as np
 
-from OFLSAM2Core.volume import Volume
+from OFLSAM2Core.data.volume import Volume
 
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 """All 48: the order of the axes, and whether each runs backwards."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
+from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
 
 
 def volume_of(*structures: npt.NDArray) -> ProbabilityVolume:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from OFLSAM2Core.data.overlap import bounding_box
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.evaluation.datasets import sample_data
-from OFLSAM2Core.methods.base import SupportSlices
-from OFLSAM2Core.metrics import bounding_box
-from OFLSAM2Core.preparation import Preparation
-from OFLSAM2Core.slicing import Slicing
-from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
+from OFLSAM2Core.preprocessing.support_stack import SupportStack
 
 
 def part_of(number: str, first: int, last: int) -> SupportCase:
@@ -23,13 +23,13 @@ class Shown:
     """Cases as they are shown to the network."""
 
     def __init__(self, *cases: SupportCase) -> None:
-        self.preparation = Preparation.learn(
-            cases, [Slicing.for_volume(case.volume, "axial") for case in cases]
+        self.preparation = Preprocessing.learn(
+            cases, [SliceGeometry.for_volume(case.volume, "axial") for case in cases]
         )
         self.structures = cases[0].structures
         self.support = [self.of(case) for case in cases]
 
-    def of(self, case: SupportCase) -> SupportSlices:
-        cut = Slicing.for_volume(case.volume, "axial")
+    def of(self, case: SupportCase) -> SupportStack:
+        cut = SliceGeometry.for_volume(case.volume, "axial")
         prepared = self.preparation.prepare(case.volume, cut)
-        return SupportSlices(case.volume.name, prepared, cut, cut.cut(case.labels))
+        return SupportStack(case.volume.name, prepared, cut, cut.to_slices(case.labels))

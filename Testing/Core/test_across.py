@@ -19,20 +19,20 @@ from sample_cases import part_of
 from whole_volumes import segmented
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2 import across
-from OFLSAM2Core.methods.ofl_sam2.across import Across
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
-from OFLSAM2Core.methods.ofl_sam2.extents import Extents
-from OFLSAM2Core.methods.ofl_sam2.levels import LevelScale
-from OFLSAM2Core.methods.ofl_sam2.look import weighed
-from OFLSAM2Core.methods.options import PRESETS, MethodOptions
-from OFLSAM2Core.preparation import Preparation, PreparedVolume
+from OFLSAM2Core.methods.ofl_sam2_atlas import multiplanar
+from OFLSAM2Core.methods.ofl_sam2_atlas.multiplanar import OrthogonalViewModel
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import PRESETS, MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.view_model import weighed
+from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
+from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume, Preprocessing
 from OFLSAM2Core.session import FewShotSession
-from OFLSAM2Core.slicing import Slicing
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.slice_position.extents import StructureExtents
+from OFLSAM2Core.slice_position.regression import PositionScale
 
 
 def _part(number: str) -> SupportCase:
@@ -51,8 +51,10 @@ def _box(
     return SupportCase(Volume(image, affine, "made"), labels, (Structure("box", 1),))
 
 
-def _prepared(case: SupportCase, zoom: bool = False, across: bool = True) -> Preparation:
-    return Preparation.learn([case], [Slicing.for_volume(case.volume)], zoom=zoom, across=across)
+def _prepared(case: SupportCase, zoom: bool = False, across: bool = True) -> Preprocessing:
+    return Preprocessing.learn(
+        [case], [SliceGeometry.for_volume(case.volume)], zoom=zoom, across=across
+    )
 
 
 def _axes(case: SupportCase) -> list[str]:
@@ -75,19 +77,23 @@ def test_thick_slices_are_not_looked_at_across() -> None:
 def test_a_target_with_thick_slices_is_not_looked_at_across_either() -> None:
     even, thick = _box((8, 30, 30)), _box((8, 30, 30), (1, 1, 3))
     preparation = _prepared(even)
-    assert preparation.prepare_across(thick.volume, Slicing.for_volume(thick.volume)) == ()
-    found = preparation.prepare_across(even.volume, Slicing.for_volume(even.volume))
-    assert [slicing.world_axis for _, slicing in found] == ["sagittal", "coronal"]
+    assert (
+        preparation.transform_orthogonal(thick.volume, SliceGeometry.for_volume(thick.volume)) == ()
+    )
+    found = preparation.transform_orthogonal(even.volume, SliceGeometry.for_volume(even.volume))
+    assert [slicing.orientation for _, slicing in found] == ["sagittal", "coronal"]
 
 
 def test_a_pixel_of_the_network_is_as_large_in_every_volume_along_each_axis() -> None:
     preparation = _prepared(_box((8, 30, 30), (1, 1.25, 1.25)))
     target = _box((8, 10, 20))
-    found = preparation.prepare_across(target.volume, Slicing.for_volume(target.volume))
+    found = preparation.transform_orthogonal(target.volume, SliceGeometry.for_volume(target.volume))
     assert len(found) == 2
     for shown, slicing in found:
-        (own,) = (each for each in preparation.other_axes if each.axis == slicing.world_axis)
-        pixels = sum(shown.mask_to_network(plane, 1).sum() for plane in slicing.cut(target.labels))
+        (own,) = (each for each in preparation.other_axes if each.axis == slicing.orientation)
+        pixels = sum(
+            shown.resample_mask(plane, 1).sum() for plane in slicing.to_slices(target.labels)
+        )
         assert own.pixel == pytest.approx(40 * 1.25 / 256)
         assert pixels * own.pixel**2 == pytest.approx(8 * 10 * 20, rel=0.03)
 
@@ -102,7 +108,7 @@ def test_where_a_square_is_shown_there_is_no_look_across() -> None:
 def test_a_preparation_with_other_axes_is_the_same_after_json() -> None:
     preparation = _prepared(_box((4, 8, 16)))
     assert len(preparation.other_axes) == 2
-    assert Preparation.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
+    assert Preprocessing.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
 
 
 @pytest.mark.parametrize("number", [0, 17, 30, 47])
@@ -111,14 +117,14 @@ def test_probabilities_cut_anew_lie_where_they_did(number: int) -> None:
     case = _box((4, 8, 16))
     volume = stored(case.volume, order, signs)
     labels = stored_array(case.labels, order, signs)
-    axial, sagittal = (Slicing.for_volume(volume, axis) for axis in ("axial", "sagittal"))
+    axial, sagittal = (SliceGeometry.for_volume(volume, axis) for axis in ("axial", "sagittal"))
     cpu = torch.device("cpu")
-    slices = (torch.from_numpy(plane[None] * 0.8) for plane in axial.cut(labels))
+    slices = (torch.from_numpy(plane[None] * 0.8) for plane in axial.to_slices(labels))
     cut = ProbabilityVolume.of_slices(slices).cut_anew(axial, sagittal)
-    for index, plane in enumerate(sagittal.cut(labels)):
+    for index, plane in enumerate(sagittal.to_slices(labels)):
         np.testing.assert_array_equal(cut.slice(index, cpu)[0].numpy() > 0.5, plane == 1)
     back = cut.cut_anew(sagittal, axial)
-    for index, plane in enumerate(axial.cut(labels)):
+    for index, plane in enumerate(axial.to_slices(labels)):
         np.testing.assert_array_equal(back.slice(index, cpu)[0].numpy() > 0.5, plane == 1)
 
 
@@ -137,15 +143,15 @@ class _Shows:
     def read(
         self,
         backbone: Sam2Backbone,
-        prepared: PreparedVolume,
-        slicing: Slicing,
-        scale: LevelScale,
+        prepared: PreprocessedVolume,
+        slicing: SliceGeometry,
+        scale: PositionScale,
         indices: list[int],
         *_: Any,
     ) -> tuple[ProbabilityVolume, None]:
         self.asked = list(indices)
-        cut = slicing.cut(self.labels)
-        shown = (prepared.mask_to_network(cut[index], 1)[None] for index in indices)
+        cut = slicing.to_slices(self.labels)
+        shown = (prepared.resample_mask(cut[index], 1)[None] for index in indices)
         return ProbabilityVolume.of_slices(map(torch.from_numpy, shown)), None
 
 
@@ -160,11 +166,11 @@ def _read(case: SupportCase, drawn: npt.NDArray) -> tuple[npt.NDArray, list[int]
     """What a look at coronal slices gives that shows `case`'s labels, once `drawn` is drawn, and
     which slices it looked at."""
     backbone = _sam2()
-    axial, coronal = (Slicing.for_volume(case.volume, axis) for axis in ("axial", "coronal"))
-    preparation = Preparation.learn([case], [coronal], size=128)
+    axial, coronal = (SliceGeometry.for_volume(case.volume, axis) for axis in ("axial", "coronal"))
+    preparation = Preprocessing.learn([case], [coronal], size=128)
     shows = _Shows(case.labels)
-    side = Across(shows, Extents(np.array([[-1.0, 1.0]])))  # type: ignore[arg-type]
-    slices = (torch.from_numpy(plane[None] * 0.6) for plane in axial.cut(drawn))
+    side = OrthogonalViewModel(shows, StructureExtents(np.array([[-1.0, 1.0]])))  # type: ignore[arg-type]
+    slices = (torch.from_numpy(plane[None] * 0.6) for plane in axial.to_slices(drawn))
     found = side.read(
         ProbabilityVolume.of_slices(slices).cut_anew(axial, coronal),
         preparation.prepare(case.volume, coronal),
@@ -176,7 +182,7 @@ def _read(case: SupportCase, drawn: npt.NDArray) -> tuple[npt.NDArray, list[int]
     ).cut_anew(coronal, axial)
     cpu = torch.device("cpu")
     planes = [found.slice(i, cpu)[0].numpy() > 0.5 for i in range(axial.count)]
-    return axial.uncut(np.stack(planes)), shows.asked
+    return axial.from_slices(np.stack(planes)), shows.asked
 
 
 @pytest.mark.parametrize("number", [0, 17, 30, 47])
@@ -213,7 +219,7 @@ def test_where_nothing_is_drawn_nothing_is_looked_at() -> None:
 def test_of_a_structure_of_many_slices_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     case = _box((12, 10, 14), (1, 5, 1))
     assert _read(case, _too_large(case))[1] == list(range(8, 22))
-    monkeypatch.setattr(across, "MOST_READ", 7)
+    monkeypatch.setattr(multiplanar, "MOST_READ", 7)
     found, asked = _read(case, _too_large(case))
     assert asked == list(range(8, 22, 2))
     np.testing.assert_array_equal(found[:, 10:19], case.labels[:, 10:19] == 1)

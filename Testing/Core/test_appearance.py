@@ -13,14 +13,14 @@ from probability_volumes import volume_of
 from scipy import ndimage
 from whole_volumes import segmented
 
+from OFLSAM2Core.data.overlap import dice
 from OFLSAM2Core.evaluation.datasets import Dataset, sample_data
-from OFLSAM2Core.framing import Box
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2.appearance import BESIDE
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
-from OFLSAM2Core.methods.ofl_sam2.finish import Finish
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.metrics import dice
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.volume_pass import VolumePass
+from OFLSAM2Core.postprocessing.intensity_likelihood import BESIDE
+from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
+from OFLSAM2Core.preprocessing.letterbox import Box
 from OFLSAM2Core.session import FewShotSession
 
 CPU = torch.device("cpu")
@@ -137,11 +137,11 @@ def test_what_is_looked_at_around_whole_slices_does_not_change_what_is_found(
     case = data.read_case(data.test[0])
     found = segmented(session, learned, case)
 
-    def everything(self: Finish, drawn: ProbabilityVolume) -> Box:
+    def everything(self: VolumePass, drawn: ProbabilityVolume) -> Box:
         rows, columns = self.slicing.slice_shape
         return 0, rows, 0, columns
 
-    monkeypatch.setattr(Finish, "_region_of", everything)
+    monkeypatch.setattr(VolumePass, "_region_of", everything)
     labels, confidence = segmented(session, learned, case)
     np.testing.assert_array_equal(labels, found[0])
     # Probabilities are kept in bytes there; half of one, of two structures, is 8 of confidence.

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from OFLSAM2Core.methods.ofl_sam2 import augmentation
-from OFLSAM2Core.methods.ofl_sam2.augmentation import augment
+from OFLSAM2Core.methods.common import augmentation
+from OFLSAM2Core.methods.common.augmentation import augment
 
 SIZE = 128
 

@@ -13,7 +13,7 @@ import torch
 from OFLSAM2Core.backbones.sam2_config import CONFIGS, build_random_sam2
 from OFLSAM2Core.errors import InputError, WeightsError
 from OFLSAM2Core.evaluation.bench_sam2 import bench_sam2
-from OFLSAM2Core.evaluation.memory_watch import MemoryWatch
+from OFLSAM2Core.runtime.peak_memory import PeakMemory
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +65,9 @@ def test_what_sam2_cannot_be_run_with_is_refused() -> None:
 
 
 def test_the_memory_watch_sees_what_was_held_and_given_back() -> None:
-    with MemoryWatch() as nothing:
+    with PeakMemory() as nothing:
         pass
-    with MemoryWatch() as watch:
+    with PeakMemory() as watch:
         held = np.ones(40_000_000, dtype=np.float32)
         time.sleep(0.1)
         del held

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from OFLSAM2Core.brightness import ROOM, Brightness
-from OFLSAM2Core.framing import Framing
-from OFLSAM2Core.intensity import volume_curve
-from OFLSAM2Core.preparation import Preparation, PreparedVolume
-from OFLSAM2Core.slicing import Slicing
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.preprocessing.intensity_bounds import ROOM, RoiIntensityBounds
+from OFLSAM2Core.preprocessing.intensity_mapping import percentile_window
+from OFLSAM2Core.preprocessing.letterbox import Letterbox
+from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume, Preprocessing
 
 MIDDLE = (slice(4, 16), slice(24, 40), slice(24, 40))
 
@@ -41,24 +41,24 @@ def _case(array: NDArray[np.float32]) -> SupportCase:
     return SupportCase(Volume(array, np.eye(4), "made"), labels, (Structure("thing", 1),))
 
 
-def _learned(*cases: SupportCase, across: bool = False) -> Preparation:
-    slicings = [Slicing.for_volume(case.volume) for case in cases]
-    return Preparation.learn(cases, slicings, across=across)
+def _learned(*cases: SupportCase, across: bool = False) -> Preprocessing:
+    slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
+    return Preprocessing.learn(cases, slicings, across=across)
 
 
 @pytest.fixture(scope="module")
-def preparation() -> Preparation:
+def preparation() -> Preprocessing:
     """Of two cases that are equally bright but for what is far from the structure."""
     return _learned(_case(_tissue(1)), _case(_with_a_coil(_tissue(2))))
 
 
-def _prepared(preparation: Preparation, case: SupportCase) -> PreparedVolume:
-    return preparation.prepare(case.volume, Slicing.for_volume(case.volume))
+def _prepared(preparation: Preprocessing, case: SupportCase) -> PreprocessedVolume:
+    return preparation.prepare(case.volume, SliceGeometry.for_volume(case.volume))
 
 
-def _grey(prepared: PreparedVolume, case: SupportCase) -> float:
+def _grey(prepared: PreprocessedVolume, case: SupportCase) -> float:
     """Mean grey value of the structure."""
-    labels = Slicing.for_volume(case.volume).cut(case.labels)
+    labels = SliceGeometry.for_volume(case.volume).to_slices(case.labels)
     middle = len(labels) // 2
     return float(prepared.grey(middle)[0][labels[middle] > 0].mean())
 
@@ -69,11 +69,11 @@ def test_support_cases_are_shown_by_their_own_percentiles() -> None:
     assert preparation.brightness is not None
     for case in cases:
         prepared = _prepared(preparation, case)
-        assert prepared.curve == volume_curve(prepared.stack)
+        assert prepared.curve == percentile_window(prepared.stack)
 
 
 def test_a_structure_is_as_bright_as_in_one_of_the_support_cases(
-    preparation: Preparation,
+    preparation: Preprocessing,
 ) -> None:
     def grey(array: NDArray[np.float32]) -> float:
         case = _case(array)
@@ -87,7 +87,7 @@ def test_a_structure_is_as_bright_as_in_one_of_the_support_cases(
     case = _case(_with_a_coil(_tissue(), 1.6))
     prepared = _prepared(preparation, case)
     assert darkest < _grey(prepared, case) < lightest
-    assert prepared.curve == volume_curve(prepared.stack)
+    assert prepared.curve == percentile_window(prepared.stack)
 
 
 def test_a_volume_brighter_near_structures_than_all_is_shown_darker() -> None:
@@ -99,13 +99,13 @@ def test_a_volume_brighter_near_structures_than_all_is_shown_darker() -> None:
     assert _grey(_prepared(preparation, plain), plain) == pytest.approx(lightest, rel=0.02)
 
 
-def test_white_comes_at_most_three_times_nearer_to_black(preparation: Preparation) -> None:
+def test_white_comes_at_most_three_times_nearer_to_black(preparation: Preprocessing) -> None:
     dark = _tissue()
     dark[:, 16:48, 16:48] /= 10
     for array in (_with_a_coil(_tissue(), 20), dark):
         prepared = _prepared(preparation, _case(array))
         (black, white), _ = prepared.curve
-        (_, own), _ = volume_curve(prepared.stack)
+        (_, own), _ = percentile_window(prepared.stack)
         assert white - black == pytest.approx((own - black) / 3)
 
 
@@ -122,7 +122,7 @@ def test_it_is_used_only_where_structures_are_more_alike_by_it() -> None:
     assert _learned(coil).brightness is None
 
 
-def test_the_scale_and_offset_of_a_volume_do_not_matter(preparation: Preparation) -> None:
+def test_the_scale_and_offset_of_a_volume_do_not_matter(preparation: Preprocessing) -> None:
     one, another = (
         _prepared(preparation, _case(array)).image(10) for array in (_tissue(), 7 * _tissue() - 300)
     )
@@ -130,7 +130,7 @@ def test_the_scale_and_offset_of_a_volume_do_not_matter(preparation: Preparation
 
 
 def test_where_structures_are_is_found_at_another_size_and_field_of_view(
-    preparation: Preparation,
+    preparation: Preprocessing,
 ) -> None:
     array = _with_a_coil(_tissue(), 5)
     fine = array.repeat(2, axis=1).repeat(2, axis=2)
@@ -142,22 +142,22 @@ def test_where_structures_are_is_found_at_another_size_and_field_of_view(
         (close, 1.0, (slice(None), slice(21, 43), slice(17, 39))),
     ):
         volume = Volume(found, np.diag([side, side, 1, 1]), "target")
-        prepared = preparation.prepare(volume, Slicing.for_volume(volume))
+        prepared = preparation.prepare(volume, SliceGeometry.for_volume(volume))
         (black, white), _ = prepared.curve
         assert preparation.brightness is not None
         bright = np.percentile(found[place], 95) - black
         most = preparation.brightness.ratios[1]
         assert white - black == pytest.approx(most * bright, rel=0.02)
-        assert white < 0.9 * volume_curve(prepared.stack)[0][1]
+        assert white < 0.9 * percentile_window(prepared.stack)[0][1]
 
 
 def test_a_volume_that_is_black_there_is_scaled_by_its_own_percentiles(
-    preparation: Preparation,
+    preparation: Preprocessing,
 ) -> None:
     array = _tissue()
     array[:, 10:54, 10:54] = 0
     prepared = _prepared(preparation, _case(array))
-    assert prepared.curve == volume_curve(prepared.stack)
+    assert prepared.curve == percentile_window(prepared.stack)
 
 
 def test_the_place_has_room_around_the_structures_of_all_support_cases() -> None:
@@ -167,46 +167,46 @@ def test_the_place_has_room_around_the_structures_of_all_support_cases() -> None
     labels[0][1, 10:20, 12:22] = 1
     labels[1][2, 20:30, 2:12] = 1
     stacks[0][:, 40:] *= 5  # So that it is used.
-    framing = Framing.fit((60, 40), (1.0, 1.0), 0.25, 256)
-    prepared = [PreparedVolume(stack, volume_curve(stack), framing) for stack in stacks]
-    learned = Brightness.learn(prepared, labels)
+    framing = Letterbox.fit((60, 40), (1.0, 1.0), 0.25, 256)
+    prepared = [PreprocessedVolume(stack, percentile_window(stack), framing) for stack in stacks]
+    learned = RoiIntensityBounds.learn(prepared, labels)
     assert learned is not None
     upper, lower, left, right = learned.place
     assert framing.point_on_slice(upper, left) == pytest.approx((10 - ROOM * 20, 2 - ROOM * 20))
     assert framing.point_on_slice(lower, right) == pytest.approx((30 + ROOM * 20, 22 + ROOM * 20))
-    assert Brightness.learn(prepared[2:], labels[2:]) is None
+    assert RoiIntensityBounds.learn(prepared[2:], labels[2:]) is None
 
 
 def test_all_axes_of_a_volume_are_shown_by_one_curve() -> None:
     case = _case(_with_a_coil(_tissue()))
     preparation = _learned(case, _case(_tissue(1)), across=True)
     assert preparation.brightness is not None
-    slicing = Slicing.for_volume(case.volume)
-    across = preparation.prepare_across(case.volume, slicing)
+    slicing = SliceGeometry.for_volume(case.volume)
+    across = preparation.transform_orthogonal(case.volume, slicing)
     assert len(across) == 2
     for shown, _ in across:
         assert shown.curve == preparation.prepare(case.volume, slicing).curve
 
 
-def test_a_preparation_with_it_is_the_same_after_json(preparation: Preparation) -> None:
+def test_a_preparation_with_it_is_the_same_after_json(preparation: Preprocessing) -> None:
     assert preparation.brightness is not None
-    assert Preparation.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
+    assert Preprocessing.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
 
 
 def test_a_task_from_before_scales_volumes_by_their_own_percentiles(
-    preparation: Preparation,
+    preparation: Preprocessing,
 ) -> None:
     data = preparation.to_json()
     del data["brightness"]
-    prepared = _prepared(Preparation.from_json(data), _case(_with_a_coil(_tissue())))
-    assert prepared.curve == volume_curve(prepared.stack)
+    prepared = _prepared(Preprocessing.from_json(data), _case(_with_a_coil(_tissue())))
+    assert prepared.curve == percentile_window(prepared.stack)
 
 
 def test_nothing_is_learned_where_all_volumes_have_one_scale() -> None:
     cases = [_case(_tissue(1)), _case(_with_a_coil(_tissue(2)))]
-    slicings = [Slicing.for_volume(case.volume) for case in cases]
+    slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
     for modality, window in (("CT", None), ("MR", (0.0, 300.0))):
-        preparation = Preparation.learn(cases, slicings, modality, window=window)
+        preparation = Preprocessing.learn(cases, slicings, modality, window=window)
         assert preparation.brightness is None
         assert preparation.prepare(cases[0].volume, slicings[0]).curve == preparation.curve
 

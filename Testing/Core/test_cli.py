@@ -23,10 +23,10 @@ from PIL import Image
 from OFLSAM2Core.cli.main import COMMANDS
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cli.spoken_log import SpokenLog
+from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.evaluation.datasets import sample_data
-from OFLSAM2Core.image_io import read_segmentation, read_volume
+from OFLSAM2Core.io.reading import read_segmentation, read_volume
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.results import Progress
 
 # The main job
 

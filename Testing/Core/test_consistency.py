@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume, averaged_along, width_of
+from OFLSAM2Core.postprocessing.probability_volume import (
+    ProbabilityVolume,
+    axial_sigma,
+    structure_width,
+)
 
 CPU = torch.device("cpu")
 
@@ -60,26 +64,26 @@ def test_a_sure_slice_counts_for_more_than_hesitant_neighbours() -> None:
 
 
 def test_thin_structures_are_averaged_along_the_body_over_less_than_wide_ones() -> None:
-    assert averaged_along(44, spacing=0.6) == 1.5
-    assert averaged_along(8, spacing=0.6) == pytest.approx(0.48)
+    assert axial_sigma(44, spacing=0.6) == 1.5
+    assert axial_sigma(8, spacing=0.6) == pytest.approx(0.48)
 
 
 def test_where_slices_are_far_apart_wide_structures_are_averaged_over_one() -> None:
-    assert averaged_along(50, spacing=2.2) == 2.2
-    assert averaged_along(50, spacing=10) == pytest.approx(3)
+    assert axial_sigma(50, spacing=2.2) == 2.2
+    assert axial_sigma(50, spacing=10) == pytest.approx(3)
 
 
 def test_the_width_of_a_structure_is_that_of_its_largest_slice_in_any_case_in_mm() -> None:
     wide, thin, absent = (np.array([0, side**2, 0]) for side in (44, 8, 0))
-    assert width_of([wide, absent], [1.0, 1.0]) == 44
-    assert width_of([thin, thin], [1.0, 4.0]) == 16
+    assert structure_width([wide, absent], [1.0, 1.0]) == 44
+    assert structure_width([thin, thin], [1.0, 4.0]) == 16
 
 
 def test_pieces_that_do_not_belong_become_background_and_others_stay_as_they_are() -> None:
     ball = _ball(centre=(12, 8, 8))
     two = 0.8 * ball
     two[3:5, 20:22, 20:22] = 0.9
-    volume = _filled(two, two).without_strays([True, False], [[], []])
+    volume = _filled(two, two).without_spurious_components([True, False], [[], []])
     cleared, untouched = np.stack([volume.slice(i, CPU).numpy() for i in range(24)], axis=1)
     np.testing.assert_allclose(cleared, 0.8 * ball, atol=0.01)
     np.testing.assert_allclose(untouched, two, atol=0.01)

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from OFLSAM2Core.device import choose_device, describe_devices
 from OFLSAM2Core.errors import InputError, ResourceError
+from OFLSAM2Core.runtime.device import choose_device, describe_devices
 
 
 def test_every_device_that_is_described_can_be_chosen_and_computes() -> None:
@@ -47,7 +47,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_to_do() -> None:
 def test_cuda_without_any_gpu_is_refused_even_when_a_driver_could_be_there() -> None:
     """In a process that sees no GPU, whatever this machine has."""
     code = (
-        "from OFLSAM2Core.device import choose_device\n"
+        "from OFLSAM2Core.runtime.device import choose_device\n"
         "from OFLSAM2Core.errors import ResourceError\n"
         "try:\n    choose_device('cuda')\n"
         "except ResourceError as error:\n    print(error.hint)\n"

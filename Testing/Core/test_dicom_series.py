@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.image_io import read_volume
+from OFLSAM2Core.io.reading import read_volume
 
 
 def make_volume(seed: int) -> sitk.Image:

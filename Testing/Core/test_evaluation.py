@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.slice_geometry import ORIENTATIONS, SliceGeometry
+from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.datasets import Dataset, sample_data
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, compare
-from OFLSAM2Core.evaluation.outcome import Outcome
 from OFLSAM2Core.evaluation.phantom import phantom
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
 from OFLSAM2Core.evaluation.reliability import calibration_error, check_case, summarise
@@ -23,9 +26,6 @@ from OFLSAM2Core.evaluation.report import (
     mean_and_interval,
     strip_of,
 )
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.slicing import WORLD_AXES, Slicing
-from OFLSAM2Core.volume import SupportCase
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def outcome_of(
     confidence: np.ndarray | None = None,
     scores: dict[int, dict[str, float]] | None = None,
     axis: int = 1,
-) -> Outcome:
+) -> SegmentationBuffer:
     """As if the slices of `labels` had arrived along `axis`."""
-    outcome = Outcome(case.volume)
+    outcome = SegmentationBuffer(case.volume)
     if confidence is None:
         confidence = np.full(labels.shape, 255, np.uint8)
     for index in range(labels.shape[axis]):
@@ -71,7 +71,7 @@ def report_of(cases: list[EvaluatedCase]) -> EvaluationReport:
 
 
 def test_an_outcome_is_what_the_slices_say_whatever_their_order(case):
-    outcome = Outcome(case.volume)
+    outcome = SegmentationBuffer(case.volume)
     assert outcome.slices_total is None
     indices = list(range(case.labels.shape[2]))
     for index in [*indices[10:], *reversed(indices[:10])]:
@@ -84,7 +84,7 @@ def test_an_outcome_is_what_the_slices_say_whatever_their_order(case):
 
 
 def test_a_later_revision_of_a_slice_replaces_the_earlier_one(case):
-    outcome = Outcome(case.volume)
+    outcome = SegmentationBuffer(case.volume)
     shape = case.labels.shape[1:]
     for revision, value in enumerate((1, 2)):
         plane = np.full(shape, value, np.uint8)
@@ -241,8 +241,8 @@ def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_more_cases():
 
 def test_a_strip_shows_labels_where_they_are_in_every_slicing_axis(case):
     structures = [s.__class__(s.name, s.label, (0.0, 1.0, 0.0)) for s in case.structures]
-    for name in WORLD_AXES:
-        axis = Slicing.for_volume(case.volume, name).axis
+    for name in ORIENTATIONS:
+        axis = SliceGeometry.for_volume(case.volume, name).axis
         shown = Shown(case.volume, case.labels, structures, "title", axis=axis)
         drawn = np.asarray(strip(shown), np.int32)
         empty = np.asarray(
@@ -340,8 +340,8 @@ def test_importing_the_package_imports_nothing_heavy():
 
     root = Path(__file__).parents[2]
     code = (
-        "import sys, OFLSAM2Core, OFLSAM2Core.volume, OFLSAM2Core.results, "
-        "OFLSAM2Core.structures, OFLSAM2Core.worker.client, OFLSAM2Core.worker.protocol\n"
+        "import sys, OFLSAM2Core, OFLSAM2Core.data.volume, OFLSAM2Core.data.results, "
+        "OFLSAM2Core.data.structures, OFLSAM2Core.worker.client, OFLSAM2Core.worker.protocol\n"
         "print(sorted({'torch', 'sam2', 'openvino', 'SimpleITK', 'monai'} & set(sys.modules)))"
     )
     done = subprocess.run(

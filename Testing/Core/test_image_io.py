@@ -10,11 +10,11 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+from OFLSAM2Core.data.validation import check_volume
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.image_io import read_support_case, read_volume
-from OFLSAM2Core.input_checks import check_volume
-from OFLSAM2Core.label_table import LabelTable
-from OFLSAM2Core.volume import Volume
+from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.reading import read_support_case, read_volume
 
 SAMPLES = Path(__file__).parents[2] / "Resources" / "SampleData"
 EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.preparation import Preparation
-from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def task() -> LearnedTask:
         backbone="litemedsam",
         backbone_identity="ab" * 32,
         method="ofl-sam2",
-        world_axis="coronal",
-        preparation=Preparation("MR", 0.7, 256),
+        orientation="coronal",
+        preparation=Preprocessing("MR", 0.7, 256),
         options=MethodOptions(gamma=0.7),
         tensors={"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.float16)},
         facts={"note": 1},

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from OFLSAM2Core.backbones.litemedsam import BLOCK, LiteMedSamBackbone
 from OFLSAM2Core.backbones.weights import identity, load_state_dict, weights_path
 from OFLSAM2Core.errors import WeightsError
-from OFLSAM2Core.methods.ofl_sam2.readout import found_by_mapping
+from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import mapping_probability
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def image() -> torch.Tensor:
 def test_openvino_and_pytorch_give_the_same_embedding_in_single_precision(
     backbone: LiteMedSamBackbone, image: torch.Tensor
 ) -> None:
-    fast = backbone.in_precision("float32").encode(image).embedding
+    fast = backbone.with_precision("float32").encode(image).embedding
     with torch.no_grad():
         plain = backbone.encoder(image)
     assert fast.shape == (1, 256, 64, 64)
@@ -43,7 +43,7 @@ def test_the_encoder_calculates_in_bfloat16_where_the_processor_does_unless_told
 
     able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert backbone.precision == ("bfloat16" if able else "float32")
-    exact = backbone.in_precision("float32")
+    exact = backbone.with_precision("float32")
     assert exact.precision == "float32"
     assert backbone.precision == ("bfloat16" if able else "float32")
     quick, slow = (each.encode(image).embedding for each in (backbone, exact))
@@ -55,7 +55,7 @@ def test_the_encoder_calculates_in_bfloat16_where_the_processor_does_unless_told
 def test_a_precision_that_the_processor_has_not_changes_nothing(
     backbone: LiteMedSamBackbone,
 ) -> None:
-    assert backbone.in_precision("int3") is backbone
+    assert backbone.with_precision("int3") is backbone
 
 
 def test_the_decoder_with_a_box_prompt_finds_a_disc_so_the_weights_are_where_they_belong(
@@ -88,7 +88,7 @@ def test_memory_features_are_the_mask_itself_and_lose_nothing(
     memory = backbone.remember(backbone.encode(image), masks)
     assert memory.features.shape == (2, backbone.memory_channels, 64, 64)
     torch.testing.assert_close((F.pixel_shuffle(memory.features, BLOCK) + 1) / 2, masks)
-    found = found_by_mapping(memory.features)
+    found = mapping_probability(memory.features)
     torch.testing.assert_close(found, (2 * masks[:, 0] - 1).clamp(min=0))
 
 

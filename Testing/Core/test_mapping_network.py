@@ -8,19 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from OFLSAM2Core.methods.ofl_sam2.balance import NEAR_SHARE, Balance, near_structures
-from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
+from OFLSAM2Core.methods.common.class_balance import (
+    NEAR_SHARE,
+    PositionWeights,
+    near_foreground_mask,
+)
+from OFLSAM2Core.methods.common.mapping_network import (
     LEAST_SUPPORT,
     REGULARISER,
-    FeatureHead,
     MappingNetwork,
     NormalEquations,
-    some_positions,
+    PcaFeatureMap,
+    sample_positions,
 )
-from OFLSAM2Core.methods.ofl_sam2.places import PLACES, places, through_places
+from OFLSAM2Core.slice_position.encoding import PLACES, places, through_places
 
 CHANNELS, SIDE, OUTPUTS = 12, 10, 4
-EVEN = Balance(torch.ones(2), torch.ones(2))
+EVEN = PositionWeights(torch.ones(2), torch.ones(2))
 NOWHERE = torch.zeros(2, SIDE * SIDE, dtype=torch.bool)
 
 
@@ -40,11 +44,11 @@ def wanted() -> list[Tensor]:
 
 
 @pytest.fixture
-def head(slices: list[Tensor]) -> FeatureHead:
-    return FeatureHead.fit(slices, components=6)
+def head(slices: list[Tensor]) -> PcaFeatureMap:
+    return PcaFeatureMap.fit(slices, components=6)
 
 
-def _equations(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]) -> NormalEquations:
+def _equations(head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]) -> NormalEquations:
     each = [NormalEquations.of(head.rows(x), e) for x, e in zip(slices, wanted, strict=True)]
     total = each[0]
     for one in each[1:]:
@@ -52,7 +56,7 @@ def _equations(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]) ->
     return NormalEquations(total.gram / len(each), total.moment / len(each))
 
 
-def _loss(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor], tau: Tensor) -> Tensor:
+def _loss(head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor], tau: Tensor) -> Tensor:
     """Half the mean square residual plus penalty, from the samples themselves: (N,)."""
     total = torch.zeros(len(tau))
     for x, e in zip(slices, wanted, strict=True):
@@ -65,7 +69,7 @@ def _loss(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor], tau: Te
 def test_the_convolution_is_what_the_fitted_rows_mean(
     slices: list[Tensor], with_places: bool
 ) -> None:
-    head = FeatureHead.fit(slices, components=6, with_places=with_places)
+    head = PcaFeatureMap.fit(slices, components=6, with_places=with_places)
     generator = torch.Generator().manual_seed(2)
     tau = torch.randn(2, head.unknowns, OUTPUTS, generator=generator)
     network = MappingNetwork.start(head, tau, NormalEquations(tau, tau), EVEN, REGULARISER)
@@ -74,7 +78,7 @@ def test_the_convolution_is_what_the_fitted_rows_mean(
 
 
 def test_one_step_ends_at_the_exact_minimum_along_the_gradient(
-    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     start = torch.randn(2, head.unknowns, OUTPUTS, generator=torch.Generator().manual_seed(3))
     start.requires_grad_()
@@ -95,7 +99,7 @@ def test_one_step_ends_at_the_exact_minimum_along_the_gradient(
 
 
 def test_many_steps_approach_the_closed_form(
-    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     equations = _equations(head, slices, wanted)
     exact = equations.closed_form()
@@ -109,7 +113,7 @@ def test_many_steps_approach_the_closed_form(
 
 
 def test_the_closed_form_is_the_least_loss_over_the_samples(
-    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     exact = _equations(head, slices, wanted).closed_form().requires_grad_()
     _loss(head, slices, wanted, exact).sum().backward()
@@ -117,7 +121,7 @@ def test_the_closed_form_is_the_least_loss_over_the_samples(
 
 
 def test_structures_fitted_together_equal_structures_fitted_one_by_one(
-    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     together = _equations(head, slices, wanted).steepest_descent(
         torch.zeros(2, head.unknowns, OUTPUTS), 7
@@ -128,13 +132,13 @@ def test_structures_fitted_together_equal_structures_fitted_one_by_one(
         torch.testing.assert_close(tau[0], together[structure], atol=1e-6, rtol=1e-5)
 
 
-def _network(head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]) -> MappingNetwork:
+def _network(head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]) -> MappingNetwork:
     equations = _equations(head, slices[:2], wanted[:2])
     return MappingNetwork.start(head, equations.closed_form(), equations, EVEN, REGULARISER)
 
 
 def test_an_update_changes_only_the_structures_that_are_trusted(
-    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     before = _network(head, slices, wanted)
     after = before.update(head.rows(slices[2]), wanted[2], NOWHERE, [1], iterations=5)
@@ -144,7 +148,7 @@ def test_an_update_changes_only_the_structures_that_are_trusted(
 
 
 def test_updates_bring_the_prediction_nearer_to_what_was_seen(
-    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     network = _network(head, slices, wanted)
     rows = head.rows(slices[2])
@@ -156,7 +160,7 @@ def test_updates_bring_the_prediction_nearer_to_what_was_seen(
 
 
 def test_the_annotated_slices_never_lose_more_than_a_quarter_of_the_weight(
-    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     network = _network(head, slices, wanted)
     rows = head.rows(slices[2])
@@ -171,10 +175,10 @@ def test_the_annotated_slices_never_lose_more_than_a_quarter_of_the_weight(
 
 
 def test_a_balance_weighs_every_position_as_if_the_samples_were_written_out(
-    head: FeatureHead, slices: list[Tensor], wanted: list[Tensor]
+    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     near = torch.rand(2, SIDE * SIDE, generator=torch.Generator().manual_seed(4)) < 0.1
-    balance = Balance(near=torch.tensor([5.0, 2.0]), far=torch.tensor([0.5, 0.9]))
+    balance = PositionWeights(near=torch.tensor([5.0, 2.0]), far=torch.tensor([0.5, 0.9]))
     rows = head.rows(slices[0])
     found = NormalEquations.of(rows, wanted[0], near, balance)
     for structure in range(2):
@@ -189,16 +193,16 @@ def test_near_a_small_structure_positions_have_their_share_of_all_weight() -> No
     masks = torch.zeros(2, 64, 64)
     masks[0, 20:24, 20:24] = 1
     masks[1, :, :40] = 1
-    places = [near_structures(masks, 16), near_structures(torch.zeros(2, 64, 64), 16)]
+    places = [near_foreground_mask(masks, 16), near_foreground_mask(torch.zeros(2, 64, 64), 16)]
     assert places[0].sum(dim=1).tolist() == [25, 192]  # Two positions around it on every side.
-    balance = Balance.of_support(places)
+    balance = PositionWeights.from_support(places)
     weights = [torch.where(p.T, balance.near, balance.far).T for p in places]
     torch.testing.assert_close(torch.cat(weights, dim=1).mean(dim=1), torch.ones(2))
     near_weight = (weights[0] * places[0]).sum(dim=1) / (2 * 256)
     torch.testing.assert_close(near_weight, torch.tensor([NEAR_SHARE, 192 / 512]))
 
 
-def test_a_tiny_structure_is_found_because_of_the_balance(head: FeatureHead) -> None:
+def test_a_tiny_structure_is_found_because_of_the_balance(head: PcaFeatureMap) -> None:
     """One position in a hundred, told by one channel with noise: least squares alone says
     "nowhere"."""
     generator = torch.Generator().manual_seed(5)
@@ -207,11 +211,13 @@ def test_a_tiny_structure_is_found_because_of_the_balance(head: FeatureHead) -> 
     wanted = torch.full((1, 1, SIDE, SIDE), -1.0)
     wanted[0, 0, 4, 4] = 1
     mask = (wanted[0] + 1) / 2
-    near = near_structures(mask, SIDE)
-    here = FeatureHead.fit([embedding], components=2, kernel=1)
+    near = near_foreground_mask(mask, SIDE)
+    here = PcaFeatureMap.fit([embedding], components=2, kernel=1)
     rows = here.rows(embedding)
     plain = NormalEquations.of(rows, wanted)
-    balanced = NormalEquations.of(rows, wanted, near, Balance(torch.tensor([9.0]), torch.ones(1)))
+    balanced = NormalEquations.of(
+        rows, wanted, near, PositionWeights(torch.tensor([9.0]), torch.ones(1))
+    )
     found = [
         (rows @ equations.closed_form()[0]).view(SIDE, SIDE)[4, 4]
         for equations in (plain, balanced)
@@ -227,7 +233,7 @@ def test_places_tell_apart_what_looks_the_same(slices: list[Tensor]) -> None:
     wanted[..., 4:6, 1:3] = 1
     told = []
     for with_places in (False, True):
-        head = FeatureHead.fit([embedding], components=6, kernel=1, with_places=with_places)
+        head = PcaFeatureMap.fit([embedding], components=6, kernel=1, with_places=with_places)
         rows = head.rows(embedding)
         assert rows.shape == (SIDE * SIDE, head.unknowns)
         tau = NormalEquations.of(rows, wanted).closed_form()
@@ -257,7 +263,7 @@ def test_places_are_mapped_at_any_level_as_their_rows_are() -> None:
 
 @pytest.mark.parametrize(("slices", "most"), [(1, 2048), (105, 2048), (400, 1000), (800, 500)])
 def test_of_many_slices_fewer_positions_each_are_fitted_on(slices: int, most: int) -> None:
-    found = some_positions(4096, np.random.default_rng(0), slices)
+    found = sample_positions(4096, np.random.default_rng(0), slices)
     assert len(found) == len(found.unique()) == most
     assert found.min() >= 0 and found.max() < 4096
-    assert len(some_positions(100, np.random.default_rng(0), slices)) == 100
+    assert len(sample_positions(100, np.random.default_rng(0), slices)) == 100

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from OFLSAM2Core.metrics import Agreement, agreement, dice
+from OFLSAM2Core.data.overlap import dice
+from OFLSAM2Core.evaluation.metrics import SegmentationMetrics, compute_metrics
 
 SAMPLES = Path(__file__).parents[2] / "Resources" / "SampleData"
 
@@ -45,7 +46,7 @@ def surface_distances_by_simpleitk(
 def test_all_metrics_equal_those_of_simpleitk_on_real_labels(real_mask, spacing, shift):
     moved = np.roll(real_mask, shift, (0, 1, 2))
     moved[::3] &= np.roll(moved, 1, 2)[::3]  # Not the same shape only elsewhere.
-    found = agreement(real_mask, moved, spacing)
+    found = compute_metrics(real_mask, moved, spacing)
 
     one, other = image_of(real_mask, spacing), image_of(moved, spacing)
     overlap = sitk.LabelOverlapMeasuresImageFilter()
@@ -70,28 +71,30 @@ def test_average_hausdorff_is_the_mean_distance_of_voxels_to_the_other_mask_both
     prediction = truth.copy()
     truth[1, 1, 2:4] = True  # Two voxels, at 2 and 3.
     prediction[1, 1, 3:7] = True  # Four: 3, 4, 5 and 6.
-    found = agreement(truth, prediction, (1.0, 1.0, 2.0))
+    found = compute_metrics(truth, prediction, (1.0, 1.0, 2.0))
     there, back = (2 + 0) / 2, (0 + 2 + 4 + 6) / 4
     assert found.average_hausdorff == pytest.approx((there + back) / 2)
     assert found.dice == pytest.approx(2 * 1 / 6)
 
 
 def test_identical_masks_have_dice_one_and_distance_zero(real_mask):
-    assert agreement(real_mask, real_mask, (1.0, 1.0, 1.0)) == Agreement(1.0, 0.0, 0.0, 0.0)
+    assert compute_metrics(real_mask, real_mask, (1.0, 1.0, 1.0)) == SegmentationMetrics(
+        1.0, 0.0, 0.0, 0.0
+    )
 
 
 def test_the_metrics_are_symmetric_and_distances_scale_with_the_spacing(real_mask):
     moved = np.roll(real_mask, (1, 2), (0, 2))
-    there = agreement(real_mask, moved, (1.0, 0.5, 0.5))
-    back = agreement(moved, real_mask, (1.0, 0.5, 0.5))
-    doubled = agreement(real_mask, moved, (2.0, 1.0, 1.0))
+    there = compute_metrics(real_mask, moved, (1.0, 0.5, 0.5))
+    back = compute_metrics(moved, real_mask, (1.0, 0.5, 0.5))
+    doubled = compute_metrics(real_mask, moved, (2.0, 1.0, 1.0))
     assert close(there, back)
     assert doubled.hd95 == pytest.approx(2 * there.hd95, rel=1e-5)
     assert doubled.assd == pytest.approx(2 * there.assd, rel=1e-5)
     assert doubled.average_hausdorff == pytest.approx(2 * there.average_hausdorff, rel=1e-5)
 
 
-def close(one: Agreement, other: Agreement) -> bool:
+def close(one: SegmentationMetrics, other: SegmentationMetrics) -> bool:
     return np.allclose(
         [one.dice, one.hd95, one.average_hausdorff, one.assd],
         [other.dice, other.hd95, other.average_hausdorff, other.assd],
@@ -104,8 +107,8 @@ def test_masks_at_the_border_of_the_volume_are_measured_like_those_inside():
     prediction = truth.copy()
     truth[:3, :4, :4] = True
     prediction[:3, :4, :6] = True
-    inside = agreement(np.pad(truth, 4), np.pad(prediction, 4), (1.0, 1.0, 1.0))
-    assert close(agreement(truth, prediction, (1.0, 1.0, 1.0)), inside)
+    inside = compute_metrics(np.pad(truth, 4), np.pad(prediction, 4), (1.0, 1.0, 1.0))
+    assert close(compute_metrics(truth, prediction, (1.0, 1.0, 1.0)), inside)
 
 
 def test_empty_masks_have_the_values_that_the_module_states():
@@ -113,9 +116,9 @@ def test_empty_masks_have_the_values_that_the_module_states():
     drawn = empty.copy()
     drawn[1:3, 1:3, 1:3] = True
     spacing = (1.0, 1.0, 1.0)
-    assert np.isnan(agreement(empty, empty, spacing).dice)
+    assert np.isnan(compute_metrics(empty, empty, spacing).dice)
     for truth, prediction in ((empty, drawn), (drawn, empty)):
-        found = agreement(truth, prediction, spacing)
+        found = compute_metrics(truth, prediction, spacing)
         assert found.dice == 0.0
         assert np.isnan([found.hd95, found.average_hausdorff, found.assd]).all()
         assert found.to_json()["hd95"] is None

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.evaluation.datasets import sample_data
-from OFLSAM2Core.methods.base import SupportSlices
-from OFLSAM2Core.methods.ofl_sam2 import support_set
-from OFLSAM2Core.methods.ofl_sam2.mirror import in_mirror, mirror_partners
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.preparation import Preparation
+from OFLSAM2Core.methods.common.bilateral_symmetry import flip_left_right, symmetric_label_map
+from OFLSAM2Core.methods.ofl_sam2_atlas import support_encoding
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
+from OFLSAM2Core.preprocessing.support_stack import SupportStack
 from OFLSAM2Core.session import FewShotSession
-from OFLSAM2Core.slicing import Slicing
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
 
 SHAPE = (16, 64, 80)
 
@@ -52,15 +52,18 @@ def _one_of_two(size: float, shift: float) -> SupportCase:
 
 
 def _partners(cases: list[SupportCase], axis: str = "axial") -> list[int] | None:
-    slicings = [Slicing.for_volume(case.volume, axis) for case in cases]
-    preparation = Preparation.learn(cases, slicings, size=128)
+    slicings = [SliceGeometry.for_volume(case.volume, axis) for case in cases]
+    preparation = Preprocessing.learn(cases, slicings, size=128)
     support = [
-        SupportSlices(
-            "case", preparation.prepare(case.volume, slicing), slicing, slicing.cut(case.labels)
+        SupportStack(
+            "case",
+            preparation.prepare(case.volume, slicing),
+            slicing,
+            slicing.to_slices(case.labels),
         )
         for case, slicing in zip(cases, slicings, strict=True)
     ]
-    found = mirror_partners(support, cases[0].structures)
+    found = symmetric_label_map(support, cases[0].structures)
     return None if found is None else found.tolist()
 
 
@@ -114,11 +117,11 @@ def test_masks_are_mirrored_with_the_image_and_a_second_time_back_again() -> Non
     image = rng.random((3, 8, 8), np.float32)
     masks = np.stack([image[0] > 0.7, image[0] < 0.3, image[0] > 0.5]).astype(np.float32)
     partners = np.array([1, 0, 2])
-    turned_image, turned = in_mirror(image, masks, partners)
+    turned_image, turned = flip_left_right(image, masks, partners)
     np.testing.assert_array_equal(turned[2], turned_image[0] > 0.5)
     np.testing.assert_array_equal(turned[1], turned_image[0] > 0.7)
     for found, before in zip(
-        in_mirror(turned_image, turned, partners), (image, masks), strict=True
+        flip_left_right(turned_image, turned, partners), (image, masks), strict=True
     ):
         np.testing.assert_array_equal(found, before)
 
@@ -131,9 +134,9 @@ def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_ar
 
     def spy(image, masks, partners):
         turned.append(partners.tolist())
-        return in_mirror(image, masks, partners)
+        return flip_left_right(image, masks, partners)
 
-    monkeypatch.setattr(support_set, "in_mirror", spy)
+    monkeypatch.setattr(support_encoding, "in_mirror", spy)
     cases = [_case(_gland(*each)) if is_alike else _one_of_two(*each) for each in SIZES_AND_SHIFTS]
     counts = []
     for zoom in (False, True):
@@ -141,7 +144,7 @@ def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_ar
         options = MethodOptions(encoded_slices=100, training_steps=2, zoom=zoom, mirror=mirror)
         session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
         task = session.learn(cases)
-        assert (task.preparation.square_pixel is not None) == zoom
+        assert (task.preparation.roi_pixel_spacing is not None) == zoom
         # The gland is its own partner, and so is what other cases say of it.
         assert all(partners in ([0], [0, 1]) for partners in turned)
         counts.append(len(turned))

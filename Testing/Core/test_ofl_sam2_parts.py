@@ -12,29 +12,34 @@ from torch import Tensor
 from OFLSAM2Core.backbones import litemedsam
 from OFLSAM2Core.backbones.base import ImageFeatures, Memory
 from OFLSAM2Core.backbones.litemedsam import MaskAttention
-from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
-from OFLSAM2Core.methods.ofl_sam2.balance import (
+from OFLSAM2Core.methods.common.class_balance import (
     NEAR_SHARE_IN_LOSS,
-    Balance,
-    near_structures,
+    PositionWeights,
+    near_foreground_mask,
 )
-from OFLSAM2Core.methods.ofl_sam2.confidence import (
+from OFLSAM2Core.methods.common.high_pass import high_pass_features
+from OFLSAM2Core.methods.ofl_sam2_atlas.adaptive_fusion import AdaptiveFusion
+from OFLSAM2Core.methods.ofl_sam2_atlas.episodic_training import disturbed, segmentation_loss
+from OFLSAM2Core.methods.ofl_sam2_atlas.memory_bank import RecentMemory, SupportMemory
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.propagation import propagation_order
+from OFLSAM2Core.methods.ofl_sam2_atlas.quality_gate import confident_structures
+from OFLSAM2Core.methods.ofl_sam2_atlas.retrieval import descriptor, most_similar
+from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import SegmentationHead
+from OFLSAM2Core.postprocessing.confidence import (
+    atlas_agreement,
     calibrated,
-    share_voxels,
+    extent_confidence,
     slice_confidence,
-    sure_by_votes,
-    sure_of_ends,
+    soft_label_competition,
 )
-from OFLSAM2Core.methods.ofl_sam2.detail import fine_detail
-from OFLSAM2Core.methods.ofl_sam2.episodes import disturbed, segmentation_loss
-from OFLSAM2Core.methods.ofl_sam2.extents import Extents
-from OFLSAM2Core.methods.ofl_sam2.levels import Level, LevelError, LevelFinder, LevelScale
-from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, SupportMemory
-from OFLSAM2Core.methods.ofl_sam2.propagation import propagation_order
-from OFLSAM2Core.methods.ofl_sam2.quality_gate import trusted_structures
-from OFLSAM2Core.methods.ofl_sam2.readout import Readout
-from OFLSAM2Core.methods.ofl_sam2.retrieval import descriptor, most_similar
-from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.slice_position.extents import StructureExtents
+from OFLSAM2Core.slice_position.regression import (
+    PositionNoise,
+    PositionRegressor,
+    PositionScale,
+    SlicePosition,
+)
 
 
 @pytest.fixture
@@ -128,8 +133,8 @@ def test_a_compressed_memory_reads_the_same_at_a_fraction_of_the_size(
     torch.testing.assert_close(attention(query, [small]), attention(query, [memory]))
 
 
-def _mask_readout(in_volumes: bool = True) -> Readout:
-    return Readout(
+def _mask_readout(in_volumes: bool = True) -> SegmentationHead:
+    return SegmentationHead(
         5, 16, 2, memory_is_mask=True, reads_attended=True, in_volumes=in_volumes
     ).requires_grad_(False)
 
@@ -143,18 +148,24 @@ def test_before_training_masks_in_the_branches_are_read_as_they_are() -> None:
     components = torch.randn(1, 5, 8, 8, generator=generator)
     for readout in (_mask_readout(), _mask_readout(in_volumes=False)):
         for attended, mapped in ((memory, None), (None, memory), (memory, memory)):
-            read = readout(components, [Level(0.3)], None if mapped is None else mapped[None])[0]
+            read = readout(
+                components, [SlicePosition(0.3)], None if mapped is None else mapped[None]
+            )[0]
             logits = readout.with_decoder(read, [0, 1], decoded, attended)
             assert torch.equal(logits > 0, mask[:, 0] > 0.5)
 
 
 def test_before_training_a_decoder_that_knows_memory_is_heard_alone() -> None:
     """SAM2's memory features are no masks, and its decoder needs no teaching."""
-    readout = Readout(5, 64, 2, memory_is_mask=False, reads_attended=False, in_volumes=True)
+    readout = SegmentationHead(
+        5, 64, 2, memory_is_mask=False, reads_attended=False, in_volumes=True
+    )
     generator = torch.Generator().manual_seed(0)
     decoded = torch.randn(2, 32, 32, generator=generator)
     mapped = torch.randn(2, 64, 8, 8, generator=generator)
-    read = readout(torch.randn(1, 5, 8, 8, generator=generator), [Level(0.3)], mapped[None])[0]
+    read = readout(
+        torch.randn(1, 5, 8, 8, generator=generator), [SlicePosition(0.3)], mapped[None]
+    )[0]
     attended = torch.randn(2, 256, 8, 8, generator=generator)
     assert torch.equal(readout.with_decoder(read, [0, 1], decoded, attended), decoded)
 
@@ -173,13 +184,13 @@ def test_in_volumes_the_readout_knows_features_place_and_level() -> None:
     torch.nn.init.normal_(readout.u_net.leave.weight, generator=generator)
     mapped = torch.zeros(1, 2, 16, 6, 6)
     plain = torch.zeros(1, 5, 6, 6)
-    here = readout(plain, [Level(0.0)], mapped)
+    here = readout(plain, [SlicePosition(0.0)], mapped)
     assert here.std() > 0.01  # Rows and columns alone make a difference.
-    assert not torch.allclose(here, readout(plain, [Level(1.0)], mapped))
-    assert not torch.allclose(here, readout(plain + 1, [Level(0.0)], mapped))
+    assert not torch.allclose(here, readout(plain, [SlicePosition(1.0)], mapped))
+    assert not torch.allclose(here, readout(plain + 1, [SlicePosition(0.0)], mapped))
     other = mapped.clone()
     other[:, 1] = 1  # What is said of one structure tells of the other.
-    assert not torch.allclose(here[:, 0], readout(plain, [Level(0.0)], other)[:, 0])
+    assert not torch.allclose(here[:, 0], readout(plain, [SlicePosition(0.0)], other)[:, 0])
 
 
 def test_slices_read_together_are_read_as_one_by_one() -> None:
@@ -190,7 +201,7 @@ def test_slices_read_together_are_read_as_one_by_one() -> None:
     components = torch.randn(3, 5, 8, 8, generator=generator)
     mapped, levels = (
         torch.randn(3, 2, 16, 8, 8, generator=generator),
-        [Level(-0.5), Level(0.0), Level(0.9, again=True)],
+        [SlicePosition(-0.5), SlicePosition(0.0), SlicePosition(0.9, again=True)],
     )
     together = readout(components, levels, mapped)
     for i in range(3):
@@ -201,9 +212,9 @@ def test_slices_read_together_are_read_as_one_by_one() -> None:
 def test_detail_is_the_same_in_a_brighter_picture_of_twice_the_contrast() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 1, 64, 64, generator=generator).expand(1, 3, 64, 64) * 0.4
-    detail = fine_detail(image, 16)
+    detail = high_pass_features(image, 16)
     assert detail.shape == (1, 16, 16, 16)
-    same = fine_detail(image * 2 + 0.1, 16)
+    same = high_pass_features(image * 2 + 0.1, 16)
     assert torch.corrcoef(torch.stack([detail.flatten(), same.flatten()]))[0, 1] > 0.999
     assert (same.std() / detail.std()).item() == pytest.approx(1, abs=0.25)
 
@@ -211,15 +222,18 @@ def test_detail_is_the_same_in_a_brighter_picture_of_twice_the_contrast() -> Non
 def test_detail_lies_where_it_is_in_the_picture_and_nowhere_where_that_is_even() -> None:
     image = torch.full((1, 3, 128, 128), 0.3)
     image[:, :, 41, 82] = 1
-    detail = torch.nn.functional.pixel_shuffle(fine_detail(image, 32), 4)[0, 0]
+    detail = torch.nn.functional.pixel_shuffle(high_pass_features(image, 32), 4)[0, 0]
     assert divmod(int(detail.argmax()), 128) == (41, 82)
-    assert detail[:20].abs().max() < 1e-4 and fine_detail(image[..., :64, :64] * 0, 16).max() == 0
+    assert (
+        detail[:20].abs().max() < 1e-4
+        and high_pass_features(image[..., :64, :64] * 0, 16).max() == 0
+    )
 
 
 def test_detail_of_a_large_image_is_that_of_the_grid_logits_have() -> None:
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     large = image.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
-    torch.testing.assert_close(fine_detail(large, 16), fine_detail(image, 16))
+    torch.testing.assert_close(high_pass_features(large, 16), high_pass_features(image, 16))
 
 
 def test_in_videos_the_readout_has_only_what_the_branches_say() -> None:
@@ -227,8 +241,10 @@ def test_in_videos_the_readout_has_only_what_the_branches_say() -> None:
     readout = _mask_readout(in_volumes=False)
     assert readout.u_net is None
     moved = torch.roll(mapped, (2, 1), dims=(3, 4))
-    found = torch.roll(readout(torch.zeros(1, 5, 6, 6), [Level(0.0)], mapped), (8, 4), dims=(2, 3))
-    torch.testing.assert_close(readout(torch.ones(1, 5, 6, 6), [Level(0.9)], moved), found)
+    found = torch.roll(
+        readout(torch.zeros(1, 5, 6, 6), [SlicePosition(0.0)], mapped), (8, 4), dims=(2, 3)
+    )
+    torch.testing.assert_close(readout(torch.ones(1, 5, 6, 6), [SlicePosition(0.9)], moved), found)
 
 
 def _fusion(generator: torch.Generator) -> tuple[AdaptiveFusion, ImageFeatures, Tensor, Tensor]:
@@ -272,12 +288,12 @@ def test_fusion_of_structures_together_equals_one_at_a_time(generator: torch.Gen
 def test_confidence_is_the_dice_to_be_expected_of_the_probabilities() -> None:
     sure = torch.zeros(1, 20, 20)
     sure[0, 5:15, 5:15] = 1
-    assert slice_confidence(share_voxels(sure)) == pytest.approx(1)
+    assert slice_confidence(soft_label_competition(sure)) == pytest.approx(1)
     halo = sure.clone()
     halo[0, 3:5, 5:15] = 0.4
     expected = 2 * 100 / (100 + 100 + 20 * 0.4)
-    assert slice_confidence(share_voxels(halo)) == pytest.approx(expected)
-    faint, strong = (slice_confidence(share_voxels(sure * each)) for each in (0.6, 0.9))
+    assert slice_confidence(soft_label_competition(halo)) == pytest.approx(expected)
+    faint, strong = (slice_confidence(soft_label_competition(sure * each)) for each in (0.6, 0.9))
     assert faint < strong
 
 
@@ -300,26 +316,26 @@ def test_where_structures_meet_confidence_is_the_dice_to_be_expected_of_what_is_
 def test_an_empty_slice_is_trusted_only_where_nothing_comes_close() -> None:
     nothing, doubtful = torch.full((1, 9, 9), 0.02), torch.full((1, 9, 9), 0.02)
     doubtful[0, 4, 4] = 0.45
-    scores = slice_confidence(share_voxels(torch.cat([nothing, doubtful])))
-    assert trusted_structures(scores, MethodOptions(gamma=0.8)) == [0]
+    scores = slice_confidence(soft_label_competition(torch.cat([nothing, doubtful])))
+    assert confident_structures(scores, MethodOptions(gamma=0.8)) == [0]
 
 
 def test_the_gate_lets_pass_what_is_above_gamma_and_everything_when_blind() -> None:
     scores = torch.tensor([0.95, 0.8, 0.79])
-    assert trusted_structures(scores, MethodOptions(gamma=0.8)) == [0]
-    assert trusted_structures(scores, MethodOptions(gamma=0.7)) == [0, 1, 2]
-    assert trusted_structures(scores, MethodOptions(update="blind")) == [0, 1, 2]
+    assert confident_structures(scores, MethodOptions(gamma=0.8)) == [0]
+    assert confident_structures(scores, MethodOptions(gamma=0.7)) == [0, 1, 2]
+    assert confident_structures(scores, MethodOptions(update="blind")) == [0, 1, 2]
 
 
 def test_voxels_are_shared_so_that_probabilities_add_up_to_one(
     generator: torch.Generator,
 ) -> None:
     own = torch.rand(4, 6, 6, generator=generator)
-    shared = share_voxels(own)
+    shared = soft_label_competition(own)
     torch.testing.assert_close(shared.sum(dim=0), torch.ones(6, 6))
     # Between structures the order of their own probabilities is kept.
     assert torch.equal(shared[1:].argmax(dim=0), own.argmax(dim=0))
-    one = share_voxels(own[:1])
+    one = soft_label_competition(own[:1])
     torch.testing.assert_close(one[1], own[0])
 
 
@@ -381,10 +397,10 @@ def _body(height: Tensor) -> Tensor:
     return descriptor(maps.expand(-1, -1, 8, 8))
 
 
-def _finder() -> LevelFinder:
+def _finder() -> PositionRegressor:
     """Of structures 80 mm high, seen from 20 mm above them to 20 mm below."""
     heights = torch.arange(-60.0, 61.0, 4.0)
-    return LevelFinder(_body(heights), heights / 40, torch.zeros(len(heights)), half=40.0)
+    return PositionRegressor(_body(heights), heights / 40, torch.zeros(len(heights)), half=40.0)
 
 
 @pytest.mark.parametrize("first", [-30.0, 0.0, 25.0])
@@ -414,7 +430,7 @@ def test_a_support_case_that_looks_different_does_not_lead_levels_astray() -> No
     other = torch.nn.functional.normalize(torch.randn(11, 64, generator=random), dim=1)
     shifted = torch.nn.functional.normalize(other + 0.6 * volume.roll(3, 0), dim=1)
     levels = torch.linspace(-1, 1, 11)
-    finder = LevelFinder(
+    finder = PositionRegressor(
         torch.cat([volume, shifted, shifted]), levels.repeat(3), torch.arange(33) // 11, half=50.0
     )
     found = finder.find(volume, [10.0 * i for i in range(11)], 110.0)
@@ -424,17 +440,21 @@ def test_a_support_case_that_looks_different_does_not_lead_levels_astray() -> No
 def test_the_level_of_a_support_case_comes_from_where_its_structures_end() -> None:
     labels = np.zeros((20, 4, 4), np.uint8)
     labels[5:12, 1:3, 1:3] = 1
-    scale = LevelScale.of_labels(labels, spacing=2.5)
+    scale = PositionScale.of_labels(labels, spacing=2.5)
     assert [scale.level(2.5 * index) for index in (5, 8, 11)] == pytest.approx([-1, 0, 1])
 
 
 def test_the_error_of_levels_is_the_usual_one_and_not_that_of_an_outlier() -> None:
-    true = LevelScale(middle=50.0, half=20.0)
-    found = [LevelScale(50.0 - 4.0, 20.0), LevelScale(50.0 + 5.0, 16.0), LevelScale(20.0, 18.0)]
-    error = LevelError.of_pairs([(each, true) for each in found])
+    true = PositionScale(middle=50.0, half=20.0)
+    found = [
+        PositionScale(50.0 - 4.0, 20.0),
+        PositionScale(50.0 + 5.0, 16.0),
+        PositionScale(20.0, 18.0),
+    ]
+    error = PositionNoise.of_pairs([(each, true) for each in found])
     assert error.shift == pytest.approx(5.0 / 16.0)
     assert error.scaling == pytest.approx(20.0 / 18.0 - 1)
-    assert LevelError.of_pairs([(true, true)] * 3) == LevelError(shift=0.1, scaling=0.08)
+    assert PositionNoise.of_pairs([(true, true)] * 3) == PositionNoise(shift=0.1, scaling=0.08)
 
 
 def test_a_disturbed_prediction_is_often_wrong_somewhere_and_right_on_average() -> None:
@@ -478,8 +498,8 @@ def test_memories_keep_their_fields_when_structures_are_selected() -> None:
 def test_a_structure_of_a_thousandth_of_a_slice_is_worth_drawing() -> None:
     truth = torch.zeros(2, 1, 256, 256)
     truth[0, :, 100:108, 100:108] = 1
-    near = torch.stack([near_structures(t, 64) for t in truth])
-    weights = Balance.of_support(list(near), NEAR_SHARE_IN_LOSS).weights(near)
+    near = torch.stack([near_foreground_mask(t, 64) for t in truth])
+    weights = PositionWeights.from_support(list(near), NEAR_SHARE_IN_LOSS).weights(near)
     # A network that found the structure and believes a little everywhere, and one that gave up.
     found = torch.where(truth > 0, 1.0, -3.0)
     nothing = torch.full_like(truth, -8.0)
@@ -495,12 +515,14 @@ def test_a_structure_of_a_thousandth_of_a_slice_is_worth_drawing() -> None:
 def test_the_loss_of_large_structures_has_no_weights() -> None:
     near = torch.zeros(2, 1, 4096, dtype=torch.bool)
     near[:, :, :1000] = True
-    weights = Balance.of_support(list(near), NEAR_SHARE_IN_LOSS).weights(near)
+    weights = PositionWeights.from_support(list(near), NEAR_SHARE_IN_LOSS).weights(near)
     torch.testing.assert_close(weights, torch.ones_like(weights))
 
 
 def test_calibration_is_less_sure_and_leaves_what_is_largest() -> None:
-    shared = share_voxels(torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(3)))
+    shared = soft_label_competition(
+        torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(3))
+    )
     softer = calibrated(shared)
     torch.testing.assert_close(softer.sum(dim=0), torch.ones(16, 16))
     assert torch.equal(softer.argmax(dim=0), shared.argmax(dim=0))
@@ -510,11 +532,11 @@ def test_calibration_is_less_sure_and_leaves_what_is_largest() -> None:
     torch.testing.assert_close(calibrated(shared, 1.0), shared, atol=1e-3, rtol=0)
 
 
-def _ends(*levels: tuple[float, float]) -> Extents:
-    return Extents(np.array(levels))
+def _ends(*levels: tuple[float, float]) -> StructureExtents:
+    return StructureExtents(np.array(levels))
 
 
-def _no_ends(count: int) -> Extents:
+def _no_ends(count: int) -> StructureExtents:
     return _ends(*[(np.nan, np.nan)] * count)
 
 
@@ -523,7 +545,7 @@ def test_an_empty_slice_is_trusted_the_more_the_farther_it_is_from_what_was_draw
     areas[0, 3:8] = 50
     areas[0, 5] = 0
     areas[1, :4] = 50
-    beside, between, nowhere = sure_of_ends(areas, np.linspace(-1, 1, 12), _no_ends(3))
+    beside, between, nowhere = extent_confidence(areas, np.linspace(-1, 1, 12), _no_ends(3))
     assert (beside[[3, 4, 6, 7]] == 1).all() and beside[5] == 0.5
     assert 0.5 < beside[8] < beside[9] < beside[10] < beside[11] < 1
     np.testing.assert_allclose(beside[2::-1], beside[8:11])
@@ -534,7 +556,7 @@ def test_an_empty_slice_is_trusted_the_more_the_farther_it_is_from_what_was_draw
 def test_half_the_structures_height_is_the_measure_of_where_it_may_end() -> None:
     low, high = np.zeros((1, 60), np.int64), np.zeros((1, 60), np.int64)
     low[0, 20:30] = high[0, 20:40] = 50
-    below, above = (sure_of_ends(each, np.zeros(60), _no_ends(1))[0] for each in (low, high))
+    below, above = (extent_confidence(each, np.zeros(60), _no_ends(1))[0] for each in (low, high))
     np.testing.assert_allclose(below[30 + 2], above[40 + 4], atol=0.03)
 
 
@@ -542,8 +564,8 @@ def test_an_empty_slice_is_doubted_where_the_support_shows_the_structure() -> No
     areas = np.zeros((1, 41), np.int64)
     areas[0, 18:23] = 50
     levels = np.linspace(-2, 2, 41)
-    (alone,) = sure_of_ends(areas, levels, _no_ends(1))
-    (known,) = sure_of_ends(areas, levels, _ends((-1.0, 0.3)))
+    (alone,) = extent_confidence(areas, levels, _no_ends(1))
+    (known,) = extent_confidence(areas, levels, _ends((-1.0, 0.3)))
     missed, empty = 15, 35
     assert alone[missed] > 0.95 and known[missed] < 0.2
     assert known[empty] > 0.95
@@ -553,7 +575,7 @@ def test_an_empty_slice_is_doubted_where_the_support_shows_the_structure() -> No
 def test_what_was_drawn_is_doubted_where_the_supports_structures_have_long_ended() -> None:
     areas = np.full((2, 41), 50)
     levels = np.linspace(-2, 2, 41)
-    closed, open_above = sure_of_ends(areas, levels, _ends((-1.0, 1.0), (-1.0, np.nan)))
+    closed, open_above = extent_confidence(areas, levels, _ends((-1.0, 1.0), (-1.0, np.nan)))
     inside = np.abs(levels) <= 1
     assert (closed[inside] > 0.85).all() and (closed[np.abs(levels) > 1.65] < 0.05).all()
     assert (np.diff(closed[levels >= 0]) <= 0).all()
@@ -562,5 +584,5 @@ def test_what_was_drawn_is_doubted_where_the_supports_structures_have_long_ended
 
 def test_what_was_drawn_is_doubted_where_support_cases_say_that_there_is_nothing() -> None:
     areas = np.array([[0, 40, 40, 40, 40]])
-    (sure,) = sure_by_votes(areas, np.array([[0.1, 0.0, 0.2, 0.6, 0.9]]))
+    (sure,) = atlas_agreement(areas, np.array([[0.1, 0.0, 0.2, 0.6, 0.9]]))
     np.testing.assert_allclose(sure, [1, 0, 0.4, 1, 1])

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError, ResourceError
-from OFLSAM2Core.image_io import (
+from OFLSAM2Core.io.reading import (
     check_writable,
     read_volume,
     write_confidence,
     write_labelmap,
     write_segmentation,
 )
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import Volume
 
 SAMPLES = Path(__file__).parents[2] / "Resources" / "SampleData"
 

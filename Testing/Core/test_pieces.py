@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from OFLSAM2Core.methods.ofl_sam2.pieces import in_one_piece, neighbours, strays
+from OFLSAM2Core.postprocessing.connected_components import (
+    adjacent_structures,
+    is_single_component,
+    spurious_components,
+)
 
 
 def _box(*corner: int, side: int = 6) -> np.ndarray:
@@ -31,18 +35,20 @@ def test_being_in_one_piece_is_learned_from_every_case_that_has_the_structure() 
     one, pair = _labels(WALL), _labels(WALL | SPLEEN)
     speck = one.copy()
     speck[0, 0, 0] = 1
-    assert in_one_piece([one, one], 1)
-    assert not in_one_piece([one, pair], 1)
-    assert in_one_piece([one, speck], 1)  # A stray voxel of the annotator's is no second piece.
-    assert in_one_piece([one, np.zeros_like(one)], 1)
+    assert is_single_component([one, one], 1)
+    assert not is_single_component([one, pair], 1)
+    assert is_single_component(
+        [one, speck], 1
+    )  # A stray voxel of the annotator's is no second piece.
+    assert is_single_component([one, np.zeros_like(one)], 1)
 
 
 def test_of_two_large_pieces_both_stay_and_of_small_ones_the_larger() -> None:
     second = _box(1, 1, 1, side=5)
-    (gone,) = strays([WALL | second], [True], [[]])
+    (gone,) = spurious_components([WALL | second], [True], [[]])
     assert not gone.any()
     small = _box(1, 1, 1, side=2)
-    (gone,) = strays([WALL | small], [True], [[]])
+    (gone,) = spurious_components([WALL | small], [True], [[]])
     np.testing.assert_array_equal(gone, small)
 
 
@@ -50,10 +56,10 @@ def test_a_piece_in_which_the_mapping_network_finds_nothing_goes_however_large_i
     skin = _box(0, 0, 0, side=8) & ~_box(7, 7, 7, side=2)
     found = np.where(WALL, 90, 0).astype(np.uint8)
     assert skin.sum() > 2 * WALL.sum()
-    (gone,) = strays([WALL | skin], [True], [[]], [found])
+    (gone,) = spurious_components([WALL | skin], [True], [[]], [found])
     np.testing.assert_array_equal(gone, skin)
     # Of a structure of several pieces none goes.
-    (gone,) = strays([WALL | skin], [False], [[]], [found])
+    (gone,) = spurious_components([WALL | skin], [False], [[]], [found])
     assert not gone.any()
 
 
@@ -62,7 +68,7 @@ def test_of_two_pieces_that_the_mapping_network_finds_both_stay() -> None:
     coil = _box(0, 0, 0, side=7)
     for of_wall, of_coil in ((120, 25), (30, 120)):
         found = np.where(WALL, of_wall, of_coil).astype(np.uint8)
-        (gone,) = strays([WALL | coil], [True], [[]], [found])
+        (gone,) = spurious_components([WALL | coil], [True], [[]], [found])
         assert not gone.any()
 
 
@@ -71,7 +77,7 @@ def test_where_the_mapping_network_finds_hardly_anything_the_size_of_pieces_deci
     speck_of_it[1, 1, 1] = 255
     for second, is_gone in ((_box(1, 1, 1, side=5), False), (_box(1, 1, 1, side=4), True)):
         for found in (np.zeros(WALL.shape, np.uint8), speck_of_it):
-            (gone,) = strays([WALL | second], [True], [[]], [found])
+            (gone,) = spurious_components([WALL | second], [True], [[]], [found])
             assert (gone & second).any() == is_gone and not (gone & WALL).any()
 
 
@@ -80,39 +86,39 @@ def test_what_the_mapping_network_does_not_find_holds_no_neighbours() -> None:
     beside_skin = _box(8, 16, 10)
     found = np.where(WALL | CHAMBER, 90, 0).astype(np.uint8)
     both = [WALL | skin, CHAMBER | beside_skin]
-    gone = strays(both, [True, False], [[1], [0]], [found, found])
+    gone = spurious_components(both, [True, False], [[1], [0]], [found, found])
     np.testing.assert_array_equal(gone[0], skin)
     np.testing.assert_array_equal(gone[1], beside_skin)
 
 
 def test_a_structure_of_several_pieces_keeps_small_ones() -> None:
-    (gone,) = strays([WALL | _box(1, 1, 1, side=2)], [False], [[]])
+    (gone,) = spurious_components([WALL | _box(1, 1, 1, side=2)], [False], [[]])
     assert not gone.any()
 
 
 def test_structures_are_neighbours_that_touch_in_every_case() -> None:
     beside, apart = _labels(WALL, CHAMBER), _labels(WALL, _box(8, 8, 15))
-    assert neighbours([beside, beside], [1, 2]) == [[1], [0]]
-    assert neighbours([beside, apart], [1, 2]) == [[], []]
+    assert adjacent_structures([beside, beside], [1, 2]) == [[1], [0]]
+    assert adjacent_structures([beside, apart], [1, 2]) == [[], []]
     # Cases without one of them say nothing.
-    assert neighbours([beside, _labels(WALL)], [1, 2]) == [[1], [0]]
-    assert neighbours([_labels(WALL)], [1, 2]) == [[], []]
+    assert adjacent_structures([beside, _labels(WALL)], [1, 2]) == [[1], [0]]
+    assert adjacent_structures([_labels(WALL)], [1, 2]) == [[], []]
 
 
 def test_a_structure_with_a_piece_apart_has_neighbours_only_one_way() -> None:
-    assert neighbours([_labels(WALL, CHAMBER | SPLEEN)], [1, 2]) == [[1], []]
+    assert adjacent_structures([_labels(WALL, CHAMBER | SPLEEN)], [1, 2]) == [[1], []]
 
 
 def test_a_piece_apart_from_its_neighbour_goes_however_large_it_is() -> None:
     for single in (True, False):
-        gone = strays([WALL, CHAMBER | SPLEEN], [True, single], [[1], [0]])
+        gone = spurious_components([WALL, CHAMBER | SPLEEN], [True, single], [[1], [0]])
         assert not gone[0].any()
         np.testing.assert_array_equal(gone[1], SPLEEN)
 
 
 def test_a_neighbours_own_stray_holds_nothing() -> None:
     speck = _box(15, 16, 1, side=2)
-    gone = strays([WALL | speck, CHAMBER | SPLEEN], [True, True], [[1], [0]])
+    gone = spurious_components([WALL | speck, CHAMBER | SPLEEN], [True, True], [[1], [0]])
     np.testing.assert_array_equal(gone[0], speck)
     np.testing.assert_array_equal(gone[1], SPLEEN)
 
@@ -120,5 +126,5 @@ def test_a_neighbours_own_stray_holds_nothing() -> None:
 def test_where_hardly_anything_touches_the_neighbour_all_stays() -> None:
     speck = _box(8, 8, 14, side=2)
     for wall, drawn in ((np.zeros_like(WALL), CHAMBER | SPLEEN), (WALL, speck | SPLEEN)):
-        gone = strays([wall, drawn], [True, False], [[1], [0]])
+        gone = spurious_components([wall, drawn], [True, False], [[1], [0]])
         assert not gone[1].any()

@@ -11,16 +11,16 @@ import pytest
 import torch
 from orientations import ORIENTATIONS, stored, stored_array
 
-from OFLSAM2Core.body import body_box
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError, TaskError
-from OFLSAM2Core.framing import Framing
-from OFLSAM2Core.image_io import read_support_case
-from OFLSAM2Core.intensity import detect_modality
-from OFLSAM2Core.label_table import LabelTable
-from OFLSAM2Core.preparation import Preparation, PreparedVolume
-from OFLSAM2Core.slicing import Slicing
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
+from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.reading import read_support_case
+from OFLSAM2Core.preprocessing.foreground import foreground_bbox
+from OFLSAM2Core.preprocessing.intensity_mapping import detect_modality
+from OFLSAM2Core.preprocessing.letterbox import Letterbox
+from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume, Preprocessing
 
 SAMPLES = Path(__file__).parents[2] / "Resources" / "SampleData"
 
@@ -31,13 +31,13 @@ def sample(number: str) -> SupportCase:
     return read_support_case(f"{path}_image.nii.gz", f"{path}_label.nii.gz", table=table)
 
 
-def learn(*cases: SupportCase, modality: str = "auto", size: int = 256) -> Preparation:
-    slicings = [Slicing.for_volume(case.volume) for case in cases]
-    return Preparation.learn(cases, slicings, modality, size)
+def learn(*cases: SupportCase, modality: str = "auto", size: int = 256) -> Preprocessing:
+    slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
+    return Preprocessing.learn(cases, slicings, modality, size)
 
 
-def prepare(preparation: Preparation, volume: Volume) -> PreparedVolume:
-    return preparation.prepare(volume, Slicing.for_volume(volume))
+def prepare(preparation: Preprocessing, volume: Volume) -> PreprocessedVolume:
+    return preparation.prepare(volume, SliceGeometry.for_volume(volume))
 
 
 def case_of(array: np.ndarray, spacing: tuple[float, float, float] = (1, 1, 1)) -> SupportCase:
@@ -73,7 +73,7 @@ def test_a_linear_ramp_stays_exactly_where_it_is_there_and_back(spacing, pixel):
     y = (np.arange(rows) + 0.5 - rows / 2) * spacing[0]
     x = (np.arange(columns) + 0.5 - columns / 2) * spacing[1]
     ramp = (3 * y[:, None] - 2 * x[None] + 500).astype(np.float32)
-    framing = Framing.fit((rows, columns), spacing, pixel, 256)
+    framing = Letterbox.fit((rows, columns), spacing, pixel, 256)
     top, bottom, left, right = framing.box
     seen = framing.to_network(ramp[None])[0]
 
@@ -101,7 +101,7 @@ def test_a_linear_ramp_stays_exactly_where_it_is_there_and_back(spacing, pixel):
 
 
 def test_around_the_slice_there_is_nothing():
-    framing = Framing.fit((50, 30), (1.0, 1.0), 0.25, 256)
+    framing = Letterbox.fit((50, 30), (1.0, 1.0), 0.25, 256)
     assert framing.box == (28, 228, 68, 188)
     seen = framing.to_network(np.ones((1, 50, 30)))[0]
     inside = np.zeros((256, 256), bool)
@@ -111,7 +111,7 @@ def test_around_the_slice_there_is_nothing():
 
 
 def test_a_disc_lands_at_the_same_place_from_maps_of_any_resolution():
-    framing = Framing.fit((101, 83), (0.8, 0.8), 0.4, 256)
+    framing = Letterbox.fit((101, 83), (0.8, 0.8), 0.4, 256)
     centres = []
     for size in (64, 100, 128, 256, 512):
         at = (np.arange(size) + 0.5) / size * 256
@@ -127,14 +127,14 @@ def test_a_disc_lands_at_the_same_place_from_maps_of_any_resolution():
 def test_a_region_of_the_slice_is_shown_larger_and_goes_back_to_its_place():
     plane = np.zeros((1, 80, 90), np.float32)
     plane[0, 30:40, 50:62] = 1
-    framing = Framing.fit((80, 90), (1.0, 1.0), 0.1, 256, region=(25, 45, 44, 68))
+    framing = Letterbox.fit((80, 90), (1.0, 1.0), 0.1, 256, region=(25, 45, 44, 68))
     back = framing.to_grid(framing.to_network(plane))
     np.testing.assert_array_equal(back > 0.5, plane > 0.5)
     assert framing.to_network(plane).sum() == pytest.approx(12000, rel=0.02)
 
 
 def test_tensors_go_back_as_tensors():
-    framing = Framing.fit((50, 30), (1.0, 1.0), 0.25, 256)
+    framing = Letterbox.fit((50, 30), (1.0, 1.0), 0.25, 256)
     maps = np.random.default_rng(0).random((3, 64, 64), np.float32)
     as_tensor = framing.to_grid(torch.from_numpy(maps))
     assert isinstance(as_tensor, torch.Tensor)
@@ -145,9 +145,9 @@ def test_tensors_go_back_as_tensors():
 def test_structures_survive_the_way_there_and_back(size, least):
     support, case = sample("001"), sample("006")
     prepared = prepare(learn(support), case.volume)
-    labels = Slicing.for_volume(case.volume).cut(case.labels)
+    labels = SliceGeometry.for_volume(case.volume).to_slices(case.labels)
     for structure in case.structures:
-        masks = np.stack([prepared.mask_to_network(plane, structure.label) for plane in labels])
+        masks = np.stack([prepared.resample_mask(plane, structure.label) for plane in labels])
         assert masks.min() >= 0
         assert masks.max() <= 1
         pooled = torch.nn.functional.avg_pool2d(torch.from_numpy(masks), 256 // size).numpy()
@@ -158,7 +158,7 @@ def test_structures_survive_the_way_there_and_back(size, least):
 def test_a_mask_keeps_its_area_when_it_gets_smaller():
     labels = np.zeros((512, 512), np.uint8)
     labels[100:233, 301:350] = 3
-    framing = Framing.fit((512, 512), (1.0, 1.0), 2.0, 256)
+    framing = Letterbox.fit((512, 512), (1.0, 1.0), 2.0, 256)
     small = framing.to_network((labels == 3)[None])[0]
     assert small.sum() * 4 == pytest.approx((labels == 3).sum(), rel=1e-3)
 
@@ -166,7 +166,7 @@ def test_a_mask_keeps_its_area_when_it_gets_smaller():
 def test_support_slices_fit_and_the_largest_fills_the_image():
     cases = [sample("001"), sample("003"), sample("004")]
     preparation = learn(*cases)
-    boxes = [prepare(preparation, case.volume).content_box for case in cases]
+    boxes = [prepare(preparation, case.volume).valid_region for case in cases]
     assert max(bottom - top for top, bottom, _, _ in boxes) == 256
     assert preparation.pixel == pytest.approx(52 / 256)
 
@@ -177,7 +177,7 @@ def test_a_thing_has_the_same_size_for_the_network_at_any_resolution():
     for factor in (1, 2, 3):
         fine = case_of(np.zeros((8, 40 * factor, 48 * factor)), (1 / factor, 1 / factor, 1))
         prepared = prepare(preparation, fine.volume)
-        areas.append(prepared.mask_to_network(fine.labels[4], 1).sum())
+        areas.append(prepared.resample_mask(fine.labels[4], 1).sum())
     np.testing.assert_allclose(areas, areas[0], rtol=1e-3)
 
 
@@ -185,7 +185,7 @@ def test_a_larger_volume_is_shown_whole_and_smaller_and_the_user_is_told():
     preparation = learn(case_of(np.random.default_rng(0).random((8, 60, 64))))
     large = np.random.default_rng(1).random((8, 96, 90))
     prepared = prepare(preparation, Volume(large, name="giant"))
-    assert prepared.content_box == (0, 256, 8, 248)
+    assert prepared.valid_region == (0, 256, 8, 248)
     assert "'giant'" in prepared.note
     assert "1.50 times smaller" in prepared.note
     assert prepare(preparation, Volume(large[:, :60, :64])).note == ""
@@ -213,11 +213,11 @@ def test_of_a_larger_field_of_view_the_air_is_left_out_and_the_body_keeps_its_si
     rows, columns = body.shape[1:]
     inside[:, row + 10 : row + rows - 10, column + 8 : column + columns - 8] = 1
     here = inside[:, row : row + rows, column : column + columns]
-    wanted = prepare(preparation, case_of(body).volume).mask_to_network(here[5], 1)
+    wanted = prepare(preparation, case_of(body).volume).resample_mask(here[5], 1)
     whole = case_of(large).volume
     prepared = prepare(preparation, whole)
     assert prepared.note == ""
-    found = prepared.mask_to_network(inside[5], 1)
+    found = prepared.resample_mask(inside[5], 1)
     assert found.sum() == pytest.approx(wanted.sum(), rel=0.03)
     np.testing.assert_array_equal(prepared.to_grid(found[None])[0] > 0.5, inside[5] == 1)
     for order, signs in ORIENTATIONS[::11]:
@@ -239,12 +239,14 @@ def test_a_body_is_found_without_a_table_and_in_large_slices_too():
     array = np.zeros((4, 400, 300), np.float32)
     array[:, 90:311, 51:200] = 100
     array[:, 330:334, 20:280] = 100
-    top, bottom, left, right = body_box(array)
+    top, bottom, left, right = foreground_bbox(array)
     assert 80 <= top <= 90 and 311 <= bottom <= 321
     assert 45 <= left <= 51 and 200 <= right <= 206
     array[:, 100:300, 220:290] = 100
-    assert body_box(array)[2] == left and 290 <= body_box(array)[3] <= 292  # The other leg.
-    assert body_box(np.full((3, 20, 30), 7, np.float32)) == (0, 20, 0, 30)
+    assert (
+        foreground_bbox(array)[2] == left and 290 <= foreground_bbox(array)[3] <= 292
+    )  # The other leg.
+    assert foreground_bbox(np.full((3, 20, 30), 7, np.float32)) == (0, 20, 0, 30)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -312,7 +314,7 @@ def test_the_same_ct_number_is_the_same_grey_in_every_volume():
     greys = [prepare(preparation, Volume(array)) for array in (one, other)]
     for index in range(len(one)):
         seen = [prepared.grey(index)[0] for prepared in greys]
-        here = Slicing.for_volume(Volume(one)).cut(same)[index]
+        here = SliceGeometry.for_volume(Volume(one)).to_slices(same)[index]
         np.testing.assert_array_equal(seen[0][here], seen[1][here])
 
 
@@ -381,7 +383,7 @@ def clip(frames: int = 4) -> SupportCase:
 def test_colour_frames_keep_their_colours():
     case = clip()
     prepared = prepare(learn(case), case.volume)
-    assert prepared.content_box == (32, 224, 0, 256)
+    assert prepared.valid_region == (32, 224, 0, 256)
     np.testing.assert_allclose(
         prepared.grey(2), case.volume.array[2].transpose(2, 0, 1) / 255, atol=1e-6
     )
@@ -413,7 +415,7 @@ def test_volumes_and_sequences_do_not_mix():
     ids=["MR", "CT", "RGB"],
 )
 def test_a_preparation_is_the_same_after_json(preparation):
-    assert Preparation.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
+    assert Preprocessing.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
@@ -421,7 +423,9 @@ def test_a_window_given_by_hand_is_black_below_and_white_above_in_every_volume(m
     case = case_of(ct())
     window = (-160.0, 240.0)
     prepared = prepare(
-        Preparation.learn([case], [Slicing.for_volume(case.volume)], modality, window=window),
+        Preprocessing.learn(
+            [case], [SliceGeometry.for_volume(case.volume)], modality, window=window
+        ),
         case_of(ct(seed=1)).volume,
     )
     grey, plane = prepared.grey(6)[0], prepared.stack[6]

@@ -8,9 +8,9 @@ from sample_cases import part_of
 from torch import Tensor
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
-from OFLSAM2Core.methods.ofl_sam2 import quick_training
-from OFLSAM2Core.methods.ofl_sam2.readout import Readout
-from OFLSAM2Core.methods.options import MethodOptions
+from OFLSAM2Core.methods.common import bf16_autocast
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import SegmentationHead
 from OFLSAM2Core.session import FewShotSession
 
 
@@ -19,17 +19,17 @@ def test_readouts_learn_in_bfloat16_on_processors_that_have_it_and_read_in_singl
 ) -> None:
     cases = [part_of(name, 10, 16) for name in ("001", "003")]
     read: list[tuple[bool, torch.dtype]] = []
-    forward = Readout.forward
+    forward = SegmentationHead.forward
 
-    def seen(readout: Readout, *of_slices: object) -> Tensor:
+    def seen(readout: SegmentationHead, *of_slices: object) -> Tensor:
         found = forward(readout, *of_slices)  # type: ignore[arg-type]
         read.append((readout.training, found.dtype))
         return found
 
-    monkeypatch.setattr(Readout, "forward", seen)
+    monkeypatch.setattr(SegmentationHead, "forward", seen)
     learned = {}
     for quick, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(quick_training, "has_matrix_tiles", lambda device, quick=quick: quick)
+        monkeypatch.setattr(bf16_autocast, "has_matrix_tiles", lambda device, quick=quick: quick)
         read.clear()
         options = MethodOptions(epochs=1, augmented_copies=0, registration=False)
         session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)

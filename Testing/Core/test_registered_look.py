@@ -18,39 +18,39 @@ from scipy import ndimage
 from torch import Tensor
 from whole_volumes import segmented
 
-from OFLSAM2Core.errors import TaskError
-from OFLSAM2Core.evaluation.datasets import sample_data
-from OFLSAM2Core.framing import Framing
-from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import SupportSlices
-from OFLSAM2Core.methods.ofl_sam2 import registered_look
-from OFLSAM2Core.methods.ofl_sam2.confidence import TOO_SURE, WITH_REGISTRATION
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
-from OFLSAM2Core.methods.ofl_sam2.cubic_grid import CELLS, MULTIPLE, CubicGrid
-from OFLSAM2Core.methods.ofl_sam2.finish import Finish, ReadSlice
-from OFLSAM2Core.methods.ofl_sam2.learned_parts import LearnedParts
-from OFLSAM2Core.methods.ofl_sam2.registered_look import (
+from OFLSAM2Core.atlas import atlas_set
+from OFLSAM2Core.atlas.atlas_set import (
     GREYS,
     MOST,
     TRUSTED,
-    Began,
-    RegisteredLook,
+    AtlasSet,
+    RegistrationStart,
     averaged,
     fused,
     shares,
 )
-from OFLSAM2Core.methods.ofl_sam2.registration import STEPS, register
-from OFLSAM2Core.methods.ofl_sam2.self_similarity import CHANNELS, self_similarity
-from OFLSAM2Core.methods.ofl_sam2.votes import Votes, as_heard
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.metrics import dice
-from OFLSAM2Core.results import Progress
+from OFLSAM2Core.atlas.deformable_registration import STEPS, register
+from OFLSAM2Core.atlas.isotropic_grid import CELLS, MULTIPLE, IsotropicGrid
+from OFLSAM2Core.atlas.mind import CHANNELS, mind_ssc
+from OFLSAM2Core.atlas.propagated_labels import AtlasPrior, as_heard
+from OFLSAM2Core.data.overlap import dice
+from OFLSAM2Core.data.results import Progress
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.state import AtlasMethodState
+from OFLSAM2Core.methods.ofl_sam2_atlas.volume_pass import SlicePosterior, VolumePass
+from OFLSAM2Core.postprocessing.confidence import TEMPERATURE, WITH_REGISTRATION
+from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
+from OFLSAM2Core.preprocessing.letterbox import Letterbox
+from OFLSAM2Core.preprocessing.support_stack import SupportStack
 from OFLSAM2Core.session import FewShotSession
-from OFLSAM2Core.slicing import Slicing
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
 
-GRID = CubicGrid(2.0, (24, 32, 32))
+GRID = IsotropicGrid(2.0, (24, 32, 32))
 CPU = torch.device("cpu")
 
 
@@ -67,25 +67,25 @@ def _ball(radius: float, middle: tuple[float, float, float] = (0.0, 0.0, 0.0)) -
 
 def test_how_alike_neighbours_are_does_not_depend_on_how_bright_an_image_is() -> None:
     image = _texture(1)
-    looks = self_similarity(image)
+    looks = mind_ssc(image)
     assert looks.shape == (1, CHANNELS, *GRID.shape)
     assert looks.min() >= 0 and looks.max() == 1
-    torch.testing.assert_close(self_similarity(300 - 50 * image), looks, atol=1e-3, rtol=0)
-    assert (self_similarity(_texture(2)) - looks).abs().mean() > 0.1
+    torch.testing.assert_close(mind_ssc(300 - 50 * image), looks, atol=1e-3, rtol=0)
+    assert (mind_ssc(_texture(2)) - looks).abs().mean() > 0.1
 
 
 def test_an_image_without_anything_in_it_looks_the_same_everywhere() -> None:
-    looks = self_similarity(torch.full((1, 1, 8, 8, 8), 0.3))
+    looks = mind_ssc(torch.full((1, 1, 8, 8, 8), 0.3))
     assert torch.equal(looks, torch.ones_like(looks))
 
 
 def test_a_grid_holds_what_it_is_to_hold_in_so_many_cells() -> None:
     for extent, finest in (((335.0, 228.0, 190.0), 2.5), ((88.0, 140.0, 60.0), 0.6)):
-        grid = CubicGrid.holding(extent, finest)
+        grid = IsotropicGrid.holding(extent, finest)
         assert all(n * grid.spacing >= e for n, e in zip(grid.shape, extent, strict=True))
         assert all(side % MULTIPLE == 0 for side in grid.shape)
         assert CELLS <= np.prod(grid.shape) < 1.6 * CELLS
-    small = CubicGrid.holding((20.0, 30.0, 30.0), 1.0)
+    small = IsotropicGrid.holding((20.0, 30.0, 30.0), 1.0)
     assert small.spacing == 1.0 and small.shape == (24, 32, 32)
 
 
@@ -94,12 +94,12 @@ def test_maps_at_a_grids_own_points_are_the_maps() -> None:
     torch.testing.assert_close(GRID.at(maps, GRID.points()[None]), maps, atol=1e-5, rtol=0)
 
 
-def _volume(array: npt.NDArray, steps: tuple[float, float, float]) -> tuple[Volume, Slicing]:
+def _volume(array: npt.NDArray, steps: tuple[float, float, float]) -> tuple[Volume, SliceGeometry]:
     """Canonical slices as they are; steps: mm between slices, rows and columns."""
     affine = np.diag([-steps[2], -steps[1], steps[0], 1.0])
     volume = Volume(np.ascontiguousarray(array), affine, "made up")
-    slicing = Slicing.for_volume(volume, "axial")
-    np.testing.assert_array_equal(slicing.cut(volume.array), array)
+    slicing = SliceGeometry.for_volume(volume, "axial")
+    np.testing.assert_array_equal(slicing.to_slices(volume.array), array)
     return volume, slicing
 
 
@@ -158,10 +158,10 @@ def _no_matter(step: int) -> None:
 def test_a_case_that_was_moved_turned_and_bent_is_laid_over_the_volume_again() -> None:
     case, ball = _texture(5, smooth=1.5), _ball(14, (3.0, -4.0, 5.0))
     wanted = _known_map()
-    volume = self_similarity(_bent(case, wanted))
+    volume = mind_ssc(_bent(case, wanted))
     start = torch.tensor([[1.0, -2.0, 3.0]])
     steps: list[int] = []
-    found = register(GRID, volume, INSIDE, self_similarity(case), start, steps.append)
+    found = register(GRID, volume, INSIDE, mind_ssc(case), start, steps.append)
     assert steps == list(range(STEPS))
     assert found.shape == (1, *GRID.shape, 3)
     within = _bent(ball, wanted)[0, 0] > 0.5
@@ -172,9 +172,9 @@ def test_a_case_that_was_moved_turned_and_bent_is_laid_over_the_volume_again() -
 
 
 def test_what_lies_outside_the_volume_does_not_matter() -> None:
-    case = self_similarity(_texture(5))
+    case = mind_ssc(_texture(5))
     spoilt = case.clone()
-    spoilt[:, :, :8] = self_similarity(_texture(6))[:, :, :8]
+    spoilt[:, :, :8] = mind_ssc(_texture(6))[:, :, :8]
     inside = INSIDE.clone()
     inside[:8] = 0
     start = torch.tensor([[2.0, 0.0, -2.0]])
@@ -186,8 +186,8 @@ def test_what_lies_outside_the_volume_does_not_matter() -> None:
 
 def test_cases_are_laid_over_a_volume_each_by_itself() -> None:
     """So what one case looks like must not change where another one lies."""
-    volume = self_similarity(_texture(6))
-    cases = self_similarity(torch.cat([_texture(7), _texture(8)]))
+    volume = mind_ssc(_texture(6))
+    cases = mind_ssc(torch.cat([_texture(7), _texture(8)]))
     starts = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
     both = register(GRID, volume, INSIDE, cases, starts, _no_matter)
     for n in range(2):
@@ -201,7 +201,7 @@ def test_registration_can_be_stopped_at_any_step() -> None:
         if step == 5:
             raise KeyboardInterrupt
 
-    looks = self_similarity(_texture(6))
+    looks = mind_ssc(_texture(6))
     with pytest.raises(KeyboardInterrupt):
         register(GRID, looks, INSIDE, looks, torch.zeros(1, 3), stop)
 
@@ -209,8 +209,8 @@ def test_registration_can_be_stopped_at_any_step() -> None:
 def test_the_case_that_looks_liker_counts_for_more_and_one_without_the_structure_not_at_all() -> (
     None
 ):
-    volume = self_similarity(_texture(9))
-    apart = torch.cat([volume, self_similarity(_texture(10))]) - volume
+    volume = mind_ssc(_texture(9))
+    apart = torch.cat([volume, mind_ssc(_texture(10))]) - volume
     labels = torch.stack([torch.full((2, *GRID.shape), 0.9), torch.full((2, *GRID.shape), 0.1)])
     has = torch.tensor([[True, True], [True, False]])
     found = fused(labels, apart, has)
@@ -251,17 +251,17 @@ def test_both_probabilities_are_averaged_by_what_registration_counts_for() -> No
     np.testing.assert_allclose(kept, 1 - share, atol=0.01)
 
 
-def _hippocampi(*numbers: str) -> tuple[list[SupportSlices], tuple[Structure, ...]]:
+def _hippocampi(*numbers: str) -> tuple[list[SupportStack], tuple[Structure, ...]]:
     shown = Shown(*(sample_data().read_case(f"hippocampus_{number}") for number in numbers))
     return shown.support, shown.structures
 
 
 def _look_of(
-    cases: list[SupportSlices],
+    cases: list[SupportStack],
     structures: tuple[Structure, ...],
     partners: npt.NDArray[np.intp] | None = None,
-) -> RegisteredLook:
-    look, votes = RegisteredLook.of_support(cases, structures, partners, CPU, _silent)
+) -> AtlasSet:
+    look, votes = AtlasSet.from_support(cases, structures, partners, CPU, _silent)
     assert (votes is None) == (len(cases) == 1)
     return look
 
@@ -270,26 +270,26 @@ def _silent(progress: Progress) -> None:
     """Nobody asks."""
 
 
-def _read(
-    look: RegisteredLook, case: SupportSlices, drawn: ProbabilityVolume
-) -> ProbabilityVolume | None:
+def _read(look: AtlasSet, case: SupportStack, drawn: ProbabilityVolume) -> ProbabilityVolume | None:
     began = _begun(look, case, drawn)
     if began is None:
         return None
-    return look.read(case.prepared, case.slicing, began, _silent).in_region(_whole(case))
+    return look.read(case.prepared, case.slicing, began, _silent).on_slice_grid(_whole(case))
 
 
-def _begun(look: RegisteredLook, case: SupportSlices, drawn: ProbabilityVolume) -> Began | None:
+def _begun(
+    look: AtlasSet, case: SupportStack, drawn: ProbabilityVolume
+) -> RegistrationStart | None:
     centres = drawn.centres(_whole(case), case.slicing.steps)
     return look.begin(centres)
 
 
-def _whole(case: SupportSlices) -> tuple[int, int, int, int]:
+def _whole(case: SupportStack) -> tuple[int, int, int, int]:
     rows, columns = case.slicing.slice_shape
     return 0, rows, 0, columns
 
 
-def _drawn(case: SupportSlices, structures: tuple[Structure, ...]) -> ProbabilityVolume:
+def _drawn(case: SupportStack, structures: tuple[Structure, ...]) -> ProbabilityVolume:
     return ProbabilityVolume.of_slices(
         torch.from_numpy(np.stack([plane == each.label for each in structures]))
         for plane in case.labels
@@ -297,7 +297,7 @@ def _drawn(case: SupportSlices, structures: tuple[Structure, ...]) -> Probabilit
 
 
 def _overlaps(
-    found: ProbabilityVolume, case: SupportSlices, structures: tuple[Structure, ...]
+    found: ProbabilityVolume, case: SupportStack, structures: tuple[Structure, ...]
 ) -> list[float]:
     masks = np.stack([found.slice(n, CPU).numpy() > 0.5 for n in range(found.count)], axis=1)
     return [
@@ -321,10 +321,10 @@ def test_two_hippocampi_laid_over_a_third_say_where_it_is() -> None:
 
 def test_what_the_others_say_of_a_support_case_is_as_right_as_they_are_reliable() -> None:
     cases, structures = _hippocampi("001", "003", "006")
-    look, votes = RegisteredLook.of_support(cases, structures, None, CPU, _silent)
+    look, votes = AtlasSet.from_support(cases, structures, None, CPU, _silent)
     assert votes is not None
     right = [
-        _overlaps(own.in_region(_whole(case)), case, structures)
+        _overlaps(own.on_slice_grid(_whole(case)), case, structures)
         for own, case in zip(votes, cases, strict=True)
     ]
     np.testing.assert_allclose(np.mean(right, axis=0), look.reliable.numpy(), atol=0.02)
@@ -336,24 +336,24 @@ def test_of_cases_that_know_little_of_one_another_readouts_are_told_nothing(
     cases, structures = _hippocampi("001", "003")
     known = float(_look_of(cases, structures).reliable.mean())
     for least, told in ((known - 0.01, True), (known + 0.01, False)):
-        monkeypatch.setattr(registered_look, "TOLD", least)
-        look, votes = RegisteredLook.of_support(cases, structures, None, CPU, _silent)
+        monkeypatch.setattr(atlas_set, "TOLD", least)
+        look, votes = AtlasSet.from_support(cases, structures, None, CPU, _silent)
         assert (votes is not None) == told and float(look.reliable.mean()) == known
 
 
 def test_votes_are_shown_to_the_network_as_the_slice_is() -> None:
     (case,), structures = _hippocampi("001")
-    grid = CubicGrid(1.0, (48, 64, 48))
+    grid = IsotropicGrid(1.0, (48, 64, 48))
     sides = zip(case.labels.shape, case.slicing.steps, strict=True)
     slices, rows, columns = ((n - 1) * step / 2 for n, step in sides)
     middle = slices, rows, columns
     planes = np.stack([case.labels == each.label for each in structures])
     shown, there = grid.show(lambda index: planes[:, index], case.slicing, middle)
-    votes = Votes(shown * there, grid, middle, case.slicing)
+    votes = AtlasPrior(shown * there, grid, middle, case.slicing)
     index = int(case.labels.any(axis=(1, 2)).nonzero()[0].mean())
     framing = case.prepared.framing
-    own = votes.in_network(index, framing)
-    masks = [case.prepared.mask_to_network(case.labels[index], each.label) for each in structures]
+    own = votes.on_network_grid(index, framing)
+    masks = [case.prepared.resample_mask(case.labels[index], each.label) for each in structures]
     assert np.abs(own - np.stack(masks)).mean() < 0.02
     heard = as_heard(own, framing.size // 2)
     np.testing.assert_allclose(heard.mean(dim=(1, 2)), own.mean(axis=(1, 2)), rtol=1e-4)
@@ -385,7 +385,7 @@ def test_where_nothing_was_drawn_there_is_nowhere_to_begin() -> None:
     assert found is not None and min(_overlaps(found, other, structures)) > 0.5
 
 
-def _amid_something_else(case: SupportSlices) -> SupportSlices:
+def _amid_something_else(case: SupportStack) -> SupportStack:
     """The case in a corner of a volume twice as large each way, noise around it."""
     slices, rows, columns = case.labels.shape
     stack = case.prepared.stack
@@ -396,7 +396,7 @@ def _amid_something_else(case: SupportSlices) -> SupportSlices:
     labels[:slices, :rows, :columns] = case.labels
     steps = case.slicing.steps
     _, slicing = _volume(grey.astype(np.float32), (steps[0], steps[1], steps[2]))
-    framing = Framing.fit(slicing.slice_shape, slicing.spacing_in_plane, 1.0, 256)
+    framing = Letterbox.fit(slicing.slice_shape, slicing.spacing_in_plane, 1.0, 256)
     return replace(
         case,
         prepared=replace(case.prepared, stack=grey.astype(np.float32), framing=framing),
@@ -422,14 +422,14 @@ def test_a_look_comes_back_from_a_learned_task_as_it_was() -> None:
     (one,), structures = _hippocampi("001")
     for partners in (None, np.array([1, 0])):
         look = _look_of([one], structures, partners)
-        back = RegisteredLook.from_tensors(look.to_tensors(), CPU)
+        back = AtlasSet.from_tensors(look.to_tensors(), CPU)
         assert back.grid == look.grid and back.grey == look.grey
         assert bool(look.reliable.isnan().all())  # One case has no other to be known by.
         for name, tensor in look.to_tensors().items():
             torch.testing.assert_close(back.to_tensors()[name], tensor, equal_nan=True)
         lacking = {name: each for name, each in look.to_tensors().items() if name != "labels"}
         with pytest.raises(TaskError, match="look like"):
-            RegisteredLook.from_tensors(lacking, CPU)
+            AtlasSet.from_tensors(lacking, CPU)
 
 
 def _case(number: str) -> SupportCase:
@@ -473,15 +473,15 @@ def test_confidence_is_softened_less_once_registration_has_been_heard(
     session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temperatures: list[float] = []
-    run = Finish.run
+    run = VolumePass.run
 
-    def seen(finish: Finish, *given: Any) -> Iterator[ReadSlice]:
+    def seen(finish: VolumePass, *given: Any) -> Iterator[SlicePosterior]:
         for each in run(finish, *given):
             temperatures.append(each.temperature)
             yield each
 
-    monkeypatch.setattr(Finish, "run", seen)
-    for registration, expected in ((True, WITH_REGISTRATION), (False, TOO_SURE)):
+    monkeypatch.setattr(VolumePass, "run", seen)
+    for registration, expected in ((True, WITH_REGISTRATION), (False, TEMPERATURE)):
         temperatures.clear()
         options = replace(session.options, registration=registration)
         segmented(FewShotSession(session.backbone, options=options), task, _case("006"))
@@ -509,10 +509,12 @@ def test_s_cf_is_none_where_structures_were_drawn_and_the_cases_say_that_there_i
 def test_readouts_hear_what_the_others_say_where_there_are_others(
     session: FewShotSession, task: LearnedTask
 ) -> None:
-    parts = LearnedParts.from_tensors(task.tensors, session.backbone)
-    assert parts.readout.hears_votes
+    parts = AtlasMethodState.from_tensors(task.tensors, session.backbone)
+    assert parts.readout.uses_atlas_prior
     alone = session.learn([_case("001")])
-    assert not LearnedParts.from_tensors(alone.tensors, session.backbone).readout.hears_votes
+    assert not AtlasMethodState.from_tensors(
+        alone.tensors, session.backbone
+    ).readout.uses_atlas_prior
 
 
 def test_it_can_be_switched_off_in_learning_and_in_segmenting(

@@ -13,17 +13,17 @@ import SimpleITK as sitk
 import slicerio
 from PIL import Image
 
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.image_io import (
+from OFLSAM2Core.io.label_table import LabelTable, default_color
+from OFLSAM2Core.io.reading import (
     read_segmentation,
     read_support_case,
     read_volume,
     write_labelmap,
     write_segmentation,
 )
-from OFLSAM2Core.label_table import LabelTable, default_color
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import Volume
 
 SAMPLES = Path(__file__).parents[2] / "Resources" / "SampleData"
 ATRIUM = (

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone, ImageFeatures
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.data.results import Progress, SliceResult
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import Cancelled, InputError, ResourceError, TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2 import episodes, lesson
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.results import Progress, SliceResult
+from OFLSAM2Core.methods.ofl_sam2_atlas import episodic_training, view_training
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 from OFLSAM2Core.session import FewShotSession
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
 
 QUICK = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial", registration=False)
 
@@ -65,8 +65,8 @@ def _segment(session: FewShotSession, volume: Volume, task: LearnedTask) -> npt.
     """Labels and confidence, (2, K, J, I)."""
     found = np.full((2, *volume.grid_shape), 255, np.uint8)
     for result in session.segment(volume, task):
-        found[0][result.place] = result.labels
-        found[1][result.place] = result.confidence
+        found[0][result.index_expression] = result.labels
+        found[1][result.index_expression] = result.confidence
     return found
 
 
@@ -134,14 +134,14 @@ def test_a_volume_is_encoded_in_the_precision_that_its_task_was_learned_in(
         encoded.append(backbone.precision)
         return real(backbone, images)
 
-    def in_precision(backbone: Backbone, precision: str) -> Backbone:
+    def with_precision(backbone: Backbone, precision: str) -> Backbone:
         other = copy.copy(backbone)
         other.precision = precision
         return other
 
     real = Sam2Backbone.encode
     monkeypatch.setattr(Sam2Backbone, "encode", encode)
-    monkeypatch.setattr(Sam2Backbone, "in_precision", in_precision)
+    monkeypatch.setattr(Sam2Backbone, "in_precision", with_precision)
     quick.precision = "bfloat16"
     other = FewShotSession(quick, options=session.options)
     assert task.backbone_precision == "float32"
@@ -229,14 +229,14 @@ def test_what_is_near_small_structures_counts_more_in_training_until_its_last_th
     session: FewShotSession, support: list[SupportCase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spread: list[float] = []
-    loss = episodes.segmentation_loss
+    loss = episodic_training.segmentation_loss
 
     def seen(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
         spread.append(float(weights.amax() - weights.amin()))
         return loss(logits, truth, weights)
 
-    monkeypatch.setattr(episodes, "segmentation_loss", seen)
-    monkeypatch.setattr(lesson, "NEAR_SHARE_IN_LOSS", 0.9)  # As if these were small.
+    monkeypatch.setattr(episodic_training, "segmentation_loss", seen)
+    monkeypatch.setattr(view_training, "NEAR_SHARE_IN_LOSS", 0.9)  # As if these were small.
     FewShotSession(session.backbone, options=replace(QUICK, epochs=5)).learn(support)
     weighted = round(0.7 * len(spread))
     assert len(spread) >= 10
@@ -261,11 +261,13 @@ def test_frames_of_a_video_are_learned_and_segmented_as_slices(session: FewShotS
     case = SupportCase(video, np.stack(masks), (Structure("disc", 1),))
     free = FewShotSession(session.backbone, options=replace(QUICK, slicing_axis="auto"))
     task = free.learn([case])
-    assert task.world_axis == "frame"
+    assert task.orientation == "frame"
     assert sorted(result.index for result in free.segment(video, task)) == list(range(6))
     with pytest.raises(TaskError, match="volume"):
         list(
-            free.segment(Volume(np.zeros((6, 48, 64), np.int16)), replace(task, world_axis="axial"))
+            free.segment(
+                Volume(np.zeros((6, 48, 64), np.int16)), replace(task, orientation="axial")
+            )
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from OFLSAM2Core.backbones import litemedsam
 from OFLSAM2Core.backbones.base import Memory
 from OFLSAM2Core.backbones.litemedsam import MaskAttention
-from OFLSAM2Core.methods.ofl_sam2.side_by_side import SideBySide
+from OFLSAM2Core.methods.common.parallel_backward import ParallelBackward
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_items_are_worked_on_at_the_same_time_and_come_back_in_order(two_threads
         both_are_here.wait()  # Breaks if they come one after the other.
         return 10 * item, torch.get_num_threads()
 
-    with SideBySide(CPU, 2) as side_by_side:
+    with ParallelBackward(CPU, 2) as side_by_side:
         assert side_by_side.each(work, [1, 2]) == [(10, 1), (20, 1)]
 
 
@@ -44,7 +44,7 @@ def test_the_number_of_threads_is_given_back_even_after_an_error(two_threads: No
     def refuse(item: int) -> None:
         raise ValueError(f"item {item}")
 
-    with pytest.raises(ValueError, match="item 1"), SideBySide(CPU, 2) as side_by_side:
+    with pytest.raises(ValueError, match="item 1"), ParallelBackward(CPU, 2) as side_by_side:
         side_by_side.each(refuse, [1, 2])
     assert torch.get_num_threads() == 2
 
@@ -60,7 +60,7 @@ def test_attention_with_the_same_seed_draws_the_same_whatever_happens_beside_it(
         return attention.seeded(seed)(query, [memory]).detach()
 
     alone = [read(1), read(2)]
-    with SideBySide(CPU, 2) as side_by_side:
+    with ParallelBackward(CPU, 2) as side_by_side:
         together = side_by_side.each(read, [1, 2] * 20)
     for number, found in enumerate(together):
         torch.testing.assert_close(found, alone[number % 2])
@@ -105,7 +105,7 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole_batch(two_threads:
 
     whole = layer(batch)
     wanted = torch.autograd.grad(dice_loss(whole), list(layer.parameters()))
-    with SideBySide(CPU, 2) as side_by_side:
+    with ParallelBackward(CPU, 2) as side_by_side:
         parameters = [*layer.parameters(), *unused.parameters()]
         loss, logits = side_by_side.backward(
             layer, [batch[0::2], batch[1::2]], dice_loss, parameters

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from orientations import ORIENTATIONS, stored
 
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.slice_geometry import SliceGeometry, validate_slice_count
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.slicing import Slicing, check_sliceable
-from OFLSAM2Core.volume import Volume
 
 AXES = ("sagittal", "coronal", "axial", "auto")
 
@@ -35,40 +35,40 @@ def make_volume(rotation: np.ndarray | None = None) -> Volume:
 def test_uncut_is_the_exact_inverse_of_cut_in_all_48_orientations(axis, rotation):
     for order, signs in ORIENTATIONS:
         volume = stored(make_volume(rotation), order, signs)
-        slicing = Slicing.for_volume(volume, axis)
-        stack = slicing.cut(volume.array)
+        slicing = SliceGeometry.for_volume(volume, axis)
+        stack = slicing.to_slices(volume.array)
         assert stack.shape == (slicing.count, *slicing.slice_shape) == slicing.shape
         assert np.shares_memory(stack, volume.array)
-        np.testing.assert_array_equal(slicing.uncut(stack), volume.array)
+        np.testing.assert_array_equal(slicing.from_slices(stack), volume.array)
 
 
 @pytest.mark.parametrize("rotation", [None, oblique_rotation()], ids=["straight", "oblique"])
 @pytest.mark.parametrize("axis", AXES)
 def test_the_same_volume_stored_in_any_orientation_gives_identical_slices(axis, rotation):
     volume = make_volume(rotation)
-    slicing = Slicing.for_volume(volume, axis)
-    expected = slicing.cut(volume.array)
+    slicing = SliceGeometry.for_volume(volume, axis)
+    expected = slicing.to_slices(volume.array)
     for order, signs in ORIENTATIONS:
         other = stored(volume, order, signs)
-        other_slicing = Slicing.for_volume(other, axis)
-        assert other_slicing.world_axis == slicing.world_axis
+        other_slicing = SliceGeometry.for_volume(other, axis)
+        assert other_slicing.orientation == slicing.orientation
         assert other_slicing.steps == pytest.approx(slicing.steps)
-        np.testing.assert_array_equal(other_slicing.cut(other.array), expected)
+        np.testing.assert_array_equal(other_slicing.to_slices(other.array), expected)
 
 
 @pytest.mark.parametrize("axis", AXES)
 def test_planes_written_at_their_place_give_the_uncut_stack(axis):
     for order, signs in ORIENTATIONS:
         volume = stored(make_volume(), order, signs)
-        slicing = Slicing.for_volume(volume, axis)
-        stack = (slicing.cut(volume.array) % 251).astype(np.uint8)
+        slicing = SliceGeometry.for_volume(volume, axis)
+        stack = (slicing.to_slices(volume.array) % 251).astype(np.uint8)
         output = np.zeros(volume.grid_shape, np.uint8)
         for number in range(slicing.count):
-            plane = slicing.plane_to_volume(stack[number])
+            plane = slicing.slice_to_volume_axes(stack[number])
             index = slicing.index_in_volume(number)
             result = SliceResult(index, slicing.axis, plane, plane)
-            output[result.place] = result.labels
-        np.testing.assert_array_equal(output, slicing.uncut(stack))
+            output[result.index_expression] = result.labels
+        np.testing.assert_array_equal(output, slicing.from_slices(stack))
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_slices_look_as_in_slicers_standard_views(axis, slices, rows, columns):
         volume = stored(make_volume(oblique_rotation()), order, signs)
         indices = np.stack(np.meshgrid(*map(np.arange, volume.grid_shape), indexing="ij"), -1)
         world = indices[..., ::-1] @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-        slicing = Slicing.for_volume(volume, axis)
-        canonical = np.stack([slicing.cut(world[..., n]) for n in range(3)], -1)
+        slicing = SliceGeometry.for_volume(volume, axis)
+        canonical = np.stack([slicing.to_slices(world[..., n]) for n in range(3)], -1)
         for along, way in enumerate((slices, rows, columns)):
             step = np.diff(canonical, axis=along).reshape(-1, 3)[0]
             coordinate, sign = ways[way]
@@ -112,30 +112,30 @@ def test_slices_look_as_in_slicers_standard_views(axis, slices, rows, columns):
 def test_auto_cuts_the_way_the_scan_was_made(spacing_ras, expected):
     volume = Volume(np.zeros((4, 5, 6), np.int16), np.diag([*spacing_ras, 1.0]))
     for order, signs in ORIENTATIONS:
-        assert Slicing.for_volume(stored(volume, order, signs)).world_axis == expected
+        assert SliceGeometry.for_volume(stored(volume, order, signs)).orientation == expected
 
 
 def test_a_sequence_is_cut_into_its_frames_as_stored():
     frames = np.random.default_rng(0).integers(0, 256, (4, 6, 8, 3), dtype=np.uint8)
-    slicing = Slicing.for_volume(Volume(frames))
-    assert (slicing.world_axis, slicing.axis, slicing.count) == ("frame", 0, 4)
-    np.testing.assert_array_equal(slicing.cut(frames), frames)
-    np.testing.assert_array_equal(slicing.uncut(slicing.cut(frames)), frames)
+    slicing = SliceGeometry.for_volume(Volume(frames))
+    assert (slicing.orientation, slicing.axis, slicing.count) == ("frame", 0, 4)
+    np.testing.assert_array_equal(slicing.to_slices(frames), frames)
+    np.testing.assert_array_equal(slicing.from_slices(slicing.to_slices(frames)), frames)
     labels = frames[..., 0]
-    np.testing.assert_array_equal(slicing.plane_to_volume(labels[2]), labels[2])
+    np.testing.assert_array_equal(slicing.slice_to_volume_axes(labels[2]), labels[2])
 
 
 def test_a_sequence_has_no_world_axes_and_a_volume_no_frames():
     sequence = Volume(np.zeros((4, 6, 8, 3), np.uint8), name="clip")
     with pytest.raises(InputError, match="clip"):
-        Slicing.for_volume(sequence, "axial")
+        SliceGeometry.for_volume(sequence, "axial")
     with pytest.raises(InputError, match="brain"):
-        Slicing.for_volume(Volume(np.zeros((4, 6, 8)), name="brain"), "frame")
+        SliceGeometry.for_volume(Volume(np.zeros((4, 6, 8)), name="brain"), "frame")
 
 
 def test_an_unknown_axis_is_an_error_that_lists_the_known_ones():
     with pytest.raises(InputError, match="transverse.*\n.*axial"):
-        Slicing.for_volume(make_volume(), "transverse")
+        SliceGeometry.for_volume(make_volume(), "transverse")
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_an_unknown_axis_is_an_error_that_lists_the_known_ones():
 )
 def test_geometry_that_cannot_be_inverted_is_an_error(affine):
     with pytest.raises(InputError, match="geometry of 'knee'"):
-        Slicing.for_volume(Volume(np.zeros((4, 5, 6)), affine, "knee"))
+        SliceGeometry.for_volume(Volume(np.zeros((4, 5, 6)), affine, "knee"))
 
 
 def test_fewer_than_three_slices_are_an_error_along_that_axis_only():
     volume = Volume(np.zeros((2, 5, 6)), name="thin")
     with pytest.raises(InputError, match="'thin' has 2 axial slices"):
-        check_sliceable(volume, Slicing.for_volume(volume, "axial"))
-    check_sliceable(volume, Slicing.for_volume(volume, "coronal"))
+        validate_slice_count(volume, SliceGeometry.for_volume(volume, "axial"))
+    validate_slice_count(volume, SliceGeometry.for_volume(volume, "coronal"))
     one_frame = Volume(np.zeros((1, 5, 6, 3), np.uint8))
-    check_sliceable(one_frame, Slicing.for_volume(one_frame))
+    validate_slice_count(one_frame, SliceGeometry.for_volume(one_frame))

@@ -12,33 +12,33 @@ import pytest
 import torch.nn.functional as F
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.data.results import Progress
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.evaluation.datasets import sample_data
-from OFLSAM2Core.framing import Framing
-from OFLSAM2Core.methods.base import SupportSlices
-from OFLSAM2Core.methods.ofl_sam2.statistics import previewed_slices
-from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice, encode_support
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.preparation import Preparation
-from OFLSAM2Core.results import Progress
-from OFLSAM2Core.slicing import Slicing
+from OFLSAM2Core.methods.common.feature_normalization import probe_slices
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.support_encoding import SupportSlice, encode_support
+from OFLSAM2Core.preprocessing.letterbox import Letterbox
+from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
+from OFLSAM2Core.preprocessing.support_stack import SupportStack
 
 
 def _encode(
     options: MethodOptions,
     numbers: tuple[str, ...] = ("001", "003"),
     partners: npt.NDArray[np.intp] | None = None,
-    votes: Callable[[Sequence[SupportSlices]], Any] = lambda support: None,
+    votes: Callable[[Sequence[SupportStack]], Any] = lambda support: None,
 ) -> tuple[list[SupportSlice], list[Progress]]:
     backbone = Sam2Backbone.random(seed=3, image_size=128)
     cases = [sample_data().read_case(f"hippocampus_{number}") for number in numbers]
-    slicings = [Slicing.for_volume(case.volume) for case in cases]
-    preparation = Preparation.learn(cases, slicings, size=backbone.image_size)
+    slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
+    preparation = Preprocessing.learn(cases, slicings, size=backbone.image_size)
     support = [
-        SupportSlices(
+        SupportStack(
             case.name,
             preparation.prepare(case.volume, slicing),
             slicing,
-            slicing.cut(case.labels),
+            slicing.to_slices(case.labels),
         )
         for case, slicing in zip(cases, slicings, strict=True)
     ]
@@ -87,8 +87,8 @@ def test_of_a_single_case_a_copy_is_learned_from_where_its_original_is() -> None
 def test_a_copied_part_has_the_slices_its_statistics_are_taken_from() -> None:
     slices, _ = _encode(MethodOptions(encoded_slices=1))
     copied = {s.index for s in slices if (s.case, s.copy) == (0, 1)}
-    count = Slicing.for_volume(sample_data().read_case("hippocampus_001").volume).count
-    assert set(previewed_slices(count)) <= copied
+    count = SliceGeometry.for_volume(sample_data().read_case("hippocampus_001").volume).count
+    assert set(probe_slices(count)) <= copied
 
 
 def test_slices_of_a_case_share_one_positional_encoding() -> None:
@@ -123,14 +123,14 @@ def test_every_second_copy_is_mirrored_where_that_is_asked_for() -> None:
 class _Right:
     """Other cases that say what is labelled."""
 
-    def __init__(self, case: SupportSlices) -> None:
+    def __init__(self, case: SupportStack) -> None:
         self.case = case
 
-    def in_network(self, index: int, framing: Framing) -> npt.NDArray[np.float32]:
+    def on_network_grid(self, index: int, framing: Letterbox) -> npt.NDArray[np.float32]:
         assert framing == self.case.prepared.framing
         plane = self.case.labels[index]
         labels = [label for label in np.unique(self.case.labels) if label]
-        return np.stack([self.case.prepared.mask_to_network(plane, label) for label in labels])
+        return np.stack([self.case.prepared.resample_mask(plane, label) for label in labels])
 
 
 @pytest.mark.parametrize("partners", [None, np.array([1, 0])])

@@ -22,8 +22,8 @@ from weights_server import Served, serving
 
 from OFLSAM2Core.backbones import download, manifest, weights
 from OFLSAM2Core.backbones.manifest import BackboneInfo, UrlSource, WheelSource
+from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.errors import Cancelled, InputError, ResourceError, WeightsError
-from OFLSAM2Core.results import Progress
 
 CONTENT = np.random.default_rng(0).bytes(5 * download.CHUNK // 2)
 NAME = "test-backbone"

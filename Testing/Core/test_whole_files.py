@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from OFLSAM2Core.errors import Cancelled, ResourceError
-from OFLSAM2Core.whole_files import written_whole
+from OFLSAM2Core.io.atomic_write import atomic_write
 
 
 def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     (tmp_path / "out.txt").write_text("old")
     for error, raised in ((OSError("disk full"), ResourceError), (Cancelled(), Cancelled)):
-        with pytest.raises(raised) as caught, written_whole(tmp_path / "out.txt") as temporary:
+        with pytest.raises(raised) as caught, atomic_write(tmp_path / "out.txt") as temporary:
             temporary.write_text("half")
             raise error
         if raised is ResourceError:
@@ -24,6 +24,6 @@ def test_a_folder_that_has_gone_is_said_with_the_files_name(tmp_path):
     file = tmp_path / "gone" / "out.txt"
     with (
         pytest.raises(ResourceError, match=r"out\.txt' could not be written: No such file"),
-        written_whole(file) as temporary,
+        atomic_write(file) as temporary,
     ):
         temporary.write_text("new")

@@ -19,23 +19,23 @@ from scipy import ndimage
 from whole_volumes import segmented
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.data.overlap import bounding_box
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
-from OFLSAM2Core.field_of_view import centre_of, square_around, wanted_side
-from OFLSAM2Core.framing import Framing
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2 import lesson
-from OFLSAM2Core.methods.ofl_sam2.close_up import by_both
-from OFLSAM2Core.methods.ofl_sam2.consistency import ProbabilityVolume
-from OFLSAM2Core.methods.ofl_sam2.look import WEIGHT
-from OFLSAM2Core.methods.ofl_sam2.support_set import SupportSlice
-from OFLSAM2Core.methods.options import MethodOptions
-from OFLSAM2Core.metrics import bounding_box
-from OFLSAM2Core.preparation import Preparation
+from OFLSAM2Core.methods.ofl_sam2_atlas import view_training
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.roi_fusion import by_both
+from OFLSAM2Core.methods.ofl_sam2_atlas.support_encoding import SupportSlice
+from OFLSAM2Core.methods.ofl_sam2_atlas.view_model import WEIGHT
+from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
+from OFLSAM2Core.preprocessing.letterbox import Letterbox
+from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
+from OFLSAM2Core.preprocessing.roi_crop import bbox_center, crop_around, roi_side
 from OFLSAM2Core.session import FewShotSession
-from OFLSAM2Core.slicing import Slicing
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
 
 CANVAS = 120
 PLACES = {"001": (10, 60), "003": (60, 20), "006": (50, 75), "007": (8, 8)}
@@ -62,9 +62,9 @@ def _box(shape: tuple[int, int, int], rows: slice, columns: slice) -> SupportCas
     return SupportCase(Volume(image, name="made"), labels, (Structure("box", 1),))
 
 
-def _learn(*cases: SupportCase, zoom: bool = True) -> Preparation:
-    slicings = [Slicing.for_volume(case.volume) for case in cases]
-    return Preparation.learn(cases, slicings, zoom=zoom)
+def _learn(*cases: SupportCase, zoom: bool = True) -> Preprocessing:
+    slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
+    return Preprocessing.learn(cases, slicings, zoom=zoom)
 
 
 @pytest.fixture(scope="module")
@@ -82,25 +82,25 @@ def task(session: FewShotSession) -> LearnedTask:
 
 def test_the_square_has_room_around_the_largest_structures_of_the_support() -> None:
     small, large = (_box((4, 100, 90), slice(10, end), slice(20, 30)) for end in (20, 30))
-    slicing = Slicing.for_volume(small.volume)
-    labels = [slicing.cut(case.labels) for case in (small, large)]
-    assert wanted_side(labels, [slicing, slicing]) == pytest.approx(1.6 * 20)
-    assert wanted_side(labels[:1], [slicing]) == pytest.approx(1.6 * 10)
+    slicing = SliceGeometry.for_volume(small.volume)
+    labels = [slicing.to_slices(case.labels) for case in (small, large)]
+    assert roi_side(labels, [slicing, slicing]) == pytest.approx(1.6 * 20)
+    assert roi_side(labels[:1], [slicing]) == pytest.approx(1.6 * 10)
 
 
 def test_where_structures_fill_much_of_a_slice_there_is_no_square() -> None:
     case = _box((4, 100, 90), slice(10, 60), slice(20, 30))
-    assert _learn(case).square_pixel is None
+    assert _learn(case).roi_pixel_spacing is None
     narrow = _box((4, 100, 90), slice(10, 50), slice(20, 30))
-    assert _learn(narrow).square_pixel is not None
-    assert _learn(narrow, zoom=False).square_pixel is None
+    assert _learn(narrow).roi_pixel_spacing is not None
+    assert _learn(narrow, zoom=False).roi_pixel_spacing is None
 
 
 def test_the_square_stays_within_the_slice_and_takes_all_of_a_narrow_one() -> None:
-    slicing = Slicing.for_volume(Volume(np.zeros((4, 100, 30), np.float32)))
-    assert square_around((50, 15), 40, slicing) == (30, 70, 0, 30)
-    assert square_around((5, 15), 40, slicing) == (0, 40, 0, 30)
-    assert square_around((99, 15), 40, slicing) == (60, 100, 0, 30)
+    slicing = SliceGeometry.for_volume(Volume(np.zeros((4, 100, 30), np.float32)))
+    assert crop_around((50, 15), 40, slicing) == (30, 70, 0, 30)
+    assert crop_around((5, 15), 40, slicing) == (0, 40, 0, 30)
+    assert crop_around((99, 15), 40, slicing) == (60, 100, 0, 30)
 
 
 def test_a_pixel_of_the_network_is_as_large_in_every_volume_and_finer_than_of_whole_slices() -> (
@@ -108,14 +108,14 @@ def test_a_pixel_of_the_network_is_as_large_in_every_volume_and_finer_than_of_wh
 ):
     preparation = _learn(_box((4, 100, 90), slice(10, 30), slice(20, 30)))
     assert preparation.pixel == pytest.approx(100 / 256)
-    assert preparation.square_pixel == pytest.approx(32 / 256)
+    assert preparation.roi_pixel_spacing == pytest.approx(32 / 256)
     covered = []
     for shape in ((4, 100, 90), (4, 300, 250)):
         case = _box(shape, slice(40, 56), slice(50, 62))
-        slicing = Slicing.for_volume(case.volume)
-        labels = slicing.cut(case.labels)
-        prepared = preparation.prepare_square(case.volume, slicing, centre_of(labels))
-        covered.append(prepared.mask_to_network(labels[1], 1))
+        slicing = SliceGeometry.for_volume(case.volume)
+        labels = slicing.to_slices(case.labels)
+        prepared = preparation.transform_roi(case.volume, slicing, bbox_center(labels))
+        covered.append(prepared.resample_mask(labels[1], 1))
         # And back again: where it was, and nothing outside the square.
         back = prepared.to_grid(covered[-1][np.newaxis])[0]
         np.testing.assert_array_equal(back > 0.5, labels[1] == 1)
@@ -125,7 +125,7 @@ def test_a_pixel_of_the_network_is_as_large_in_every_volume_and_finer_than_of_wh
 
 def test_a_point_of_the_network_lies_where_it_does_on_the_slice() -> None:
     region = (30, 70, 0, 40)
-    framing = Framing.fit((100, 90), (1.0, 1.5), 0.3, 256, region)
+    framing = Letterbox.fit((100, 90), (1.0, 1.5), 0.3, 256, region)
     plane = np.zeros((1, 100, 90), np.uint8)
     plane[0, 40:50, 8:20] = 1
     rows, columns = bounding_box(framing.to_network(plane)[0] > 0.5)
@@ -147,9 +147,9 @@ def test_the_middle_of_what_is_drawn_is_between_its_edges() -> None:
 
 def test_two_readings_are_weighed_within_the_square() -> None:
     case = _box((3, 100, 90), slice(40, 60), slice(50, 62))
-    preparation, slicing = _learn(case), Slicing.for_volume(case.volume)
+    preparation, slicing = _learn(case), SliceGeometry.for_volume(case.volume)
     prepared = preparation.prepare(case.volume, slicing)
-    square = preparation.prepare_square(case.volume, slicing, (50, 56))
+    square = preparation.transform_roi(case.volume, slicing, (50, 56))
 
     def everywhere(probability: float) -> ProbabilityVolume:
         volume = ProbabilityVolume.empty(1, 3, 256)
@@ -174,14 +174,14 @@ def test_two_readings_are_weighed_within_the_square() -> None:
 
 def test_a_preparation_with_a_square_is_the_same_after_json() -> None:
     preparation = _learn(_box((4, 100, 90), slice(10, 30), slice(20, 30)))
-    assert Preparation.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
+    assert Preprocessing.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
 
 
 def test_only_around_the_structures_does_a_closer_look_change_anything(
     session: FewShotSession, task: LearnedTask
 ) -> None:
-    assert task.preparation.square_pixel is not None
-    side = task.preparation.square_pixel * task.preparation.size
+    assert task.preparation.roi_pixel_spacing is not None
+    side = task.preparation.roi_pixel_spacing * task.preparation.size
     case = _in_canvas("007")
     order, signs = ORIENTATIONS[30]
     turned = replace(
@@ -191,14 +191,14 @@ def test_only_around_the_structures_does_a_closer_look_change_anything(
     )
     without = FewShotSession(session.backbone, options=replace(session.options, zoom=False))
     whole, both = (segmented(each, task, turned) for each in (without, session))
-    slicing = Slicing.for_volume(turned.volume, "axial")
-    changed = slicing.cut((whole != both).any(axis=0)).any(axis=0)
-    truth = slicing.cut(turned.labels)
-    top, bottom, left, right = square_around(centre_of(truth), 1.3 * side, slicing)
+    slicing = SliceGeometry.for_volume(turned.volume, "axial")
+    changed = slicing.to_slices((whole != both).any(axis=0)).any(axis=0)
+    truth = slicing.to_slices(turned.labels)
+    top, bottom, left, right = crop_around(bbox_center(truth), 1.3 * side, slicing)
     assert changed[top:bottom, left:right].any()
     changed[top:bottom, left:right] = False
     assert not changed.any()
-    mine, theirs = slicing.cut(both[0]) > 0, truth > 0
+    mine, theirs = slicing.to_slices(both[0]) > 0, truth > 0
     assert 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.4
 
 
@@ -232,7 +232,7 @@ def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     # Not all random weights find an object.
     session = FewShotSession(Sam2Backbone.random(seed=1, image_size=128), options=options)
     task = session.learn([_in_canvas(number) for number in ("001", "003")])
-    assert task.preparation.square_pixel is not None
+    assert task.preparation.roi_pixel_spacing is not None
     loaded = LearnedTask.load(task.save(tmp_path / "task.oflsam2"))
     first, second = (segmented(session, each, _in_canvas("006")) for each in (task, loaded))
     assert first[0].any()
@@ -262,7 +262,7 @@ def test_a_task_without_what_was_learned_from_squares_is_refused(
 def test_features_of_whole_slices_are_gone_before_squares_are_encoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    encode = lesson.encode_support
+    encode = view_training.encode_support
     earlier: list[weakref.ref] = []
 
     def watched(*args: Any) -> list[SupportSlice]:
@@ -271,7 +271,7 @@ def test_features_of_whole_slices_are_gone_before_squares_are_encoded(
         earlier.extend(weakref.ref(each.stored) for each in slices)
         return slices
 
-    monkeypatch.setattr(lesson, "encode_support", watched)
+    monkeypatch.setattr(view_training, "encode_support", watched)
     options = MethodOptions(
         epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True, registration=False
     )
@@ -286,5 +286,5 @@ def test_without_zoom_no_squares_are_learned_from() -> None:
     )
     session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
     task = session.learn([_in_canvas("001")])
-    assert task.preparation.square_pixel is None
+    assert task.preparation.roi_pixel_spacing is None
     assert not any(name.startswith("close_up") for name in task.tensors)

@@ -25,7 +25,6 @@ import slicer  # noqa: E402
 import vtk  # noqa: E402
 from OFLSAM2SlicerLib import sample_data  # noqa: E402
 from OFLSAM2SlicerLib.review import jump_to  # noqa: E402
-from OFLSAM2SlicerLib.states import State  # noqa: E402
 from panels import Panel  # noqa: E402
 from PIL import Image  # noqa: E402
 from PySide6 import QtCore  # noqa: E402
@@ -34,12 +33,14 @@ from trame_slicer.core import SlicerApp  # noqa: E402
 from trame_slicer.views import SliceView  # noqa: E402
 from vtk.util import numpy_support  # noqa: E402
 
+from OFLSAM2Core.app.states import State  # noqa: E402
+
 SIDE = 420
 
 
 def load(scene: Any, case: str, with_labels: bool) -> tuple[Any, Any]:
     """A sample volume and its segmentation, as the module Sample Data loads them."""
-    from OFLSAM2Core.image_io import read_volume
+    from OFLSAM2Core.io.reading import read_volume
 
     read = read_volume(sample_data.checked_file(f"{case}_image.nii.gz"))
     volume = add_volume(scene, np.asarray(read.array, np.float32), case, read.affine)

@@ -8,12 +8,12 @@ import slicer
 import vtk
 from OFLSAM2SlicerLib import cases, geometry
 from OFLSAM2SlicerLib.cases import SupportPair, matching_pairs, read_support_case, structures_of
-from OFLSAM2SlicerLib.steps import run_steps
 from OFLSAM2SlicerLib.structures import structures_across, structures_of_segmentation
 from scenes import OBLIQUE, add_segmentation, add_volume, ball
 
+from OFLSAM2Core.app.steps import run_steps
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.structures import Structure
 
 SHAPE = (12, 20, 16)
 LIVER = ball(SHAPE, (6, 10, 8), 5)

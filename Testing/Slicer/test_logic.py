@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 import slicer
-from OFLSAM2SlicerLib.states import State
 from panels import application, module, synthetic_command
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
 
+from OFLSAM2Core.app.states import State
 from OFLSAM2Core.errors import InputError
 
 SHAPE = (12, 20, 16)

@@ -12,11 +12,12 @@ import psutil
 import pytest
 import slicer
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
-from OFLSAM2SlicerLib.states import State
 from panels import synthetic_command
 from PySide6 import QtCore, QtWidgets
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
 from slicer_double import application as double
+
+from OFLSAM2Core.app.states import State
 
 SHAPE = (20, 24, 16)
 

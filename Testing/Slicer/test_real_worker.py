@@ -6,10 +6,10 @@ import numpy as np
 import psutil
 import slicer
 from OFLSAM2SlicerLib import sample_data
-from OFLSAM2SlicerLib.states import State
 from scenes import add_segmentation, add_volume, segment_mask
 
-from OFLSAM2Core.image_io import read_volume
+from OFLSAM2Core.app.states import State
+from OFLSAM2Core.io.reading import read_volume
 
 COUNT = 6  # slices of each volume: a run takes some seconds a slice
 

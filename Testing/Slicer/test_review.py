@@ -15,12 +15,12 @@ from OFLSAM2SlicerLib.confidence import (
 from OFLSAM2SlicerLib.review import SliceScores, jump_to, slice_center_in_world
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class, place_beside
 from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter
-from OFLSAM2SlicerLib.steps import run_steps
 from OFLSAM2SlicerLib.undo import UndoSnapshot
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
 
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.app.steps import run_steps
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
 
 SHAPE = (12, 20, 16)
 MASK = ball(SHAPE, (6, 10, 8), 5)

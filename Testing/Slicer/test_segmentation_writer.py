@@ -8,13 +8,13 @@ import slicer
 import vtk
 from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter
-from OFLSAM2SlicerLib.steps import run_steps
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP, CLOSED_SURFACE
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
 
+from OFLSAM2Core.app.steps import run_steps
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
 
 SHAPE = (12, 20, 16)
 LIVER = Structure("liver", 1, (0.8, 0.3, 0.2), "Cat^1^c~SCT^10200004^Liver~^^~Ana^1^a~^^~^^")

@@ -7,13 +7,13 @@ import pytest
 from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
 from OFLSAM2SlicerLib.sequences import run_for
-from OFLSAM2SlicerLib.states import State
 from panels import Panel, synthetic_command
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
 
+from OFLSAM2Core.app.states import State
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
 
 SHAPE = (6, 20, 16)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from OFLSAM2SlicerLib.steps import run_steps
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP, CLOSED_SURFACE
 from OFLSAM2SlicerLib.surfaces import closed_surface
 from scenes import OBLIQUE, add_segmentation, add_volume, ball
 from vtk.util.numpy_support import vtk_to_numpy
+
+from OFLSAM2Core.app.steps import run_steps
 
 SHAPE = (20, 30, 28)
 

@@ -17,10 +17,10 @@ import psutil
 import pytest
 from worker_commands import HOOKS
 
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError, ResourceError
-from OFLSAM2Core.results import SliceResult
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.client import Event, WorkerClient
 from OFLSAM2Core.worker.protocol import Frame, ProtocolError

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from OFLSAM2Core.log import MAX_BYTES
+from OFLSAM2Core.runtime.log import MAX_BYTES
 
 PROGRAM = """
 import logging, warnings
-from OFLSAM2Core.log import start_log
+from OFLSAM2Core.runtime.log import start_log
 path = start_log("program")
 logging.getLogger("OFLSAM2Core.part").info("an information of ours")
 logging.getLogger("other").info("an information of others")

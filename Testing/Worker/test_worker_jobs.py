@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from worker_commands import PRODUCT
 
-from OFLSAM2Core.image_io import read_support_case
-from OFLSAM2Core.label_table import LabelTable
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.reading import read_support_case
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.session import FewShotSession
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import SupportCase, Volume
 from OFLSAM2Core.worker.client import Event, WorkerClient
 
 SAMPLES = Path(__file__).resolve().parents[2] / "Resources" / "SampleData"
@@ -86,7 +86,7 @@ def put_together(events: list[Event], volume: Volume) -> np.ndarray:
     for event in events:
         if event.name == "slice":
             result = event.slice_result()
-            labels[result.place] = result.labels
+            labels[result.index_expression] = result.labels
     return labels
 
 

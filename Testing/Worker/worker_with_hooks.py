@@ -12,8 +12,8 @@ import warnings
 
 import numpy as np
 
+from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.results import Progress, SliceResult
 from OFLSAM2Core.worker import payloads, server
 from OFLSAM2Core.worker.job import Answer, Job
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from OFLSAM2SlicerLib.states import State, Status
+from OFLSAM2Core.app.states import State, Status
 
 
 class RunPart:

@@ -9,7 +9,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2SlicerLib.cases import SupportPair, matching_pairs
 from OFLSAM2SlicerLib.panel import tables
 from OFLSAM2SlicerLib.structures import FoundStructure

@@ -10,10 +10,10 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from OFLSAM2Core.app.run_request import Learned
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2SlicerLib.controller import Controller, task_file
 from OFLSAM2SlicerLib.method_options import method_options
-from OFLSAM2SlicerLib.run_request import Learned
 
 COMMAND_SETTING = "OFLSAM2/WorkerCommand"
 FILES = "OFL-SAM2 learned tasks (*.oflsam2)"

@@ -1,0 +1,108 @@
+"""What volumes and labels must fulfil before work starts, from files or from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import Volume
+from OFLSAM2Core.errors import InputError
+
+
+def check_volume(volume: Volume) -> None:
+    """A finite scalar volume with invertible geometry, or a sequence of colour frames.
+
+    Raises InputError naming the volume and what is wrong with it.
+    """
+    where = f"'{volume.source or volume.name}'"
+    array = volume.array
+    if array.ndim == 4:
+        if array.shape[3] != 3 or array.dtype != np.uint8:
+            raise InputError(
+                f"{where} is a 4D array of {array.shape} {array.dtype}, neither a volume nor "
+                "a sequence of 8-bit RGB frames.",
+                "Give one 3D volume; split a 4D series into its volumes first.",
+            )
+        return
+    if array.ndim != 3 or 0 in array.shape:
+        raise InputError(
+            f"{where} has {array.ndim} dimensions ({array.shape}), not the 3 of a volume.",
+            "Give one 3D volume.",
+        )
+    if array.dtype.kind not in "iufb":
+        raise InputError(
+            f"{where} has voxels of the type {array.dtype}.", "Give integer or real voxels."
+        )
+    if array.dtype.kind == "f":
+        bad = sum(int(plane.size - np.isfinite(plane).sum()) for plane in array)
+        if bad:
+            raise voxels_not_finite(volume.source or volume.name, bad)
+    check_geometry(volume)
+
+
+def voxels_not_finite(source: str | Path, count: int) -> InputError:
+    return InputError(
+        f"'{source}' has {count} voxels that are NaN or infinite.",
+        "Replace them (by the background value, say) and try again.",
+    )
+
+
+def check_geometry(volume: Volume) -> None:
+    """Index to world can be inverted. Raises InputError naming the volume."""
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    # A unit cell of under a thousandth of its box's volume: two axes are as good as parallel.
+    if (
+        affine.shape != (4, 4)
+        or not np.isfinite(affine).all()
+        or not lengths.all()
+        or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3
+    ):
+        raise InputError(
+            f"The geometry of '{volume.source or volume.name}' cannot be inverted (zero spacing, "
+            "or axes that are not independent).",
+            "Repair the header: three independent axes with positive spacing.",
+        )
+
+
+def check_labels(
+    labels: npt.NDArray,
+    structures: Sequence[Structure],
+    source: str | Path,
+    table: str = "",
+    *,
+    may_be_empty: bool = False,
+) -> None:
+    """Something is labelled (unless it may be empty), and every value is 0 or a structure's.
+
+    source: the segmentation's file or name; table: what names the values, both for messages.
+    Raises InputError naming them and the values.
+    """
+    if labels.dtype.kind not in "iub" or (
+        labels.size and not 0 <= labels.min() <= labels.max() <= 255
+    ):
+        raise InputError(
+            f"The segmentation '{source}' has values that are not whole numbers from 0 to 255.",
+            "Give a labelmap with values from 0 (background) to 255.",
+        )
+    found = np.zeros(256, np.int64)
+    for plane in labels:  # at once it takes 8 bytes a voxel
+        found += np.bincount(plane.ravel(), minlength=256)
+    if not may_be_empty and not found[1:].any():
+        raise InputError(
+            f"The segmentation '{source}' is empty: every voxel is background.",
+            "Give one with at least one structure drawn.",
+        )
+    known = {structure.label for structure in structures}
+    unknown = [value for value in np.flatnonzero(found).tolist() if value and value not in known]
+    if unknown:
+        raise InputError(
+            f"The segmentation '{source}' has values that {table or 'its structures'} "
+            f"{'does' if table else 'do'} not name: {', '.join(map(str, unknown[:10]))}"
+            f"{' and more' if len(unknown) > 10 else ''}.",
+            "Add them to the label table, or remove them from the segmentation.",
+        )

@@ -1,0 +1,151 @@
+"""Which pieces belong to a structure, as the support shows it.
+
+Of a structure that is in one piece in every support case, small other pieces are strays. Where
+structures always touch (the right ventricle and the myocardium), a piece that touches nothing is
+one too, however large it is: spleens were drawn as right ventricles
+(docs/experiments/other-sets.md). So is a piece in which the mapping network finds nothing, where it
+finds the structure in another: skin was drawn as prostate (docs/decisions/0017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from OFLSAM2Core.data.overlap import bounding_box
+
+STRAY = 0.5
+"""Pieces smaller than this share of the largest are strays. Of two large ones nobody knows which
+is meant: both stay, for the user to see."""
+
+NOT_FOUND = 0.1
+"""Pieces of which the mapping network finds less than this share, voxel by voxel, of what it finds
+of the piece that it finds most of, are strays. Of a coil in the rectum it finds a fifth to three
+times as much as of the prostate, of skin nothing."""
+
+UNFOUND = 3
+"""Of 255, added to what it finds in a voxel. Of thin organs it finds so little that it says nothing
+of their pieces."""
+
+ENOUGH = 0.25
+"""Of a structure's voxels, in pieces that touch its neighbours: the others are taken for strays
+then. A speck that touches says nothing of the rest."""
+
+NEARLY_ALL = 0.99
+"""Of a structure's voxels: an annotator's stray voxel is no second piece."""
+
+_NEIGHBOURS = np.ones((3, 3, 3), bool)
+"""Diagonal neighbours hang together, and touch."""
+
+
+def is_single_component(labels: Sequence[npt.NDArray], label: int) -> bool:
+    """Whether nearly all of a structure hangs together in every support case that has it."""
+    masks = [volume == label for volume in labels]
+    pieces = [_Pieces.of(mask) for mask in masks if mask.any()]
+    return all(own.sizes.max() >= NEARLY_ALL * own.sizes.sum() for own in pieces)
+
+
+def adjacent_structures(
+    labels: Sequence[npt.NDArray], structures: Sequence[int]
+) -> list[list[int]]:
+    """Of each structure, the numbers of those that its pieces touch in every support case.
+
+    labels: of each case, (slices, rows, columns). structures: their values in it.
+    """
+    count = len(structures)
+    both, touch = np.zeros((count, count), int), np.zeros((count, count), int)
+    for volume in labels:
+        inside = volume[bounding_box(volume > 0)]
+        masks = [inside == label for label in structures]
+        grown = [_grown(mask) for mask in masks]
+        for own, mask in enumerate(masks):
+            pieces = _Pieces.of(mask)
+            for other in range(count):
+                if other != own and mask.any() and masks[other].any():
+                    both[own, other] += 1
+                    touch[own, other] += pieces.share(pieces.meeting(grown[other])) >= NEARLY_ALL
+    return [[int(other) for other in np.flatnonzero(row)] for row in (both > 0) & (touch == both)]
+
+
+def spurious_components(
+    masks: Sequence[npt.NDArray[np.bool_]],
+    single: Sequence[bool],
+    touched: Sequence[Sequence[int]],
+    found: Sequence[npt.NDArray[np.uint8]] | None = None,
+) -> list[npt.NDArray[np.bool_]]:
+    """The voxels of each structure that do not belong to it.
+
+    masks: (slices, rows, columns) each, as drawn. single: whether `is_single_component`. touched:
+    as `adjacent_structures` gives it. found: where the mapping network finds each, of the masks'
+    shape, 255 where it is sure. A structure of which hardly anything touches its neighbours is left
+    as it is: then these may be what is wrong.
+    """
+    pieces = [_Pieces.of(mask) for mask in masks]
+    believed = [
+        own.found(found[n]) if one and found is not None else own.all()
+        for n, (own, one) in enumerate(zip(pieces, single, strict=True))
+    ]
+    large = [
+        (own.large(kept) if one else kept)[own.numbers]
+        for own, kept, one in zip(pieces, believed, single, strict=True)
+    ]
+    gone = []
+    for own, kept, one, others in zip(pieces, believed, single, touched, strict=True):
+        if others:
+            beside = np.any([large[other] for other in others], axis=0)
+            meeting = kept & own.meeting(_grown(beside))
+            if own.share(meeting) > ENOUGH * own.share(kept):
+                kept = meeting
+        if one:
+            kept = own.large(kept)
+        gone.append((own.all() & ~kept)[own.numbers])
+    return gone
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Of a mask. numbers: of its shape, each voxel's piece, 0 outside. sizes: in voxels, by number,
+    that of 0 is 0. Which of them are meant is said by a flag for each number, never set for 0."""
+
+    numbers: npt.NDArray[np.int32]
+    sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, mask: npt.NDArray[np.bool_]) -> _Pieces:
+        numbers, _ = ndimage.label(mask, _NEIGHBOURS)
+        sizes = np.bincount(numbers.ravel())
+        sizes[0] = 0
+        return cls(numbers, sizes)
+
+    def all(self) -> npt.NDArray[np.bool_]:
+        return self.sizes > 0
+
+    def share(self, flags: npt.NDArray[np.bool_]) -> float:
+        """Of the mask's voxels; 0 of an empty one's."""
+        return float(self.sizes[flags].sum() / max(self.sizes.sum(), 1))
+
+    def large(self, flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Those of them that are no strays by STRAY."""
+        return flags & (self.sizes >= STRAY * self.sizes[flags].max(initial=0))
+
+    def found(self, found: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """Those that are no strays by NOT_FOUND."""
+        total = np.bincount(self.numbers.ravel(), found.ravel()) + UNFOUND * self.sizes
+        total[0] = 0
+        each = total / np.maximum(self.sizes, 1)
+        return self.all() & (each >= NOT_FOUND * each[total.argmax()])
+
+    def meeting(self, grown: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Those that have a voxel in `grown`."""
+        met = np.zeros(len(self.sizes), bool)
+        met[self.numbers[grown]] = True
+        return met & self.all()
+
+
+def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """By one voxel. Filters go axis by axis, so this is faster than a dilation."""
+    return ndimage.maximum_filter(mask, 3, mode="constant")

@@ -1,0 +1,289 @@
+"""From a slice to the network's image, and from its maps back: what is learned of it.
+
+Two things are learned from the support cases and stored in the learned task:
+
+- grey values. CT has an absolute scale, so one curve is learned, from the intensities in and
+  around the structures, unless a window is given. MR (and all else) has none: every volume is
+  scaled by its own percentiles, in bounds that the support sets (brightness.py). Colour frames are
+  taken as they are.
+- size. One network pixel has the same physical size in every case, the smallest with which
+  the support slices fit, so that a structure has the size in a target that it had in the support;
+  and likewise for a square around the structures (field_of_view.py) or slices along other axes
+  (other_axis.py), where they are worth showing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.preprocessing.foreground import foreground_bbox
+from OFLSAM2Core.preprocessing.intensity_bounds import RoiIntensityBounds
+from OFLSAM2Core.preprocessing.intensity_mapping import (
+    IntensityMapping,
+    detect_modality,
+    fit_intensity_mapping,
+    percentile_window,
+)
+from OFLSAM2Core.preprocessing.letterbox import Letterbox
+from OFLSAM2Core.preprocessing.orthogonal_view import OrthogonalView, is_near_isotropic
+from OFLSAM2Core.preprocessing.roi_crop import (
+    crop_around,
+    foreground_crop,
+    longest_side,
+    roi_side,
+)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every volume before the backbone sees it.
+
+    modality: "CT" (one curve for all), "MR" (every volume by itself), "RGB" (as it is).
+    pixel: millimetres a network pixel (frame pixels, for sequences).
+    size: pixels along a side of the network's image.
+    curve: intensities (ascending) and the grey values they are shown as, for CT and wherever a
+        window was given.
+    square_pixel: the same for a square around the structures; None where none is shown.
+    other_axes: along which slices are shown besides.
+    brightness: bounds for the scale of whole slices of MR; None: there are none.
+    """
+
+    modality: str
+    pixel: float
+    size: int = 256
+    curve: IntensityMapping | None = None
+    roi_pixel_spacing: float | None = None
+    other_axes: tuple[OrthogonalView, ...] = ()
+    brightness: RoiIntensityBounds | None = None
+
+    @classmethod
+    def learn(
+        cls,
+        support_cases: Sequence[SupportCase],
+        slicings: Sequence[SliceGeometry],
+        modality: str = "auto",
+        size: int = 256,
+        window: tuple[float, float] | None = None,
+        zoom: bool = False,
+        across: bool = False,
+    ) -> Preprocessing:
+        """Learn from the support cases, each cut by its slicing.
+
+        modality: "CT", "MR", "RGB", or "auto" to tell from the voxels.
+        window: intensities to show as black and white in every volume; colour frames have none.
+        zoom: whether a square around the structures may be shown besides whole slices. across:
+            whether slices along the other axes may, where no square is.
+        Raises InputError where sequences and volumes are mixed.
+        """
+        sequences = {case.volume.is_sequence for case in support_cases}
+        if len(sequences) != 1:
+            raise InputError(
+                "The support cases are volumes and sequences mixed.", "Give one kind only."
+            )
+        stacks = [
+            slicing.to_slices(case.volume.array)
+            for case, slicing in zip(support_cases, slicings, strict=True)
+        ]
+        if sequences == {True}:
+            modality = "RGB"
+        elif modality == "auto":
+            modality = detect_modality(stacks)
+        elif modality not in ("CT", "MR"):
+            raise InputError(f"There is no modality '{modality}'.", "Use CT, MR or auto.")
+        labels = [
+            slicing.to_slices(case.labels)
+            for case, slicing in zip(support_cases, slicings, strict=True)
+        ]
+        curve: IntensityMapping | None = None
+        if window is not None and modality != "RGB":
+            curve = window, (0.0, 1.0)
+        elif modality == "CT":
+            curve = fit_intensity_mapping(stacks, labels, [slicing.steps for slicing in slicings])
+        # Things in a video move about.
+        side = roi_side(labels, slicings) if zoom and modality != "RGB" else None
+        roi_pixel_spacing = None if side is None else side / size
+        others: list[OrthogonalView] = []
+        if across and modality != "RGB" and side is None and all(map(is_near_isotropic, slicings)):
+            for axis in slicings[0].orthogonal_orientations:
+                cut = [SliceGeometry.for_volume(case.volume, axis) for case in support_cases]
+                others.append(OrthogonalView(axis, _pixel(cut, size)))
+        learned = cls(
+            modality, _pixel(slicings, size), size, curve, roi_pixel_spacing, tuple(others)
+        )
+        if modality != "MR" or curve is not None:
+            return learned
+        prepared = [
+            learned.prepare(case.volume, slicing)
+            for case, slicing in zip(support_cases, slicings, strict=True)
+        ]
+        return replace(learned, brightness=RoiIntensityBounds.learn(prepared, labels))
+
+    def prepare(self, volume: Volume, slicing: SliceGeometry) -> PreprocessedVolume:
+        """Make a volume ready: its slices one by one, in the network's form.
+
+        Of slices that are larger than the support's the air around the body is left out; a body
+        that is larger, too, is shown smaller, never cropped, and `note` says so. Raises TaskError
+        where a sequence meets what was learned from volumes, or the other way round.
+        """
+        if volume.is_sequence != (self.modality == "RGB"):
+            given = "a sequence of frames" if volume.is_sequence else "a volume"
+            learned = "sequences of frames" if self.modality == "RGB" else "volumes"
+            raise TaskError(
+                f"'{volume.name}' is {given}, and the task was learned from {learned}.",
+                "Use a task learned from the same kind of images.",
+            )
+        pixel, note, region = self.pixel, "", None
+        stack = slicing.to_slices(volume.array)
+        # Up to one network pixel too large is rounding, not worth another scale.
+        most = self.pixel * (self.size + 1)
+        if longest_side(slicing) > most and self.modality != "RGB":
+            region = foreground_crop(foreground_bbox(stack), self.pixel * self.size, slicing)
+        side = longest_side(slicing, region)
+        if side > most:
+            pixel = side / self.size
+            note = (
+                f"'{volume.name}' is larger than the support volumes; it is shown "
+                f"{pixel / self.pixel:.2f} times smaller than they were, so that it fits."
+            )
+        framing = Letterbox.fit(
+            slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size, region
+        )
+        curve = self._curve_of(stack)
+        if self.brightness is not None:
+            curve = self.brightness.bound(curve, stack, framing)
+        return PreprocessedVolume(stack, curve, framing, note, volume.name)
+
+    def transform_roi(
+        self, volume: Volume, slicing: SliceGeometry, centre: tuple[float, float]
+    ) -> PreprocessedVolume:
+        """The same with a square of the slices around `centre`, row and column in slice pixels.
+
+        Only where `roi_pixel_spacing` is not None. Grey values are those of the square.
+        """
+        assert self.roi_pixel_spacing is not None
+        region = crop_around(centre, self.roi_pixel_spacing * self.size, slicing)
+        stack = slicing.to_slices(volume.array)
+        framing = Letterbox.fit(
+            slicing.slice_shape, slicing.spacing_in_plane, self.roi_pixel_spacing, self.size, region
+        )
+        shown = stack[:, region[0] : region[1], region[2] : region[3]]
+        return PreprocessedVolume(stack, self._curve_of(shown), framing, name=volume.name)
+
+    def transform_orthogonal(
+        self, volume: Volume, slicing: SliceGeometry
+    ) -> tuple[tuple[PreprocessedVolume, SliceGeometry], ...]:
+        """The same cut along each of `other_axes`; nothing where voxels are so uneven that it would
+        show little.
+
+        slicing: of whole slices.
+        """
+        if not self.other_axes or not is_near_isotropic(slicing):
+            return ()
+        alike = self
+        if self.brightness is not None:  # It knows the place in slices along the main axis only.
+            curve = self.prepare(volume, slicing).curve
+            alike = replace(self, curve=curve, brightness=None)
+        cuts = [
+            (each.pixel, SliceGeometry.for_volume(volume, each.axis)) for each in self.other_axes
+        ]
+        return tuple((replace(alike, pixel=pixel).prepare(volume, cut), cut) for pixel, cut in cuts)
+
+    def _curve_of(self, shown: npt.NDArray) -> IntensityMapping:
+        if self.modality == "RGB":
+            return (0.0, 255.0), (0.0, 1.0)
+        return self.curve or percentile_window(shown)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Preprocessing:
+        curve = data.get("curve")
+        return cls(
+            modality=str(data["modality"]),
+            pixel=float(data["pixel"]),
+            size=int(data["size"]),
+            curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
+            roi_pixel_spacing=None
+            if data.get("square_pixel") is None
+            else float(data["square_pixel"]),
+            other_axes=tuple(OrthogonalView(*each) for each in data.get("other_axes", [])),
+            brightness=_brightness(data.get("brightness")),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PreprocessedVolume:
+    """A volume as the network sees it, slice by slice; made by `Preprocessing.prepare`.
+
+    stack: canonical slices (S, H, W[, 3]) with the stored intensities, a view of the volume.
+    curve: intensities (ascending) and their grey values; straight between, flat outside.
+    framing: where the slices lie in the network's image.
+    note: what the user should know about this volume, or "".
+    name: of the volume, for what the user is told later.
+    """
+
+    stack: npt.NDArray
+    curve: IntensityMapping
+    framing: Letterbox
+    note: str = ""
+    name: str = ""
+
+    @property
+    def valid_region(self) -> tuple[int, int, int, int]:
+        """Where the slice lies in network pixels: rows from, to, columns from, to."""
+        return self.framing.box
+
+    def grey(self, index: int) -> npt.NDArray[np.float32]:
+        """Canonical slice `index` on its own grid: (C, H, W) grey values in [0, 1]."""
+        plane = self.stack[index]
+        planes = plane[np.newaxis] if plane.ndim == 2 else plane.transpose(2, 0, 1)
+        return _through(self.curve, planes)
+
+    def image(self, index: int) -> npt.NDArray[np.float32]:
+        """The network's image (3, S, S) of canonical slice `index`, in [0, 1], 0 around it."""
+        planes = self.framing.to_network(self.grey(index))
+        return np.array(np.broadcast_to(planes, (3, *planes.shape[1:])))
+
+    def resample_mask(self, label_plane: npt.NDArray, label: int) -> npt.NDArray[np.float32]:
+        """How much of every network pixel `label` covers, (S, S) in [0, 1], of a canonical
+        label plane (H, W)."""
+        return self.framing.to_network((label_plane == label)[np.newaxis])[0]
+
+    def to_grid(self, maps: Any) -> Any:
+        """(N, s, s) maps of the network, at any resolution s, to (N, H, W) on the canonical
+        slice. An array gives an array, a tensor a tensor on the same device."""
+        return self.framing.to_grid(maps)
+
+
+def _pixel(slicings: Iterable[SliceGeometry], size: int) -> float:
+    """The smallest with which all their slices fit."""
+    return max(longest_side(slicing) for slicing in slicings) / size
+
+
+def _brightness(data: dict[str, Any] | None) -> RoiIntensityBounds | None:
+    if data is None:
+        return None
+    least, most = _floats(data["ratios"])
+    return RoiIntensityBounds((least, most), _floats(data["place"]))
+
+
+def _floats(values: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _through(curve: IntensityMapping, planes: npt.NDArray) -> npt.NDArray[np.float32]:
+    intensities, greys = curve
+    if len(intensities) == 2:
+        low, high = intensities
+        scaled = (planes.astype(np.float32) - low) / (high - low)
+        return np.clip(scaled, 0, 1, out=scaled)
+    return np.interp(planes, intensities, greys).astype(np.float32)
