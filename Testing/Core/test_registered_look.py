@@ -455,6 +455,7 @@ def _registered(task: LearnedTask) -> list[str]:
     return [name for name in task.tensors if name.startswith("registered.")]
 
 
+@pytest.mark.slow
 def test_the_support_laid_over_a_volume_makes_what_is_drawn_better_and_old_tasks_go_without(
     session: FewShotSession, task: LearnedTask
 ) -> None:
@@ -472,6 +473,7 @@ def test_the_support_laid_over_a_volume_makes_what_is_drawn_better_and_old_tasks
     assert with_it > before
 
 
+@pytest.mark.slow
 def test_confidence_is_softened_less_once_registration_has_been_heard(
     session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,6 +493,7 @@ def test_confidence_is_softened_less_once_registration_has_been_heard(
         assert set(temperatures) == {expected}
 
 
+@pytest.mark.slow
 def test_s_cf_is_none_where_structures_were_drawn_and_the_cases_say_that_there_is_nothing(
     session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,6 +512,7 @@ def test_s_cf_is_none_where_structures_were_drawn_and_the_cases_say_that_there_i
     assert max(scores) > 0.5
 
 
+@pytest.mark.slow
 def test_readouts_hear_what_the_others_say_where_there_are_others(
     session: FewShotSession, task: LearnedTask
 ) -> None:
@@ -518,6 +522,7 @@ def test_readouts_hear_what_the_others_say_where_there_are_others(
     assert not LearnedParts.from_tensors(alone.tensors, session.backbone).readout.hears_votes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("supports", [("001",), ("001", "003")])
 def test_where_something_else_was_drawn_structures_are_drawn_where_the_cases_lie(
     session: FewShotSession,
@@ -548,6 +553,7 @@ def test_where_something_else_was_drawn_structures_are_drawn_where_the_cases_lie
     assert (drawn_by[0].tolist() == [MOST, MOST]) == (len(supports) == 1)
 
 
+@pytest.mark.slow
 def test_it_can_be_switched_off_in_learning_and_in_segmenting(
     session: FewShotSession, task: LearnedTask
 ) -> None:
