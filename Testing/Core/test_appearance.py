@@ -128,6 +128,7 @@ def test_the_parts_of_a_structure_end_where_it_would_as_a_whole() -> None:
     assert dice(whole > 0.5, parts > 0.5) > 0.98
 
 
+@pytest.mark.slow
 def test_what_is_looked_at_around_whole_slices_does_not_change_what_is_found(
     cases: Path, task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,7 @@ def test_confidence_in_a_slice_is_the_dice_to_be_expected_of_what_is_drawn() -> 
     assert far > 0.8
 
 
+@pytest.mark.slow
 def test_more_is_drawn_of_a_volume_and_confidence_says_how_likely_it_is(
     cases: Path, task: Path
 ) -> None:

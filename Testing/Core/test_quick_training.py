@@ -14,6 +14,7 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import SegmentationHea
 from OFLSAM2Core.session import FewShotSession
 
 
+@pytest.mark.slow
 def test_readouts_learn_in_bfloat16_on_processors_that_have_it_and_read_in_single_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

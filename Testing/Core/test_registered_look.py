@@ -452,6 +452,7 @@ def _registered(task: LearnedTask) -> list[str]:
     return [name for name in task.tensors if name.startswith("registered.")]
 
 
+@pytest.mark.slow
 def test_the_support_laid_over_a_volume_makes_what_is_drawn_better_and_old_tasks_go_without(
     session: FewShotSession, task: LearnedTask
 ) -> None:
@@ -469,6 +470,7 @@ def test_the_support_laid_over_a_volume_makes_what_is_drawn_better_and_old_tasks
     assert with_it > before
 
 
+@pytest.mark.slow
 def test_confidence_is_softened_less_once_registration_has_been_heard(
     session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,6 +490,7 @@ def test_confidence_is_softened_less_once_registration_has_been_heard(
         assert set(temperatures) == {expected}
 
 
+@pytest.mark.slow
 def test_s_cf_is_none_where_structures_were_drawn_and_the_cases_say_that_there_is_nothing(
     session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,6 +509,7 @@ def test_s_cf_is_none_where_structures_were_drawn_and_the_cases_say_that_there_i
     assert max(scores) > 0.5
 
 
+@pytest.mark.slow
 def test_readouts_hear_what_the_others_say_where_there_are_others(
     session: FewShotSession, task: LearnedTask
 ) -> None:
@@ -517,6 +521,7 @@ def test_readouts_hear_what_the_others_say_where_there_are_others(
     ).readout.uses_atlas_prior
 
 
+@pytest.mark.slow
 def test_it_can_be_switched_off_in_learning_and_in_segmenting(
     session: FewShotSession, task: LearnedTask
 ) -> None:

@@ -70,6 +70,7 @@ def _segment(session: FewShotSession, volume: Volume, task: LearnedTask) -> npt.
     return found
 
 
+@pytest.mark.slow
 def test_three_labelled_volumes_segment_a_fourth() -> None:
     """The main job, as a user does it, on whole volumes with the default backbone."""
     options = MethodOptions.from_preset("fast", training_steps=120)

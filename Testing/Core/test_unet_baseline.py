@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from OFLSAM2Core.evaluation.datasets import sample_data
@@ -35,6 +36,7 @@ def _run(core_minutes: float, out: Path) -> int:
     return int(found[1])
 
 
+@pytest.mark.slow
 def test_a_u_net_learns_for_the_time_it_is_given_and_goes_on_where_it_was_stopped(tmp_path):
     steps = _run(0.02, tmp_path)
     assert steps > 0

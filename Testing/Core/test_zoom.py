@@ -202,6 +202,7 @@ def test_only_around_the_structures_does_a_closer_look_change_anything(
     assert 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.4
 
 
+@pytest.mark.slow
 def test_something_larger_is_not_taken_for_a_structure_where_the_mapping_network_finds_none(
     session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +240,7 @@ def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_task_from_before_widths_were_kept_finds_the_same(
     session: FewShotSession, task: LearnedTask
 ) -> None:

@@ -15,51 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "OFLSAM2Slicer"
 
 
-def listed(cmake_file: Path, variable: str) -> set[str]:
-    """The files that a CMake list names."""
-    text = cmake_file.read_text().replace("${MODULE_NAME}", "OFLSAM2Slicer")
-    found = re.search(rf"set\({variable}\n(.*?)\n\s*\)", text, re.DOTALL)
-    assert found, f"{cmake_file} has no list {variable}"
-    return {line.strip() for line in found.group(1).splitlines() if line.strip()}
-
-
-def python_files(folder: Path, relative_to: Path) -> set[str]:
-    return {
-        path.relative_to(relative_to).as_posix()
-        for path in folder.rglob("*.py")
-        if "__pycache__" not in path.parts
-    }
-
-
-def test_every_python_file_of_the_core_is_installed_with_the_extension():
-    # Add or remove lines of OFLSAM2Core_SCRIPTS in CMakeLists.txt where this fails.
-    assert listed(ROOT / "CMakeLists.txt", "OFLSAM2Core_SCRIPTS") == python_files(
-        ROOT / "OFLSAM2Core", ROOT
-    )
-
-
-def test_every_python_file_of_the_module_is_installed_with_the_extension():
-    assert listed(MODULE / "CMakeLists.txt", "MODULE_PYTHON_SCRIPTS") == python_files(
-        MODULE, MODULE
-    )
-
-
-def test_every_data_file_is_installed_with_the_extension():
-    core = {
-        path.relative_to(ROOT).as_posix()
-        for folder in ("OFLSAM2Core", "Resources/SampleData")
-        for path in (ROOT / folder).rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc")
-    }
-    assert listed(ROOT / "CMakeLists.txt", "OFLSAM2Core_RESOURCES") == core
-    resources = {
-        path.relative_to(MODULE).as_posix()
-        for path in (MODULE / "Resources").rglob("*")
-        if path.is_file()
-    }
-    assert listed(MODULE / "CMakeLists.txt", "MODULE_PYTHON_RESOURCES") == resources
-
-
 def test_the_index_entry_keeps_the_rules_of_the_extensions_index():
     # The rules of slicer-extension-catalog-entry-schema-v1.0.1 and of the index's own check script.
     path = ROOT / "OFLSAM2.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import psutil
+import pytest
 import slicer
 from OFLSAM2SlicerLib import sample_data
 from scenes import add_segmentation, add_volume, segment_mask
@@ -31,6 +32,7 @@ def dice(found, truth):
     return 2 * np.count_nonzero(found & truth) / (found.sum() + truth.sum())
 
 
+@pytest.mark.slow
 def test_from_clicks_to_segments_with_the_real_worker(scene, open_panel):
     names = {one.label: one.name for one in sample_data.sample_structures()}
     pairs = []
