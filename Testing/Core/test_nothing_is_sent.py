@@ -167,5 +167,3 @@ def test_a_worker_learns_and_segments_without_a_network_and_leaves_no_process(
     assert segmented.name == "done", segmented.header
     worker.close()
     sent_nothing(sealed.ended(pid, 0))
-
-
