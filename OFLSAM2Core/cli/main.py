@@ -21,6 +21,7 @@ from OFLSAM2Core.cli.interrupt import answer_ctrl_c
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cli.spoken_log import SpokenLog
 from OFLSAM2Core.runtime.log import start_log
+from OFLSAM2Core.runtime.redaction import keep_out
 from OFLSAM2Core.worker.failures import failure_of
 
 # One module of OFLSAM2Core.cli each; only the one that is asked for is imported.
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A file or pipe on Windows may know no name of another script: it must not end the work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    keep_out(part for word in words for part in word.split("=") if word not in COMMANDS)
     log_file = start_log(
         "oflsam2",
         terminal_level=logging.ERROR if args.quiet else logging.WARNING,

@@ -21,6 +21,7 @@ from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.reading import read_support_case
+from OFLSAM2Core.runtime.redaction import keep_out
 
 _FORM = "See the README, section 'Evaluate', for what dataset.json must hold."
 
@@ -58,6 +59,7 @@ class Dataset:
         if not all(_is_list_of_names(names) for names in lists):
             raise InputError(f"'{path}' does not list 'support' and 'test' cases.", _FORM)
         support, test = (tuple(names or ()) for names in lists)
+        keep_out([folder, *support, *test])
         dataset = cls(
             folder=folder,
             name=str(data.get("name", folder.name)),

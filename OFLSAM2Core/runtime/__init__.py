@@ -1,0 +1,1 @@
+"""The machine and the process: devices, memory, logs, and what libraries may not do."""

@@ -1,4 +1,7 @@
-"""The log of the command line and the worker: a file in the user's log folder, and a terminal."""
+"""The log of the command line and the worker: a file in the user's log folder, and a terminal.
+
+The file is for its owner's eyes only, and names no patient, file or folder (runtime/redaction.py).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import contextlib
 import logging
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
+
+from OFLSAM2Core.runtime.redaction import RedactingFormatter
 
 FOLDER_VARIABLE = "OFLSAM2_LOG_DIR"
 MAX_BYTES = 2_000_000  # of the file when a program starts; the one before is kept as *.old.log
@@ -26,7 +32,7 @@ def start_log(
     messages from `terminal_level` on are given to; without it they go to stderr as to the file.
     Returns the file's path, or None where it cannot be written: work goes on without.
     """
-    formatter = logging.Formatter(_FORMAT)
+    formatter = RedactingFormatter(_FORMAT)
     root = logging.getLogger()
     if terminal is None:
         terminal = logging.StreamHandler(sys.stderr)
@@ -35,9 +41,9 @@ def start_log(
     handlers = [terminal]
     path = log_folder() / f"{program}.log"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _roll(path)
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = _OwnersFile(path, encoding="utf-8")
         file.setFormatter(formatter)
         handlers.append(file)
         problem = None
@@ -63,6 +69,20 @@ def log_folder() -> Path:
         return Path.home() / "Library" / "Logs" / "oflsam2"
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "oflsam2"
+
+
+class _OwnersFile(logging.FileHandler):
+    """A file that only its owner can read and write. A full disk does not disturb the work."""
+
+    def _open(self) -> TextIOWrapper:
+        number = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        if hasattr(os, "fchmod"):  # It may be there already, from before.
+            with contextlib.suppress(OSError):
+                os.fchmod(number, 0o600)
+        return os.fdopen(number, "a", encoding=self.encoding, errors="backslashreplace")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
 
 
 def _roll(path: Path) -> None:

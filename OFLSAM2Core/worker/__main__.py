@@ -1,7 +1,11 @@
 """`python -m OFLSAM2Core.worker`."""
 
-from __future__ import annotations
+import os
+import sys
 
-from OFLSAM2Core.worker.server import main
+if sys.path and sys.path[0] in ("", os.getcwd()):
+    del sys.path[0]  # Modules that lie beside the user's images are not ours to run.
+
+from OFLSAM2Core.worker.server import main  # noqa: E402
 
 main()

@@ -20,7 +20,6 @@ import atexit
 import itertools
 import os
 import queue
-import sys
 import threading
 import time
 import weakref
@@ -35,6 +34,7 @@ import numpy.typing as npt
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import ResourceError
+from OFLSAM2Core.runtime.python_command import python_command, python_environment
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.connection import Connection
 from OFLSAM2Core.worker.process import exit_in_words, start_process
@@ -89,7 +89,7 @@ class WorkerClient:
         cwd: str | Path | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
-        self.command = list(command or [sys.executable, "-m", "OFLSAM2Core.worker"])
+        self.command = list(command or python_command("OFLSAM2Core.worker"))
         self._env = worker_environment(os.environ if env is None else env)
         self._cwd = cwd
         self._log = log
@@ -306,11 +306,14 @@ class WorkerClient:
 
 def worker_environment(env: Mapping[str, str]) -> dict[str, str]:
     """`env`, so that the worker's Python finds this package, installed or not."""
-    found = {**env, "PYTHONIOENCODING": "utf-8"}  # the log is read as UTF-8 on every system
+    found = {
+        **python_environment(env),
+        "PYTHONIOENCODING": "utf-8",
+    }  # the log is read as UTF-8 on every system
     root = Path(__file__).resolve().parents[2]
     # Another Python's site-packages in the path would give the worker this Python's torch, too.
     if root.name not in ("site-packages", "dist-packages"):
-        paths = [str(root), *filter(None, [env.get("PYTHONPATH")])]
+        paths = [str(root), *filter(None, [found.get("PYTHONPATH")])]
         found["PYTHONPATH"] = os.pathsep.join(paths)
     return found
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from OFLSAM2Core.data.results import Progress, SliceResult
+from OFLSAM2Core.runtime.redaction import keep_out
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.about import about_worker
 from OFLSAM2Core.worker.job import Answer, Job
@@ -39,6 +40,7 @@ def learn(job: Job) -> Answer:
     """Learn a task from support cases; save it at `task_path`, send it back, or both."""
     cases = payloads.support_from(job.frame)
     task_path = job.take_optional("task_path", str)
+    keep_out([task_path or ""])
     return_task = job.take("return_task", bool, False)
     if task_path is None and not return_task:
         raise ProtocolError("A 'learn' request needs 'task_path', or 'return_task'.")
@@ -133,7 +135,9 @@ def _session(job: Job, backbone: str, method: str, options: MethodOptions | None
 def _task(job: Job) -> LearnedTask:
     if "task" in job.frame.arrays:
         return task_of(job.frame.arrays["task"])
-    return task_at(Path(job.take("task_path", str)))
+    path = Path(job.take("task_path", str))
+    keep_out([path])
+    return task_at(path)
 
 
 def _options(job: Job) -> MethodOptions | None:

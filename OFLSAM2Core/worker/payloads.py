@@ -11,6 +11,7 @@ import numpy.typing as npt
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.runtime.redaction import keep_out
 from OFLSAM2Core.worker.protocol import Arrays, Frame, ProtocolError
 
 Fields = dict[str, Any]
@@ -90,6 +91,7 @@ def _volume(entry: Any, arrays: Arrays, array_name: str) -> Volume:
     try:
         affine = np.array(entry["affine"], float)
         name = str(entry.get("name", "volume"))
+        keep_out([name])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"The description of '{array_name}' is wrong: {error!r}.") from error
     if affine.shape != (4, 4):

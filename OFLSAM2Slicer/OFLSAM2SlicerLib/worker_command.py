@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.runtime.python_command import python_command
 
 MODULE = "OFLSAM2Core.worker"
 
@@ -39,9 +40,9 @@ def worker_command(
     """
     custom = custom.strip()
     if not custom:
-        return WorkerCommand((slicer_python(), "-m", MODULE), dict(os.environ))
+        return WorkerCommand(_running_worker(slicer_python()), dict(os.environ))
     if is_python(custom):
-        return WorkerCommand((custom, "-m", MODULE), dict(outside_environment()))
+        return WorkerCommand(_running_worker(custom), dict(outside_environment()))
     try:
         words = shlex.split(custom, posix=os.name == "posix")
     except ValueError as error:
@@ -52,6 +53,10 @@ def worker_command(
     if os.name != "posix":
         words = [word.strip('"') for word in words]  # Kept by shlex, but not part of the path.
     return WorkerCommand(tuple(words), dict(outside_environment()))
+
+
+def _running_worker(python: str) -> tuple[str, ...]:
+    return tuple(python_command(MODULE, python=python))
 
 
 def slicer_python() -> str:

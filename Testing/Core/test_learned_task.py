@@ -39,7 +39,6 @@ def task() -> LearnedTask:
         options=MethodOptions(gamma=0.7),
         tensors={"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.float16)},
         facts={"note": 1},
-        support_names=("one", "two"),
         backbone_precision="bfloat16",
     )
 

@@ -7,6 +7,7 @@ matters (a slice takes it 5 ms).
 from __future__ import annotations
 
 import copy
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,8 +248,23 @@ def test_what_is_near_small_structures_counts_more_in_training_until_its_last_th
 def test_one_support_case_is_enough_to_learn_with_a_warning(
     session: FewShotSession, support: list[SupportCase], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert session.learn(support[:1]).support_names == (support[0].name,)
+    assert session.learn(support[:1]).structures == support[0].structures
     assert "Only one support case" in caplog.text
+
+
+def test_a_task_and_its_file_hold_no_name_of_a_case_file_or_folder(
+    session: FewShotSession, support: list[SupportCase], tmp_path: Path
+) -> None:
+    named = [
+        replace(case, volume=replace(case.volume, name=f"DOE^JANE {n}", source=Path("/DOE JANE")))
+        for n, case in enumerate(support)
+    ]
+    learned = session.learn(named)
+    path = learned.save(tmp_path / "task.oflsam2")
+    with zipfile.ZipFile(path) as archive:
+        contents = [path.read_bytes(), *(archive.read(name) for name in archive.namelist())]
+    for content in [*contents, repr(learned.summary()).encode()]:
+        assert b"DOE" not in content and b"JANE" not in content
 
 
 def test_frames_of_a_video_are_learned_and_segmented_as_slices(session: FewShotSession) -> None:

@@ -110,7 +110,6 @@ def learn(
                 structure_width([case[n] for case in areas], pixels) for n in range(len(structures))
             ],
         },
-        support_names=tuple(case.name for case in support),
     )
 
 

@@ -1,0 +1,35 @@
+"""How another Python is told to run a module, and nothing that lies in the current folder.
+
+`python -m pip` runs `pip/__main__.py` of the current folder where there is one, and every module
+imports `random.py` or `queue.py` from there: whoever can put a file beside a user's images could
+run code. `-P` would do from Python 3.11 on; `-I` hides packages of the user's own and what Slicer's
+launcher sets.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+_RUN = (
+    "import sys; sys.path[:] = [p for p in sys.path if p not in ('', '.')]; import runpy; "
+    "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+)
+
+
+def python_command(module: str, *arguments: str, python: str | None = None) -> list[str]:
+    """The command that runs `python -m module arguments` without the current folder in its path.
+
+    python: by default this Python. Use `python_environment` for its environment.
+    """
+    return [python or sys.executable, "-c", _RUN.format(module=module), *arguments]
+
+
+def python_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` without entries of PYTHONPATH that stand for the current folder."""
+    found = dict(environment)
+    paths = found.pop("PYTHONPATH", "").split(os.pathsep)
+    if kept := [path for path in paths if os.path.isabs(path)]:
+        found["PYTHONPATH"] = os.pathsep.join(kept)
+    return found
