@@ -160,7 +160,7 @@ def executePythonModule(module: str, args: Any, *_more: Any, **_named: Any) -> N
 
 def pip_install(requirements: list[str]) -> None:
     """As in Slicer 5.10."""
-    executePythonModule("pip", ["install", *requirements])
+    slicer.util._executePythonModule("pip", ["install", *requirements])
 
 
 def mainWindow() -> Any:
