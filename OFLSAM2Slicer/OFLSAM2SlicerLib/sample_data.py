@@ -53,17 +53,17 @@ def sample_folder() -> Path:
 
 
 def register_sample_data() -> None:
+    """Of Slicer 5.10 and 5.12, which both ask for addresses, files and nodes, if only empty ones."""
     import SampleData  # a module of the application
 
-    logic = SampleData.SampleDataLogic
-    logic.registerCustomSampleDataCategory(CATEGORY, title="OFL-SAM2")
     icon = Path(__file__).resolve().parent.parent / "Resources" / "Icons" / "OFLSAM2Sample.png"
-    logic.registerCustomSampleDataSource(
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName=SAMPLE,
+        uris="",
+        fileNames="",
+        nodeNames="",
         thumbnailFileName=str(icon),
-        sampleDescription="Three labelled hippocampi to learn from, and one to segment "
-        "(Medical Segmentation Decathlon, CC BY-SA 4.0).",
         customDownloader=lambda source: load_hippocampus(),
     )
 

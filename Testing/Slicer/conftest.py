@@ -2,6 +2,7 @@
 
 `slicer_double/` stands in for what only the application has: Qt as PythonQt shows it, CTK and MRML
 widgets, the parameter node wrapper. It is test code, and says where it is less than the original.
+With SLICER_SOURCE=<checkout of Slicer> the same tests run over Slicer's own Python layer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ for folder in (ROOT, ROOT / "OFLSAM2Slicer", Path(__file__).parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-import slicer  # noqa: E402
+import slicer_double  # noqa: E402,F401  (before slicer: it may bring another one)
+import slicer  # noqa: E402,I001
 from scenes import new_scene  # noqa: E402
 
 

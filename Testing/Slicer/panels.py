@@ -32,7 +32,10 @@ class Panel:
 
     def __init__(self, worker: str = "") -> None:
         QtCore.QSettings().setValue("OFLSAM2/WorkerCommand", worker)
-        self.widget = module.OFLSAM2SlicerWidget()
+        parent = slicer.qMRMLWidget()
+        parent.setLayout(QtWidgets.QVBoxLayout())
+        parent.isEntered = True
+        self.widget = module.OFLSAM2SlicerWidget(parent)
         self.widget.setup()
         self.ui = self.widget.ui
         self.logic = self.widget.logic

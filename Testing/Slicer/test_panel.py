@@ -72,7 +72,7 @@ def test_opening_the_panel_starts_and_imports_nothing(open_panel):
     panel = open_panel()
     assert not panel.controller.link.is_alive
     assert len(psutil.Process().children(recursive=True)) == before
-    assert double.installed == []
+    assert double.executed == []
 
 
 def test_from_clicks_to_segments_voxel_for_voxel(quick, target):
@@ -502,7 +502,7 @@ def test_packages_are_installed_only_after_asking_and_torch_not_by_pip(quick, tm
     double.messages.clear()
     assert installer.install() == "Nothing was installed."
     assert "no-such-package-of-ours" in double.messages[0]
-    assert double.installed == []
+    assert double.executed == []
 
 
 def test_terms_of_use_have_to_be_agreed_to_before_a_download(quick):

@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import slicer
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
 from slicer_double import qt, widgets
@@ -15,31 +16,93 @@ messages: list[str] = []
 """What pop-ups would have said."""
 answers: list[bool] = []
 """Answers to the next questions; True where there is none left."""
-installed: list[Any] = []
-"""What `pip_install` was asked for; nothing is installed."""
+executed: list[tuple[str, list[str]]] = []
+"""Modules that Slicer's Python was to be run with (pip, say), and their arguments; nothing is run."""
 
 
-class Application:
+class Emitter:
+    """Signals by their signature."""
+
     def __init__(self) -> None:
-        self.quitting: list[Callable[[], None]] = []
+        self._slots: list[tuple[str, Callable[..., None]]] = []
+
+    def connect(self, signature: str, slot: Callable[..., None]) -> bool:
+        self._slots.append((signature, slot))
+        return True
+
+    def disconnect(self, signature: str, slot: Callable[..., None]) -> bool:
+        self._slots = [known for known in self._slots if known != (signature, slot)]
+        return True
+
+    def emit(self, signature: str, *args: Any) -> None:
+        for known, slot in list(self._slots):
+            if known == signature:
+                slot(*args)
+
+
+class ExtensionsManager:
+    """`slicer.app.extensionsManagerModel()`; asks as Slicer's does where it is interactive."""
+
+    def __init__(self) -> None:
+        self.interactive = True
+        self.installed: list[str] = []
+        self.isOnline = True
+
+    def isExtensionInstalled(self, name: str) -> bool:
+        return name in self.installed
+
+    def installExtensionFromServer(
+        self, name: str, restart: bool = True, update: bool = False
+    ) -> bool:
+        if self.interactive and not confirmOkCancelDisplay(f"Do you want to install '{name}' now?"):
+            return False
+        if self.isOnline:
+            self.installed.append(name)
+        if self.isOnline and self.interactive and restart:
+            confirmOkCancelDisplay("Restart now?")
+        return self.isOnline
+
+
+class Application(Emitter):
+    applicationName = "Slicer"
+    documentationBaseUrl = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._manager = Emitter()
+        self._extensions = ExtensionsManager()
         self.commandOptions = lambda: types.SimpleNamespace(noMainWindow=False)
 
-    def connect(self, signature: str, slot: Callable[[], None]) -> bool:
-        if signature == "aboutToQuit()":
-            self.quitting.append(slot)
-        return True
+    def moduleManager(self) -> Emitter:
+        return self._manager
 
-    def disconnect(self, signature: str, slot: Callable[[], None]) -> bool:
-        if slot in self.quitting:
-            self.quitting.remove(slot)
-        return True
+    def extensionsManagerModel(self) -> ExtensionsManager:
+        return self._extensions
+
+    def testingEnabled(self) -> bool:
+        return True  # no dialog that nobody closes
+
+    def translate(self, context: str, text: str) -> str:
+        return text
+
+    def settings(self) -> Any:
+        return QtCore.QSettings()
+
+    userSettings = settings
+
+    def startupEnvironment(self) -> Any:
+        return types.SimpleNamespace(keys=lambda: list(os.environ), value=os.environ.__getitem__)
+
+    def thread(self) -> Any:
+        application = QtWidgets.QApplication.instance()
+        assert application is not None
+        return application.thread()
 
     def processEvents(self) -> None:
         QtWidgets.QApplication.processEvents()
 
     def quit(self) -> None:
-        for slot in list(self.quitting):
-            slot()
+        self.emit("aboutToQuit()")
 
 
 class _Loader(QtUiTools.QUiLoader):
@@ -91,8 +154,21 @@ def errorDisplay(text: str, **kwargs: Any) -> None:
 messageBox = errorDisplay
 
 
-def pip_install(requirements: Any) -> None:
-    installed.append(requirements)
+def executePythonModule(module: str, args: Any, *_more: Any, **_named: Any) -> None:
+    executed.append((module, list(args)))
+
+
+def pip_install(requirements: list[str]) -> None:
+    """As in Slicer 5.10."""
+    slicer.util._executePythonModule("pip", ["install", *requirements])
+
+
+def mainWindow() -> Any:
+    return None
+
+
+def modulePath(name: str) -> str:
+    return str(getattr(slicer.modules, name.lower()).path)
 
 
 def startupEnvironment() -> dict[str, str]:

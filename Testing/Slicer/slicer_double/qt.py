@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import QObject, QPointF, QRectF, QSettings, QSize, Qt, QTimer
 from PySide6.QtGui import QColor, QIcon, QPainter, QPen, QPixmap
 from PySide6.QtWidgets import (
@@ -76,4 +79,13 @@ QPushButton = as_pythonqt(QPushButton)
 QSpinBox = as_pythonqt(QSpinBox)
 QTableWidget = as_pythonqt(QTableWidget)
 QTimer = as_pythonqt(QTimer)
+QTextEdit = as_pythonqt(QtWidgets.QTextEdit)
 QWidget = as_pythonqt(QWidget)
+
+
+def __getattr__(name: str) -> Any:
+    """Classes that Slicer's Python layer names but this extension does not use."""
+    for module in (QtCore, QtGui, QtWidgets):
+        if name.startswith("Q") and hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(name)

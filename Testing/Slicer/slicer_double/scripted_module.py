@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import types
 import unittest
 from typing import Any
 
 import slicer
-from PySide6 import QtWidgets
 
 __all__ = [
     "ScriptedLoadableModule",
@@ -23,24 +20,23 @@ class ScriptedLoadableModule:
     def __init__(self, parent: Any) -> None:
         self.parent = parent
         self.moduleName = type(self).__name__
+        parent.title = ""
 
     def resourcePath(self, filename: str) -> str:
-        folder = os.path.dirname(inspect.getfile(type(self)))
-        return os.path.join(folder, "Resources", filename)
+        return os.path.join(os.path.dirname(self.parent.path), "Resources", filename)
 
 
 class ScriptedLoadableModuleWidget:
     def __init__(self, parent: Any = None) -> None:
         self.moduleName = type(self).__name__.removesuffix("Widget")
-        self.parent = parent if parent is not None else QtWidgets.QWidget()
-        self.parent.isEntered = True
-        self.layout = QtWidgets.QVBoxLayout(self.parent)
+        self.parent = parent
+        self.layout = parent.layout()
 
     def setup(self) -> None:
         pass
 
     def resourcePath(self, filename: str) -> str:
-        folder = os.path.dirname(inspect.getfile(type(self)))
+        folder = os.path.dirname(slicer.util.modulePath(self.moduleName))
         return os.path.join(folder, "Resources", filename)
 
     def onReload(self) -> None:
@@ -70,5 +66,3 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
     def delayDisplay(self, message: str, msec: int | None = None) -> None:
         del message, msec
 
-
-Parent = types.SimpleNamespace

@@ -196,3 +196,15 @@ class ctkSliderWidget(PythonQt, QtWidgets.QWidget):
         low, high = self._box.minimum(), self._box.maximum()
         self._slider.setValue(round(1000 * (value - low) / (high - low or 1)))
         object.__getattribute__(self, "valueChanged").emit(value)
+
+
+class qMRMLSliderWidget(PythonQt, QtWidgets.QWidget):
+    """Named by Slicer's parameter node wrapper; not used here, as the two below."""
+
+
+class qMRMLSpinBox(PythonQt, QtWidgets.QWidget):
+    pass
+
+
+class qMRMLRangeWidget(PythonQt, QtWidgets.QWidget):
+    pass
