@@ -17,7 +17,8 @@ messages: list[str] = []
 answers: list[bool] = []
 """Answers to the next questions; True where there is none left."""
 executed: list[tuple[str, list[str]]] = []
-"""Modules that Slicer's Python was to be run with (pip, say), and their arguments; nothing is run."""
+"""Modules that Slicer's Python was to be run with (pip, say), and their arguments; nothing is
+run."""
 
 
 class Emitter:

@@ -65,4 +65,3 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
 
     def delayDisplay(self, message: str, msec: int | None = None) -> None:
         del message, msec
-
