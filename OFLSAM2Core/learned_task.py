@@ -1,9 +1,8 @@
 """A learned task: all that was learned from the support, as a value and as a file.
 
 The file (`*.oflsam2`) is a zip of `task.json` and `tensors.safetensors`. Nothing in it can run
-when it is read. It holds features and masks of the support, and coarse images of it around its
-structures, unless it was learned without registration. It holds no name of a case: a file's,
-folder's or node's name is often a patient's.
+when it is read. What a method keeps of the support is its own affair, and its documentation says
+it. The file holds no name of a case: a file's, folder's or node's name is often a patient's.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.io.atomic_write import atomic_write
 from OFLSAM2Core.io.writing import check_writable
-from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
+from OFLSAM2Core.method_state import MethodState
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+FORMAT_VERSION = 2
+"""Of the file around a method's state, which has a version of its own."""
 
-FORMAT_VERSION = 1
 SUFFIX = ".oflsam2"
 
 
@@ -36,35 +35,32 @@ class LearnedTask:
     """What `FewShotSession.learn` returns and `segment` takes.
 
     structures: what is segmented; their labels are the values in results.
-    backbone, backbone_identity: name and SHA-256 of the weights it was learned with.
+    method: name of the method that learned it, and can use it. state: what it learned.
+    options: values by name, of learning and of segmenting, that it was learned with. A volume is
+        segmented with them unless the caller changes one by name.
+    backbone, backbone_identity: name and SHA-256 of the weights it was learned with; "" where the
+        method needs none.
     backbone_precision: what its encoder calculated in: a new volume is read likewise where that can
         be chosen, for else its features are a little apart from the support's.
-    method: name of the method that learned it, and can use it.
-    orientation: "axial", "coronal", "sagittal" or "frame": along what targets are cut.
-    facts: plain values of the method's own (JSON).
-    tensors: all that was learned, by name.
     """
 
     structures: tuple[Structure, ...]
-    backbone: str
-    backbone_identity: str
     method: str
-    orientation: str
-    preparation: Preprocessing
-    options: MethodOptions
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any] = field(default_factory=dict)
+    state: MethodState
+    options: dict[str, Any] = field(default_factory=dict)
+    backbone: str = ""
+    backbone_identity: str = ""
     backbone_precision: str = "float32"
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know of it, as plain values."""
+        tensors = self.state.tensors.values()
         return {
             "structures": [structure.to_json() for structure in self.structures],
             "backbone": self.backbone,
             "method": self.method,
-            "slicing_axis": self.orientation,
-            "modality": self.preparation.modality,
-            "bytes": sum(t.numel() * t.element_size() for t in self.tensors.values()),
+            **self.state.summary,
+            "bytes": sum(t.numel() * t.element_size() for t in tensors),
         }
 
     def save(self, path: str | Path) -> Path:
@@ -79,16 +75,18 @@ class LearnedTask:
         contents = {
             "format": FORMAT_VERSION,
             "structures": [structure.to_json() for structure in self.structures],
+            "method": self.method,
+            "options": self.options,
             "backbone": self.backbone,
             "backbone_identity": self.backbone_identity,
             "backbone_precision": self.backbone_precision,
-            "method": self.method,
-            "orientation": self.orientation,
-            "preparation": self.preparation.to_json(),
-            "options": self.options.to_json(),
-            "facts": self.facts,
+            "state": {
+                "version": self.state.version,
+                "metadata": self.state.metadata,
+                "summary": self.state.summary,
+            },
         }
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state.tensors.items()}
         check_writable(path)
         with (
             atomic_write(path) as temporary,
@@ -115,7 +113,7 @@ class LearnedTask:
             with zipfile.ZipFile(path) as archive:
                 contents = json.loads(archive.read("task.json"))
                 _check_version(path, contents)
-                return cls._from_parts(contents, load(archive.read("tensors.safetensors")))
+                return cls._decode(contents, load(archive.read("tensors.safetensors")))
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -134,30 +132,32 @@ class LearnedTask:
             ) from error
 
     @classmethod
-    def _from_parts(cls, contents: Mapping[str, Any], tensors: dict[str, Tensor]) -> LearnedTask:
-        from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
-
+    def _decode(cls, contents: Mapping[str, Any], tensors: dict[str, Tensor]) -> LearnedTask:
+        state = contents["state"]
         return cls(
             structures=tuple(Structure.from_json(data) for data in contents["structures"]),
-            backbone=contents["backbone"],
-            backbone_identity=contents["backbone_identity"],
-            method=contents["method"],
-            orientation=contents["orientation"],
-            preparation=Preprocessing.from_json(contents["preparation"]),
-            options=MethodOptions.of_task(contents["options"]),
-            tensors=tensors,
-            facts=contents["facts"],
-            # Not in tasks learned before there was a choice.
-            backbone_precision=contents.get("backbone_precision", "float32"),
+            method=str(contents["method"]),
+            state=MethodState(
+                int(state["version"]), dict(state["metadata"]), tensors, dict(state["summary"])
+            ),
+            options=dict(contents["options"]),
+            backbone=str(contents["backbone"]),
+            backbone_identity=str(contents["backbone_identity"]),
+            backbone_precision=str(contents["backbone_precision"]),
         )
 
-    def check_fits(self, backbone: str, identity: str, method: str) -> None:
-        """Raises TaskError when this task was learned with something else."""
-        if (self.backbone, self.method) != (backbone, method):
+    def check_fits(self, method: str, backbone: str = "", identity: str = "") -> None:
+        """Raises TaskError when this task was learned by another method, or with another backbone
+        or other weights; both are "" for a method that needs no backbone."""
+        if self.method != method:
             raise TaskError(
-                f"The learned task is for backbone '{self.backbone}' and method '{self.method}', "
-                f"not '{backbone}' and '{method}'.",
-                f"Use --backbone {self.backbone} --method {self.method}, or learn again.",
+                f"The learned task is for the method '{self.method}', not '{method}'.",
+                f"Use --method {self.method}, or learn again.",
+            )
+        if self.backbone != backbone:
+            raise TaskError(
+                f"The learned task is for the backbone '{self.backbone}', not '{backbone}'.",
+                f"Use --backbone {self.backbone}, or learn again.",
             )
         if self.backbone_identity != identity:
             raise TaskError(

@@ -13,6 +13,7 @@ from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.methods import DEFAULT, get_method
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +28,12 @@ class Learned:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The model and how it is used. options: fields of the core's MethodOptions."""
+    """The model and how it is used. options: values of the method's options by name, "preset"
+    among them: only what the user changed."""
 
     backbone: str = "litemedsam"
     device: str = "auto"
-    method: str = "ofl-sam2"
+    method: str = DEFAULT
     options: dict[str, Any] = field(default_factory=dict)
     allow_missing: bool = False
     weights: str = ""
@@ -39,13 +41,23 @@ class RunSettings:
     def for_learning(self) -> dict[str, Any]:
         """Fields of a "learn" request."""
         chosen = {"backbone": self.backbone, "method": self.method}
-        return {**chosen, "allow_missing": self.allow_missing, **self.for_segmenting()}
+        return {**chosen, "allow_missing": self.allow_missing, **self._changed(self.options)}
 
-    def for_segmenting(self) -> dict[str, Any]:
-        """Fields of a "segment" request."""
+    def for_segmenting(self, method: str = "") -> dict[str, Any]:
+        """Fields of a "segment" request with a task of a method; "" where it is not known. What is
+        settled in learning is not sent."""
+        learned_by = get_method(method or self.method)
+        names = {"preset", *learned_by.SegmentOptions.names()}
+        return self._changed({n: v for n, v in self.options.items() if n in names})
+
+    def _changed(self, options: dict[str, Any]) -> dict[str, Any]:
+        values = dict(options)
+        preset = values.pop("preset", None)
         fields: dict[str, Any] = {"device": self.device}
-        if self.options:
-            fields["options"] = self.options
+        if preset is not None:
+            fields["preset"] = preset
+        if values:
+            fields["options"] = values
         if self.weights:
             fields["weights"] = self.weights
         return fields

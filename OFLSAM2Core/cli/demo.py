@@ -11,8 +11,8 @@ from OFLSAM2Core.cli.interrupt import in_background
 from OFLSAM2Core.cli.options import (
     add_overwrite_option,
     add_session_options,
+    check_options,
     make_session,
-    options_from,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.evaluation.datasets import sample_data
@@ -47,15 +47,16 @@ def run(args: argparse.Namespace) -> int:
     dataset = sample_data()
     support, test = dataset.choose(None, None, None)
     # Five minutes are enough for a first look; `balanced` would take ten.
-    options = options_from(args, preset="fast")
+    check_options(args)
     results = [f"{case}{suffix}" for case in test for suffix in (".seg.nrrd", "_confidence.nii.gz")]
     names = [_TASK, _PICTURE, *results, *REPORT_FILES]
     output_folder(args.out, names, overwrite=args.overwrite)
     bars = ProgressBars(args.quiet)
     bars.say(f"{dataset.name}: learning from {', '.join(support)}, segmenting {', '.join(test)}.")
-    session = make_session(args, options, bars)
+    session = make_session(args, bars, preset="fast")
     structures = dataset.table.structures
-    report = EvaluationReport(about(args, dataset, options, support, test), structures, unit="mm")
+    about_it = about(args, dataset, session, support, test, "fast")
+    report = EvaluationReport(about_it, structures, unit="mm")
     strips = []
     for item in in_background(
         lambda progress: evaluate(session, dataset, support, test, progress), bars

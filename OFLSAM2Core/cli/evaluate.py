@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core import __version__
 from OFLSAM2Core.cli.files import add_allow_missing_option, output_folder
 from OFLSAM2Core.cli.interrupt import in_background
 from OFLSAM2Core.cli.options import (
     DEFAULT_BACKBONE,
-    DEFAULT_METHOD,
     add_overwrite_option,
     add_session_options,
+    check_options,
     make_session,
-    options_from,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, Learned, evaluate
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES, EvaluationReport
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.session import FewShotSession
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,12 +48,12 @@ def run(args: argparse.Namespace) -> int:
     if args.support_cases is not None:
         named = [name.strip() for name in args.support_cases.split(",") if name.strip()]
     support, test = dataset.choose(args.supports, named, args.cases)
-    options = options_from(args)
+    check_options(args)
     output_folder(args.out, REPORT_FILES, overwrite=args.overwrite)
     bars = ProgressBars(args.quiet)
-    session = make_session(args, options, bars)
+    session = make_session(args, bars)
     report = EvaluationReport(
-        about(args, dataset, options, support, test),
+        about(args, dataset, session, support, test),
         dataset.table.structures,
         unit="voxel" if dataset.nominal_spacing else "mm",
     )
@@ -83,19 +84,21 @@ def run(args: argparse.Namespace) -> int:
 def about(
     args: argparse.Namespace,
     dataset: Dataset,
-    options: MethodOptions,
+    session: FewShotSession,
     support: list[str],
     test: list[str],
+    preset: str = "balanced",
 ) -> dict[str, Any]:
     """What a report begins with."""
     return {
         "oflsam2": __version__,
         "dataset": dataset.name,
-        "method": args.method or DEFAULT_METHOD,
+        "method": session.method.name,
         "backbone": args.backbone or DEFAULT_BACKBONE,
         "device": args.device,
         "seed": args.seed,
-        "options": options.to_json(),
+        "preset": args.preset or preset,
+        "options": session.changes.values,
         "support": support,
         "test": test,
         "machine": describe_machine(),

@@ -12,8 +12,8 @@ from OFLSAM2Core.cli.interrupt import call_in_background
 from OFLSAM2Core.cli.options import (
     add_overwrite_option,
     add_session_options,
+    check_options,
     make_session,
-    options_from,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.results import ProgressCallback
@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
     pairs = [split_pair(text) for text in args.support]
     inputs = [path for pair in pairs for path in pair]
     check_outputs([(args.out, (SUFFIX,))], inputs, overwrite=args.overwrite)
-    options = options_from(args)
+    check_options(args)
     bars = ProgressBars(args.quiet)
     cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)
-    session = make_session(args, options, bars)
+    session = make_session(args, bars)
     started = time.monotonic()
 
     def work(report: ProgressCallback) -> LearnedTask:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 
 from OFLSAM2Core import methods
+from OFLSAM2Core.cli.method_help import option_lines
+from OFLSAM2Core.methods.base import describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None beyond the common ones."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="list this method's options")
 
 
 def run(args: argparse.Namespace) -> int:
-    for name, description in methods.available().items():
-        print(f"{name:<20} {description}")
+    if args.name is not None:
+        described = describe(methods.get_method(args.name))
+        print(f"{args.name}: {described['description']}")
+        print("\n".join(option_lines(described)))
+        return 0
+    for described in methods.describe_all():
+        mark = " (default)" if described["name"] == methods.DEFAULT else ""
+        print(f"{described['name'] + mark:<26} {described['description']}")
     return 0

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from OFLSAM2Core import methods
 from OFLSAM2Core.cli.interrupt import call_in_background
+from OFLSAM2Core.cli.method_help import option_lines
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import PRESETS, MethodOptions
+from OFLSAM2Core.methods.base import describe
+from OFLSAM2Core.methods.changed_options import ChangedOptions
 
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
 
 DEFAULT_BACKBONE = "litemedsam"
-DEFAULT_METHOD = "ofl-sam2"
-
-# Command-line option to the MethodOptions field it sets.
-_SHORTCUTS = {
-    "axis": "slicing_axis",
-    "gamma": "gamma",
-    "memories": "memories",
-    "epochs": "epochs",
-}
+PRESETS = ("fast", "balanced", "accurate")
 
 
 def add_session_options(parser: argparse.ArgumentParser) -> None:
@@ -31,29 +27,32 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone", help=f"default: {DEFAULT_BACKBONE}; see oflsam2 backbones")
     group.add_argument("--weights", type=Path, metavar="FILE", help="the backbone's weights file")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    group.add_argument("--method", help=f"default: {DEFAULT_METHOD}; see oflsam2 methods")
     group.add_argument("--seed", type=int, default=0, help="of all that is random; default: 0")
     group = parser.add_argument_group("method")
-    group.add_argument("--preset", choices=list(PRESETS), help="default: balanced")
-    group.add_argument("--axis", help="slicing axis: auto, sagittal, coronal or axial")
-    group.add_argument(
-        "--window",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="intensities shown as black and as white; default: learned from the support",
-    )
-    group.add_argument("--gamma", type=float, help="S_cf above which a slice is remembered")
-    group.add_argument("--memories", type=int, metavar="K", help="support slices retrieved")
-    group.add_argument("--epochs", type=int, help="passes over the support when learning")
+    group.add_argument("--method", help=f"default: {methods.DEFAULT}; see oflsam2 methods")
+    group.add_argument("--preset", choices=PRESETS, help="trades time for accuracy")
     group.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         dest="settings",
-        help="set any option of the method; may be repeated",
+        help="set an option of the method, see below; may be repeated",
     )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    if {"-h", "--help"} & set(sys.argv):
+        parser.epilog = _help_on_options()
+
+
+def _help_on_options() -> str:
+    """What can be set of the method that the command line names."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--method", default=methods.DEFAULT)
+    name = parser.parse_known_args(sys.argv[1:])[0].method
+    if name not in methods.names():
+        return ""
+    lines = option_lines(describe(methods.get_method(name)))
+    return "\n".join([f"options of the method {name} (--set NAME=VALUE):", *lines])
 
 
 def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
@@ -62,46 +61,43 @@ def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def options_from(
-    args: argparse.Namespace, base: MethodOptions | None = None, preset: str = "balanced"
-) -> MethodOptions:
-    """The method's options: the preset's (or those of `base`) with what was set by hand.
-
-    preset: the one to use where the user names none.
-
-    Raises InputError for an option or value that there is not.
-    """
-    changes: dict[str, Any] = {
-        field: getattr(args, name)
-        for name, field in _SHORTCUTS.items()
-        if getattr(args, name) is not None
-    }
-    if args.window is not None:
-        changes["intensity_window"] = "{},{}".format(*args.window)
+def settings_from(args: argparse.Namespace) -> dict[str, str]:
+    """Values of options by name, as `--set` gives them. Raises InputError where one has none."""
+    values = {}
     for setting in args.settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting} has no value.", "Write --set NAME=VALUE.")
-        changes[name.strip()] = value.strip()
-    if base is not None and args.preset is None:
-        return MethodOptions.from_json({**base.to_json(), **changes})
-    return MethodOptions.from_preset(args.preset or preset, **changes)
+        values[name.strip()] = value.strip()
+    return values
+
+
+def check_options(args: argparse.Namespace, method: str | None = None) -> ChangedOptions:
+    """Options as they were given, before anything is read or loaded.
+
+    method: what a learned task needs. Raises InputError for an unknown method, option or value.
+    """
+    chosen = methods.get_method(args.method or method or methods.DEFAULT)
+    return ChangedOptions(chosen, args.preset, settings_from(args))
 
 
 def make_session(
     args: argparse.Namespace,
-    options: MethodOptions,
     bars: ProgressBars,
     *,
     backbone: str | None = None,
     method: str | None = None,
+    preset: str | None = None,
 ) -> FewShotSession:
-    """The session the options ask for, its weights fetched first where they are not here yet.
+    """The session that the options ask for, its weights fetched first where they are not here yet.
 
-    backbone, method: what a learned task needs, where the user named none.
+    backbone, method: what a learned task needs, and preset: the one to use, where the user named
+        none.
     """
     name = args.backbone or backbone or DEFAULT_BACKBONE
-    ready_weights(name, args.weights, bars)
+    chosen = methods.get_method(args.method or method or methods.DEFAULT)
+    if chosen.needs_backbone:
+        ready_weights(name, args.weights, bars)
 
     def make(_: object) -> FewShotSession:
         # Here: PyTorch takes two seconds to import, in which Ctrl-C is to be answered.
@@ -110,9 +106,10 @@ def make_session(
         return FewShotSession(
             name,
             args.device,
-            method=args.method or method or DEFAULT_METHOD,
+            method=chosen,
             weights=args.weights,
-            options=options,
+            preset=args.preset or preset,
+            options=settings_from(args),
             seed=args.seed,
         )
 

@@ -19,8 +19,9 @@ from OFLSAM2Core.cli.interrupt import call_in_background, in_background
 from OFLSAM2Core.cli.options import (
     add_overwrite_option,
     add_session_options,
+    check_options,
     make_session,
-    options_from,
+    settings_from,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
@@ -38,20 +39,6 @@ if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
 
 _DOUBTFUL_SHOWN = 5
-
-
-_OF_LEARNING = (
-    "slicing_axis",
-    "intensity_window",
-    "epochs",
-    "augmented_copies",
-    "training_steps",
-    "encoded_slices",
-    "learning_rate",
-    "iterations_learning",
-    "closed_form",
-)
-"""Options of the method that say only how to learn."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,15 +121,16 @@ def _session_and_task(
     if args.task is not None:
         _refuse_what_is_learned(args)
         task = call_in_background(lambda report: LearnedTask.load(args.task), bars)
-        options = options_from(args, task.options)
-        return make_session(args, options, bars, backbone=task.backbone, method=task.method), task
-    options = options_from(args)
+        given = check_options(args, task.method)
+        given.for_segmenting(task.options, settings_from(args))
+        return make_session(args, bars, backbone=task.backbone, method=task.method), task
+    check_options(args)
 
     def read(report: Any) -> list[SupportCase]:
         return read_support(pairs, args.labels, report)
 
     cases = call_in_background(read, bars)
-    session = make_session(args, options, bars)
+    session = make_session(args, bars)
     task = call_in_background(
         lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
     )
@@ -151,16 +139,11 @@ def _session_and_task(
 
 def _refuse_what_is_learned(args: argparse.Namespace) -> None:
     """Raises InputError for options that say how to learn, when it was learned already."""
-    settings = {setting.partition("=")[0].strip() for setting in args.settings}
     given = [
         option
         for option, is_given in (
-            ("--axis", args.axis is not None),
-            ("--window", args.window is not None),
-            ("--epochs", args.epochs is not None),
             ("--labels", args.labels is not None),
             ("--allow-missing", args.allow_missing),
-            *((f"--set {name}=", name in settings) for name in _OF_LEARNING),
         )
         if is_given
     ]

@@ -16,7 +16,8 @@ nothing is interpolated and `from_slices` is the exact inverse of `to_slices`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import TypeVar
@@ -25,8 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.data.validation import check_geometry
-from OFLSAM2Core.data.volume import Volume
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -192,3 +195,24 @@ def _through_plane(world_spacing: tuple[float, ...]) -> str:
 def _three(values: Iterable[_T]) -> tuple[_T, _T, _T]:
     one, two, three = values
     return one, two, three
+
+
+def support_geometries(cases: Sequence[SupportCase], axis: str = "auto") -> list[SliceGeometry]:
+    """How support cases are cut: all along one axis.
+
+    axis: as `SliceGeometry.for_volume` takes it; "auto" is the axis along which most of the cases
+        would be cut by themselves, the first case's where as many would be cut along another.
+    Raises InputError where a case cannot be cut so, or has too few slices.
+    """
+    own = [SliceGeometry.for_volume(case.volume, axis).orientation for case in cases]
+    common = max(own, key=own.count)
+    if own.count(common) < len(own):
+        logger.warning(
+            "The support cases were scanned along different axes (%s); all are cut into %s slices.",
+            ", ".join(own),
+            common,
+        )
+    geometries = [SliceGeometry.for_volume(case.volume, common) for case in cases]
+    for case, geometry in zip(cases, geometries, strict=True):
+        validate_slice_count(case.volume, geometry)
+    return geometries

@@ -1,29 +1,66 @@
-"""The few-shot segmentation methods, by name."""
+"""The few-shot segmentation methods, by name.
+
+Those of this package are listed here; others come by entry points of the group `oflsam2.methods`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import logging
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core.errors import InputError
 
 if TYPE_CHECKING:
     from OFLSAM2Core.methods.base import Method
 
-_DESCRIPTIONS = {
-    "ofl-sam2": "memory attention, a mapping network updated online, and their adaptive fusion "
-    "(OFL-SAM2, arXiv 2512.24861)",
+GROUP = "oflsam2.methods"
+DEFAULT = "ofl-sam2-atlas"
+
+_BUILT_IN = {
+    "ofl-sam2-atlas": "OFLSAM2Core.methods.ofl_sam2_atlas:OflSam2Atlas",
 }
 
+logger = logging.getLogger(__name__)
 
-def available() -> dict[str, str]:
-    """Method names and what each is."""
-    return dict(_DESCRIPTIONS)
+
+def names() -> list[str]:
+    """Names of the methods that can be asked for; nothing is imported."""
+    others = [entry.name for entry in entry_points(group=GROUP) if entry.name not in _BUILT_IN]
+    return [*_BUILT_IN, *others]
 
 
 def get_method(name: str) -> Method:
-    """The method of a name. Raises InputError for an unknown one."""
-    if name == "ofl-sam2":
-        from OFLSAM2Core.methods.ofl_sam2_atlas import OflSam2
+    """The method of a name.
 
-        return OflSam2()
-    raise InputError(f"There is no method '{name}'.", f"Use one of: {', '.join(_DESCRIPTIONS)}.")
+    Raises InputError for an unknown one, or one of another package that cannot be loaded.
+    """
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)()
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            try:
+                return entry.load()()
+            except Exception as error:  # Whatever another package's module raises.
+                raise InputError(
+                    f"The method '{name}' of another package ({entry.value}) cannot be loaded: "
+                    f"{type(error).__name__}: {error}.",
+                    "Update or remove that package.",
+                ) from error
+    raise InputError(f"There is no method '{name}'.", f"Use one of: {', '.join(names())}.")
+
+
+def describe_all() -> list[dict[str, Any]]:
+    """What each method says of itself; see `base.describe`. One that cannot be loaded is left out,
+    and the log says why."""
+    from OFLSAM2Core.methods.base import describe
+
+    described = []
+    for name in names():
+        try:
+            described.append(describe(get_method(name)))
+        except InputError as error:
+            logger.warning("%s", error)
+    return described

@@ -65,21 +65,21 @@ class Preprocessing:
     brightness: RoiIntensityBounds | None = None
 
     @classmethod
-    def learn(
+    def fit(
         cls,
         support_cases: Sequence[SupportCase],
         slicings: Sequence[SliceGeometry],
         modality: str = "auto",
         size: int = 256,
         window: tuple[float, float] | None = None,
-        zoom: bool = False,
-        across: bool = False,
+        roi: bool = False,
+        orthogonal: bool = False,
     ) -> Preprocessing:
         """Learn from the support cases, each cut by its slicing.
 
         modality: "CT", "MR", "RGB", or "auto" to tell from the voxels.
         window: intensities to show as black and white in every volume; colour frames have none.
-        zoom: whether a square around the structures may be shown besides whole slices. across:
+        roi: whether a square around the structures may be shown besides whole slices. orthogonal:
             whether slices along the other axes may, where no square is.
         Raises InputError where sequences and volumes are mixed.
         """
@@ -108,10 +108,15 @@ class Preprocessing:
         elif modality == "CT":
             curve = fit_intensity_mapping(stacks, labels, [slicing.steps for slicing in slicings])
         # Things in a video move about.
-        side = roi_side(labels, slicings) if zoom and modality != "RGB" else None
+        side = roi_side(labels, slicings) if roi and modality != "RGB" else None
         roi_pixel_spacing = None if side is None else side / size
         others: list[OrthogonalView] = []
-        if across and modality != "RGB" and side is None and all(map(is_near_isotropic, slicings)):
+        if (
+            orthogonal
+            and modality != "RGB"
+            and side is None
+            and all(map(is_near_isotropic, slicings))
+        ):
             for axis in slicings[0].orthogonal_orientations:
                 cut = [SliceGeometry.for_volume(case.volume, axis) for case in support_cases]
                 others.append(OrthogonalView(axis, _pixel(cut, size)))
@@ -121,12 +126,12 @@ class Preprocessing:
         if modality != "MR" or curve is not None:
             return learned
         prepared = [
-            learned.prepare(case.volume, slicing)
+            learned.transform(case.volume, slicing)
             for case, slicing in zip(support_cases, slicings, strict=True)
         ]
         return replace(learned, brightness=RoiIntensityBounds.learn(prepared, labels))
 
-    def prepare(self, volume: Volume, slicing: SliceGeometry) -> PreprocessedVolume:
+    def transform(self, volume: Volume, slicing: SliceGeometry) -> PreprocessedVolume:
         """Make a volume ready: its slices one by one, in the network's form.
 
         Of slices that are larger than the support's the air around the body is left out; a body
@@ -189,12 +194,14 @@ class Preprocessing:
             return ()
         alike = self
         if self.brightness is not None:  # It knows the place in slices along the main axis only.
-            curve = self.prepare(volume, slicing).curve
+            curve = self.transform(volume, slicing).curve
             alike = replace(self, curve=curve, brightness=None)
         cuts = [
             (each.pixel, SliceGeometry.for_volume(volume, each.axis)) for each in self.other_axes
         ]
-        return tuple((replace(alike, pixel=pixel).prepare(volume, cut), cut) for pixel, cut in cuts)
+        return tuple(
+            (replace(alike, pixel=pixel).transform(volume, cut), cut) for pixel, cut in cuts
+        )
 
     def _curve_of(self, shown: npt.NDArray) -> IntensityMapping:
         if self.modality == "RGB":

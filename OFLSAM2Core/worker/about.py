@@ -20,7 +20,8 @@ def about_worker() -> dict[str, Any]:
 
     torch: the installed version, or None. missing: packages without which no job can run.
     Each of `devices` has name, description, free_bytes, total_bytes. `backbones` are those of the
-    manifest, each with the state of its weights on this machine.
+    manifest, each with the state of its weights on this machine. `methods` are as
+    `OFLSAM2Core.methods.base.describe` gives them.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     return {
@@ -85,4 +86,4 @@ def _backbones() -> list[dict[str, Any]]:
 def _methods() -> list[dict[str, Any]]:
     from OFLSAM2Core import methods
 
-    return [{"name": name, "description": said} for name, said in methods.available().items()]
+    return methods.describe_all()

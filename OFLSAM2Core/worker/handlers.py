@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from OFLSAM2Core.data.results import Progress, SliceResult
+from OFLSAM2Core.methods import DEFAULT, get_method
 from OFLSAM2Core.runtime.redaction import keep_out
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.about import about_worker
@@ -22,7 +23,6 @@ from OFLSAM2Core.worker.warm import remember_task, task_at, task_of, warm_backbo
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
-    from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
     from OFLSAM2Core.session import FewShotSession
 
 # Importing PyTorch and preparing a backbone take 2 to 20 s the first time.
@@ -49,8 +49,8 @@ def learn(job: Job) -> Answer:
 
         check_writable(task_path)
     job.on_progress(_STARTING)
-    backbone, method = job.take("backbone", str, "litemedsam"), job.take("method", str, "ofl-sam2")
-    session = _session(job, backbone, method, _options(job))
+    backbone, method = job.take("backbone", str, "litemedsam"), job.take("method", str, DEFAULT)
+    session = _session(job, backbone, method)
     allow_missing = job.take("allow_missing", bool, False)
     task = session.learn(cases, job.on_progress, allow_missing=allow_missing)
     job.check_cancelled()
@@ -69,7 +69,7 @@ def segment(job: Job) -> Answer:
     volume = payloads.volume_from(job.frame)
     job.on_progress(_STARTING)
     task = _task(job)
-    session = _session(job, task.backbone, task.method, _options(job) or task.options)
+    session = _session(job, task.backbone, task.method)
     slices = set()
     generator = cast(
         "Generator[SliceResult, None, None]", session.segment(volume, task, job.on_progress)
@@ -121,15 +121,24 @@ def warm_up() -> None:
         _log.info("Not ready to work yet: %s", error)
 
 
-def _session(job: Job, backbone: str, method: str, options: MethodOptions | None) -> FewShotSession:
-    from OFLSAM2Core.methods import get_method
+def _session(job: Job, backbone: str, method: str) -> FewShotSession:
+    """The session a request asks for. Its "preset" and "options" are what the user changed: all
+    else is the method's, in learning, and the task's, in segmenting."""
+    from OFLSAM2Core.methods.changed_options import ChangedOptions
     from OFLSAM2Core.session import FewShotSession
 
-    get_method(method)  # an unknown one is to be said before a backbone is downloaded
+    preset, options = job.take_optional("preset", str), job.take_optional("options", dict)
+    # What is wrong with these is to be said before a backbone is downloaded.
+    chosen = get_method(method)
+    ChangedOptions(chosen, preset, options or {})
     device, weights = job.take("device", str, "auto"), job.take_optional("weights", str)
-    warm = warm_backbone(backbone, device, weights, job.on_progress)
     seed = job.take("seed", int, 0)
-    return FewShotSession(warm, method=method, options=options, seed=seed)
+    if not chosen.needs_backbone:
+        return FewShotSession(
+            device=device, method=chosen, preset=preset, options=options, seed=seed
+        )
+    warm = warm_backbone(backbone, device, weights, job.on_progress)
+    return FewShotSession(warm, method=chosen, preset=preset, options=options, seed=seed)
 
 
 def _task(job: Job) -> LearnedTask:
@@ -138,15 +147,6 @@ def _task(job: Job) -> LearnedTask:
     path = Path(job.take("task_path", str))
     keep_out([path])
     return task_at(path)
-
-
-def _options(job: Job) -> MethodOptions | None:
-    options = job.take_optional("options", dict)
-    if options is None:
-        return None
-    from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
-
-    return MethodOptions.from_json(options)
 
 
 def _about_task(task: LearnedTask) -> dict[str, Any]:

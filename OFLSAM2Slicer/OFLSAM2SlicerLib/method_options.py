@@ -1,39 +1,33 @@
-"""What the panel's part Advanced means for the core."""
+"""What was changed of a method's options, for the worker: what was not changed is not sent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods import DEFAULT, get_method
+from OFLSAM2Core.methods.base import describe
+from OFLSAM2Core.methods.changed_options import ChangedOptions
 
 
-def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by name, "preset" among them, completed. Raises InputError."""
-    changes = dict(options)
-    return MethodOptions.from_preset(changes.pop("preset", "balanced"), **changes).to_json()
+def checked_options(options: Mapping[str, Any], method: str = DEFAULT) -> dict[str, Any]:
+    """Options by name, "preset" among them, as they were given. Raises InputError."""
+    values = dict(options)
+    ChangedOptions(get_method(method), values.pop("preset", None), values)
+    return dict(options)
 
 
-def method_options(
-    preset: str,
-    slicing_axis: str,
-    intensity_window: str,
-    gamma: float,
-    memories: int,
-    epochs: int,
-    iterations_learning: int,
-    iterations_update: int,
+def changed_options(
+    preset: str, values: Mapping[str, Any], method: str = DEFAULT
 ) -> dict[str, Any]:
-    """Options for the worker. epochs: 0 leaves them to the preset; intensity_window: "LOW,HIGH",
-    empty to learn it from the support. Raises InputError."""
-    changes: dict[str, Any] = {
-        "slicing_axis": slicing_axis,
-        "intensity_window": intensity_window.strip() or "auto",
-        "gamma": gamma,
-        "memories": memories,
-        "iterations_learning": iterations_learning,
-        "iterations_update": iterations_update,
-    }
-    if epochs:
-        changes["epochs"] = epochs
-    return checked_options({"preset": preset, **changes})
+    """Those of `values` that are not the preset's, which the panel shows. Raises InputError.
+
+    preset: its name goes along where it is not "balanced", the default.
+    """
+    chosen = get_method(method)
+    defaults = {each["name"]: each["default"] for each in describe(chosen)["options"]}
+    shown = {**defaults, **chosen.presets.get(preset, {})}
+    changed = {name: value for name, value in values.items() if value != shown.get(name)}
+    if preset != "balanced":
+        changed = {"preset": preset, **changed}
+    return checked_options(changed, method)

@@ -6,8 +6,8 @@ Rows that differ only in segmenting share the task learned with everything on; p
 switched off in learning, fewer supports and other seeds are learned anew. Features of slices, tasks
 and a report for each row are kept in DIR: what is there already is not done again, so the command
 can be stopped and repeated, and `--rows` chooses some. The table goes to DIR/ablation.md. `--set`
-is for every row: `--set zoom=false` leaves out the closer look, which has no memory and no decoder,
-and with it half the time of learning. Other settings need another DIR.
+is for every row: `--set roi_refinement=false` leaves out the closer look, which has no memory and
+no decoder, and with it half the time of learning. Other settings need another DIR.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import segment_cases
 from OFLSAM2Core.evaluation.report import EvaluationReport, mean_and_interval
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 from OFLSAM2Core.runtime.device import choose_device
 from OFLSAM2Core.session import FewShotSession
 
@@ -56,12 +55,12 @@ class Row:
 ROWS = (
     Row("whole"),
     Row("no-update", segmenting={"update": "none"}),
-    Row("blind-update", segmenting={"update": "blind"}),
+    Row("blind-update", segmenting={"update": "always"}),
     Row("gamma-0.7", segmenting={"gamma": 0.7}),
     Row("gamma-0.9", segmenting={"gamma": 0.9}),
-    Row("K-1", segmenting={"memories": 1}),
-    Row("K-2", segmenting={"memories": 2}),
-    Row("K-3", segmenting={"memories": 3}),
+    Row("K-1", segmenting={"retrieved_slices": 1}),
+    Row("K-2", segmenting={"retrieved_slices": 2}),
+    Row("K-3", segmenting={"retrieved_slices": 3}),
     Row("seed-1", seed=1),
     Row("seed-2", seed=2),
     Row("supports-1-2", supports=(0, 1)),
@@ -70,13 +69,13 @@ ROWS = (
     Row("support-1", supports=(0,)),
     Row("support-2", supports=(1,)),
     Row("support-3", supports=(2,)),
-    Row("no-zoom", segmenting={"zoom": False}),
-    Row("no-appearance", segmenting={"appearance": False}),
-    Row("no-best-dice", segmenting={"best_dice": False}),
-    Row("no-mirror", learning={"mirror": False}),
-    Row("no-registration", learning={"registration": False}),
+    Row("no-zoom", segmenting={"roi_refinement": False}),
+    Row("no-appearance", segmenting={"intensity_refinement": False}),
+    Row("no-best-dice", segmenting={"dice_optimal_threshold": False}),
+    Row("no-mirror", learning={"flip_augmentation": False}),
+    Row("no-registration", learning={"atlas_prior": False}),
     Row("no-memory", learning={"use_memory": False}),
-    Row("no-online-branch", learning={"use_mapping": False}),
+    Row("no-online-branch", learning={"mapping_branch": False}),
     Row("plain-sum", learning={"use_fusion": False}),
 )
 
@@ -128,15 +127,12 @@ def run(
     done = _report(folder)
     if done is not None and [case["case"] for case in done["cases"]] == test:
         return
-    options = MethodOptions.from_preset("balanced", **{**settings, **row.learning})
     file = out / f"{row.task_name}.oflsam2"
     if not file.exists():
-        learning = FewShotSession(backbone, options=options, seed=row.seed)
+        learning = FewShotSession(backbone, options={**settings, **row.learning}, seed=row.seed)
         learning.learn([dataset.read_case(name) for name in support]).save(file)
     task = LearnedTask.load(file)
-    options = MethodOptions.from_preset(
-        "balanced", **{**settings, **row.learning, **row.segmenting}
-    )
+    options = {**settings, **row.learning, **row.segmenting}
     session = FewShotSession(backbone, options=options, seed=row.seed)
     about = {
         "dataset": dataset.name,

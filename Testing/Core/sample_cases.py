@@ -23,7 +23,7 @@ class Shown:
     """Cases as they are shown to the network."""
 
     def __init__(self, *cases: SupportCase) -> None:
-        self.preparation = Preprocessing.learn(
+        self.preparation = Preprocessing.fit(
             cases, [SliceGeometry.for_volume(case.volume, "axial") for case in cases]
         )
         self.structures = cases[0].structures
@@ -31,5 +31,5 @@ class Shown:
 
     def of(self, case: SupportCase) -> SupportStack:
         cut = SliceGeometry.for_volume(case.volume, "axial")
-        prepared = self.preparation.prepare(case.volume, cut)
+        prepared = self.preparation.transform(case.volume, cut)
         return SupportStack(case.volume.name, prepared, cut, cut.to_slices(case.labels))

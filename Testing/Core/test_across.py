@@ -52,7 +52,7 @@ def _box(
 
 
 def _prepared(case: SupportCase, zoom: bool = False, across: bool = True) -> Preprocessing:
-    return Preprocessing.learn(
+    return Preprocessing.fit(
         [case], [SliceGeometry.for_volume(case.volume)], zoom=zoom, across=across
     )
 
@@ -167,13 +167,13 @@ def _read(case: SupportCase, drawn: npt.NDArray) -> tuple[npt.NDArray, list[int]
     which slices it looked at."""
     backbone = _sam2()
     axial, coronal = (SliceGeometry.for_volume(case.volume, axis) for axis in ("axial", "coronal"))
-    preparation = Preprocessing.learn([case], [coronal], size=128)
+    preparation = Preprocessing.fit([case], [coronal], size=128)
     shows = _Shows(case.labels)
     side = OrthogonalViewModel(shows, StructureExtents(np.array([[-1.0, 1.0]])))  # type: ignore[arg-type]
     slices = (torch.from_numpy(plane[None] * 0.6) for plane in axial.to_slices(drawn))
     found = side.read(
         ProbabilityVolume.of_slices(slices).cut_anew(axial, coronal),
-        preparation.prepare(case.volume, coronal),
+        preparation.transform(case.volume, coronal),
         coronal,
         [0.0],
         backbone,

@@ -43,7 +43,7 @@ def _case(array: NDArray[np.float32]) -> SupportCase:
 
 def _learned(*cases: SupportCase, across: bool = False) -> Preprocessing:
     slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
-    return Preprocessing.learn(cases, slicings, across=across)
+    return Preprocessing.fit(cases, slicings, across=across)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def preparation() -> Preprocessing:
 
 
 def _prepared(preparation: Preprocessing, case: SupportCase) -> PreprocessedVolume:
-    return preparation.prepare(case.volume, SliceGeometry.for_volume(case.volume))
+    return preparation.transform(case.volume, SliceGeometry.for_volume(case.volume))
 
 
 def _grey(prepared: PreprocessedVolume, case: SupportCase) -> float:
@@ -142,7 +142,7 @@ def test_where_structures_are_is_found_at_another_size_and_field_of_view(
         (close, 1.0, (slice(None), slice(21, 43), slice(17, 39))),
     ):
         volume = Volume(found, np.diag([side, side, 1, 1]), "target")
-        prepared = preparation.prepare(volume, SliceGeometry.for_volume(volume))
+        prepared = preparation.transform(volume, SliceGeometry.for_volume(volume))
         (black, white), _ = prepared.curve
         assert preparation.brightness is not None
         bright = np.percentile(found[place], 95) - black
@@ -185,7 +185,7 @@ def test_all_axes_of_a_volume_are_shown_by_one_curve() -> None:
     across = preparation.transform_orthogonal(case.volume, slicing)
     assert len(across) == 2
     for shown, _ in across:
-        assert shown.curve == preparation.prepare(case.volume, slicing).curve
+        assert shown.curve == preparation.transform(case.volume, slicing).curve
 
 
 def test_a_preparation_with_it_is_the_same_after_json(preparation: Preprocessing) -> None:
@@ -206,9 +206,9 @@ def test_nothing_is_learned_where_all_volumes_have_one_scale() -> None:
     cases = [_case(_tissue(1)), _case(_with_a_coil(_tissue(2)))]
     slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
     for modality, window in (("CT", None), ("MR", (0.0, 300.0))):
-        preparation = Preprocessing.learn(cases, slicings, modality, window=window)
+        preparation = Preprocessing.fit(cases, slicings, modality, window=window)
         assert preparation.brightness is None
-        assert preparation.prepare(cases[0].volume, slicings[0]).curve == preparation.curve
+        assert preparation.transform(cases[0].volume, slicings[0]).curve == preparation.curve
 
 
 def test_a_black_support_is_no_error() -> None:

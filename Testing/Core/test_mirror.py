@@ -53,11 +53,11 @@ def _one_of_two(size: float, shift: float) -> SupportCase:
 
 def _partners(cases: list[SupportCase], axis: str = "axial") -> list[int] | None:
     slicings = [SliceGeometry.for_volume(case.volume, axis) for case in cases]
-    preparation = Preprocessing.learn(cases, slicings, size=128)
+    preparation = Preprocessing.fit(cases, slicings, size=128)
     support = [
         SupportStack(
             "case",
-            preparation.prepare(case.volume, slicing),
+            preparation.transform(case.volume, slicing),
             slicing,
             slicing.to_slices(case.labels),
         )

@@ -33,11 +33,11 @@ def sample(number: str) -> SupportCase:
 
 def learn(*cases: SupportCase, modality: str = "auto", size: int = 256) -> Preprocessing:
     slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
-    return Preprocessing.learn(cases, slicings, modality, size)
+    return Preprocessing.fit(cases, slicings, modality, size)
 
 
 def prepare(preparation: Preprocessing, volume: Volume) -> PreprocessedVolume:
-    return preparation.prepare(volume, SliceGeometry.for_volume(volume))
+    return preparation.transform(volume, SliceGeometry.for_volume(volume))
 
 
 def case_of(array: np.ndarray, spacing: tuple[float, float, float] = (1, 1, 1)) -> SupportCase:
@@ -423,9 +423,7 @@ def test_a_window_given_by_hand_is_black_below_and_white_above_in_every_volume(m
     case = case_of(ct())
     window = (-160.0, 240.0)
     prepared = prepare(
-        Preprocessing.learn(
-            [case], [SliceGeometry.for_volume(case.volume)], modality, window=window
-        ),
+        Preprocessing.fit([case], [SliceGeometry.for_volume(case.volume)], modality, window=window),
         case_of(ct(seed=1)).volume,
     )
     grey, plane = prepared.grey(6)[0], prepared.stack[6]

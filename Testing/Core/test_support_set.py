@@ -32,11 +32,11 @@ def _encode(
     backbone = Sam2Backbone.random(seed=3, image_size=128)
     cases = [sample_data().read_case(f"hippocampus_{number}") for number in numbers]
     slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
-    preparation = Preprocessing.learn(cases, slicings, size=backbone.image_size)
+    preparation = Preprocessing.fit(cases, slicings, size=backbone.image_size)
     support = [
         SupportStack(
             case.name,
-            preparation.prepare(case.volume, slicing),
+            preparation.transform(case.volume, slicing),
             slicing,
             slicing.to_slices(case.labels),
         )

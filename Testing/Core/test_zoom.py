@@ -64,7 +64,7 @@ def _box(shape: tuple[int, int, int], rows: slice, columns: slice) -> SupportCas
 
 def _learn(*cases: SupportCase, zoom: bool = True) -> Preprocessing:
     slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
-    return Preprocessing.learn(cases, slicings, zoom=zoom)
+    return Preprocessing.fit(cases, slicings, zoom=zoom)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_the_middle_of_what_is_drawn_is_between_its_edges() -> None:
 def test_two_readings_are_weighed_within_the_square() -> None:
     case = _box((3, 100, 90), slice(40, 60), slice(50, 62))
     preparation, slicing = _learn(case), SliceGeometry.for_volume(case.volume)
-    prepared = preparation.prepare(case.volume, slicing)
+    prepared = preparation.transform(case.volume, slicing)
     square = preparation.transform_roi(case.volume, slicing, (50, 56))
 
     def everywhere(probability: float) -> ProbabilityVolume:

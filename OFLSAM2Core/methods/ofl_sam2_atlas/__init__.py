@@ -1,53 +1,46 @@
-"""OFL-SAM2: a frozen backbone, memory, a mapping network updated online, adaptive fusion.
+"""The default for volumes: mapping network, a U-Net on frozen features, and a registered atlas.
 
-Lan et al., arXiv 2512.24861. What the paper leaves open, and what was chosen, is in
-docs/decisions/.
+The mapping network and its online update are OFL-SAM2's (arXiv 2512.24861); the U-Net head on the
+frozen backbone's features and the registered support cases as a prior are ours. What was chosen is
+in docs/decisions/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from OFLSAM2Core.backbones.base import Backbone
-from OFLSAM2Core.data.results import ProgressCallback
-from OFLSAM2Core.data.slice_geometry import SliceGeometry
-from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import Method
-from OFLSAM2Core.methods.ofl_sam2_atlas.learning import learn
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
-from OFLSAM2Core.methods.ofl_sam2_atlas.propagation import Propagation
-from OFLSAM2Core.methods.ofl_sam2_atlas.views import ExtraViews, SlicePrediction
-from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume, Preprocessing
-from OFLSAM2Core.preprocessing.support_stack import SupportStack
-from OFLSAM2Core.runtime.timings import Timings
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.methods.base import Context, MethodState, Run
+from OFLSAM2Core.methods.ofl_sam2_atlas import options as own
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.learned_task import LearnedTask
 
 
-class OflSam2(Method):
-    name = "ofl-sam2"
+class OflSam2Atlas:
+    """See the module."""
+
+    name = "ofl-sam2-atlas"
+    description = (
+        "mapping network, U-Net on frozen features and registered support cases; for volumes"
+    )
+    needs_backbone = True
+    sequences = True
+    LearnOptions = own.LearnOptions
+    SegmentOptions = own.SegmentOptions
+    presets = own.PRESETS
 
     def learn(
-        self,
-        backbone: Backbone,
-        support: Sequence[SupportStack],
-        structures: tuple[Structure, ...],
-        preparation: Preprocessing,
-        options: MethodOptions,
-        seed: int,
-        on_progress: ProgressCallback,
-    ) -> LearnedTask:
-        return learn(backbone, support, structures, preparation, options, seed, on_progress)
+        self, ctx: Context, support: Sequence[SupportCase], options: own.LearnOptions
+    ) -> MethodState:
+        from OFLSAM2Core.methods.ofl_sam2_atlas.learning import learn
 
-    def segment(
-        self,
-        backbone: Backbone,
-        prepared: PreprocessedVolume,
-        other_looks: ExtraViews,
-        slicing: SliceGeometry,
-        task: LearnedTask,
-        options: MethodOptions,
-        on_progress: ProgressCallback,
-        timings: Timings,
-    ) -> Iterator[SlicePrediction]:
-        propagation = Propagation(backbone, prepared, other_looks, slicing, task, options, timings)
-        return propagation.run(on_progress)
+        return learn(ctx, support, options)
+
+    def open(
+        self, ctx: Context, volume: Volume, task: LearnedTask, options: own.SegmentOptions
+    ) -> Run:
+        from OFLSAM2Core.methods.ofl_sam2_atlas.volume_run import VolumeRun
+
+        return VolumeRun(ctx, volume, task, options)

@@ -20,7 +20,7 @@ from OFLSAM2Core.methods.common.class_balance import PositionWeights, near_foreg
 from OFLSAM2Core.methods.common.mapping_network import PcaFeatureMap
 from OFLSAM2Core.methods.common.parallel_backward import ParallelBackward
 from OFLSAM2Core.methods.ofl_sam2_atlas.adaptive_fusion import AdaptiveFusion
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.retrieval import most_similar
 from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import SegmentationHead, head_inputs
 from OFLSAM2Core.methods.ofl_sam2_atlas.support_encoding import SupportSlice
@@ -74,7 +74,7 @@ class EpisodicTrainer:
         tau_without: dict[int, Tensor],
         balance: PositionWeights,
         level_error: PositionNoise,
-        options: MethodOptions,
+        options: LearnOptions,
         rng: np.random.Generator,
         readout_alone: bool = False,
     ) -> None:
@@ -181,7 +181,7 @@ class EpisodicTrainer:
             for each, level in zip(slices, levels, strict=True)
         ]
         predicted = None
-        if self.options.use_mapping:
+        if self.options.mapping_branch:
             predicted = torch.stack(
                 [self._mapped(n, f) for n, f in zip(queries, features, strict=True)]
             )
@@ -262,7 +262,7 @@ class EpisodicTrainer:
             bank = torch.stack([self.slices[n].descriptor for n in others])
             levels = torch.tensor([self.slices[n].level for n in others], device=bank.device)
             best = most_similar(
-                query.descriptor, query.level, bank, levels, 2 * self.options.memories
+                query.descriptor, query.level, bank, levels, 2 * self.options.retrieved_slices
             )
             found.append([others[i] for i in best])
         return found
@@ -270,12 +270,12 @@ class EpisodicTrainer:
     def _some_memories(self, number: int, rng: np.random.Generator) -> list[int]:
         """K of them, not always the best: a new volume has no perfect match either."""
         candidates = self._candidates[number]
-        return [int(n) for n in rng.permutation(candidates)[: self.options.memories]]
+        return [int(n) for n in rng.permutation(candidates)[: self.options.retrieved_slices]]
 
     def _neighbour(
         self, number: int, structures: list[int], rng: np.random.Generator
     ) -> list[tuple[int, Memory]]:
-        if self.options.recent == 0 or rng.random() > FROM_NEIGHBOUR:
+        if self.options.recent_slices == 0 or rng.random() > FROM_NEIGHBOUR:
             return []
         query = self.slices[number]
         beside = number + int(rng.choice([-1, 1]))

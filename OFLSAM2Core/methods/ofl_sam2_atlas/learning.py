@@ -17,7 +17,8 @@ from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.data.results import Progress, ProgressCallback
 from OFLSAM2Core.data.slice_geometry import FRAME_AXIS
 from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.data.volume import SupportCase
+from OFLSAM2Core.methods.base import Context, MethodState
 from OFLSAM2Core.methods.common.bilateral_symmetry import symmetric_label_map
 from OFLSAM2Core.methods.common.mapping_network import (
     REGULARISER,
@@ -25,14 +26,14 @@ from OFLSAM2Core.methods.common.mapping_network import (
 )
 from OFLSAM2Core.methods.ofl_sam2_atlas.memory_bank import SupportMemory
 from OFLSAM2Core.methods.ofl_sam2_atlas.multiplanar import OrthogonalViewModel
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
-from OFLSAM2Core.methods.ofl_sam2_atlas.state import AtlasMethodState
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.state import VERSION, AtlasMethodState, Metadata
 from OFLSAM2Core.methods.ofl_sam2_atlas.support_encoding import SupportSlice, spread
 from OFLSAM2Core.methods.ofl_sam2_atlas.view_model import ViewModel
 from OFLSAM2Core.methods.ofl_sam2_atlas.view_training import ViewTraining, level_finder, scale_of
+from OFLSAM2Core.methods.ofl_sam2_atlas.views import support_views
 from OFLSAM2Core.postprocessing.connected_components import adjacent_structures, is_single_component
 from OFLSAM2Core.postprocessing.probability_volume import structure_width
-from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
 from OFLSAM2Core.preprocessing.support_stack import SupportStack
 from OFLSAM2Core.slice_position.extents import StructureExtents
 
@@ -42,22 +43,37 @@ MEMORY_SLICES = 48
 """Support slices kept in the learned task, spread over the cases: about 0.6 MB each."""
 
 
-def learn(
-    backbone: Backbone,
+def learn(ctx: Context, cases: Sequence[SupportCase], options: LearnOptions) -> MethodState:
+    """What the method learns from support cases; the same seed gives the same state."""
+    structures = cases[0].structures
+    preprocessing, support = support_views(cases, ctx.needed_backbone, options)
+    with ctx.seeded():
+        parts = _learn_parts(ctx, support, structures, options)
+    labels = [case.labels for case in support]
+    areas = [_areas(case, structures) for case in support]
+    pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]
+    metadata = Metadata(
+        preprocessing,
+        support[0].slicing.orientation,
+        [is_single_component(labels, each.label) for each in structures],
+        adjacent_structures(labels, [each.label for each in structures]),
+        [structure_width([case[n] for case in areas], pixels) for n in range(len(structures))],
+    )
+    summary = {"slicing axis": metadata.orientation, "modality": preprocessing.modality}
+    return MethodState(VERSION, metadata.encode(), parts.to_tensors(), summary)
+
+
+def _learn_parts(
+    ctx: Context,
     support: Sequence[SupportStack],
     structures: tuple[Structure, ...],
-    preparation: Preprocessing,
-    options: MethodOptions,
-    seed: int,
-    on_progress: ProgressCallback,
-) -> LearnedTask:
-    """A task learned from prepared support cases; the same seed gives the same task."""
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
+    options: LearnOptions,
+) -> AtlasMethodState:
+    backbone, on_progress, rng = ctx.needed_backbone, ctx.report, ctx.rng()
     areas = [_areas(case, structures) for case in support]
     partners = _partners(support, structures, options)
     registered, votes = None, None
-    if options.registration and support[0].slicing.orientation != FRAME_AXIS:
+    if options.atlas_prior and support[0].slicing.orientation != FRAME_AXIS:
         registered, votes = AtlasSet.from_support(
             support, structures, partners, backbone.device, on_progress
         )
@@ -90,27 +106,7 @@ def learn(
         own_partners = _partners(across, structures, options)
         side = OrthogonalViewModel(look(across, message, own_partners), extents)
         parts = replace(parts, across=(*parts.across, side))
-    parts = replace(parts, registered=registered)
-    labels = [case.labels for case in support]
-    pixels = [math.prod(case.slicing.spacing_in_plane) for case in support]
-    return LearnedTask(
-        structures=structures,
-        backbone=backbone.name,
-        backbone_identity=backbone.identity,
-        backbone_precision=backbone.precision,
-        method="ofl-sam2",
-        orientation=support[0].slicing.orientation,
-        preparation=preparation,
-        options=options,
-        tensors=parts.to_tensors(),
-        facts={
-            "in_one_piece": [is_single_component(labels, each.label) for each in structures],
-            "touched": adjacent_structures(labels, [each.label for each in structures]),
-            "widths_mm": [
-                structure_width([case[n] for case in areas], pixels) for n in range(len(structures))
-            ],
-        },
-    )
+    return replace(parts, registered=registered)
 
 
 def _parts(
@@ -138,11 +134,11 @@ def _parts(
 
 
 def _partners(
-    shown: Sequence[SupportStack], structures: Sequence[Structure], options: MethodOptions
+    shown: Sequence[SupportStack], structures: Sequence[Structure], options: LearnOptions
 ) -> npt.NDArray[np.intp] | None:
     """`symmetric_label_map`, where there are copies that may be mirrored: the preset fast has
     none."""
-    if not options.mirror or options.augmented_copies == 0:
+    if not options.flip_augmentation or options.augmented_copies == 0:
         return None
     partners = symmetric_label_map(shown, structures)
     if partners is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,19 +13,19 @@ from torch import Tensor
 from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures
 from OFLSAM2Core.data.results import Progress, ProgressCallback
 from OFLSAM2Core.data.slice_geometry import FRAME_AXIS, SliceGeometry
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import TaskError
-from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.common.class_balance import near_foreground_mask
 from OFLSAM2Core.methods.common.feature_cache import FeatureCache
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, probe_slices
 from OFLSAM2Core.methods.common.mapping_network import sample_positions
 from OFLSAM2Core.methods.ofl_sam2_atlas.memory_bank import RecentMemory
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import SegmentOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.quality_gate import confident_structures
 from OFLSAM2Core.methods.ofl_sam2_atlas.refinement import RefinementPass
 from OFLSAM2Core.methods.ofl_sam2_atlas.retrieval import AWAY, descriptor
 from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import head_inputs
-from OFLSAM2Core.methods.ofl_sam2_atlas.state import AtlasMethodState
+from OFLSAM2Core.methods.ofl_sam2_atlas.state import AtlasMethodState, Metadata
 from OFLSAM2Core.methods.ofl_sam2_atlas.views import ExtraViews, SlicePrediction
 from OFLSAM2Core.methods.ofl_sam2_atlas.volume_pass import SlicePosterior, VolumePass
 from OFLSAM2Core.postprocessing.confidence import (
@@ -49,19 +49,22 @@ class Propagation:
         prepared: PreprocessedVolume,
         other_looks: ExtraViews,
         slicing: SliceGeometry,
-        task: LearnedTask,
-        options: MethodOptions,
+        structures: Sequence[Structure],
+        metadata: Metadata,
+        tensors: dict[str, Tensor],
+        options: SegmentOptions,
         timings: Timings,
     ) -> None:
         self.backbone = backbone
         self.prepared = prepared
         self.other_looks = other_looks
-        self.task = task
+        self.structures = structures
+        self.metadata = metadata
         self.options = options
         self.timings = timings
         self.slicing = slicing
         self.count = slicing.count
-        self.parts = AtlasMethodState.from_tensors(task.tensors, backbone)
+        self.parts = AtlasMethodState.from_tensors(tensors, backbone)
         if other_looks.across and len(self.parts.across) != len(other_looks.across):
             raise TaskError(
                 "The learned task lacks what was learned from slices along another axis.",
@@ -72,7 +75,7 @@ class Propagation:
         self._statistics: FeatureStatistics | None = None
         self._scale: PositionScale | None = None
         self._probabilities = ProbabilityVolume.empty(
-            len(task.structures), self.count, 4 * backbone.feature_size
+            len(structures), self.count, 4 * backbone.feature_size
         )
         self._second_reading = RefinementPass(self.parts.readout)
 
@@ -80,8 +83,8 @@ class Propagation:
     def run(self, on_progress: ProgressCallback) -> Iterator[SlicePrediction]:
         """Results in the order of `propagation_order`, each as soon as it is ready."""
         start = self._most_similar_slice(on_progress)
-        upwards = RecentMemory(self.options.recent)
-        downwards = RecentMemory(self.options.recent)
+        upwards = RecentMemory(self.options.recent_slices)
+        downwards = RecentMemory(self.options.recent_slices)
         for done, (index, direction) in enumerate(propagation_order(start, self.count)):
             on_progress(Progress("segment", done, self.count))
             recents = {1: [upwards], -1: [downwards], 0: [upwards, downwards]}[direction]
@@ -100,7 +103,8 @@ class Propagation:
             self.prepared,
             self.other_looks,
             self.slicing,
-            self.task,
+            self.structures,
+            self.metadata,
             self.parts,
             self._second_reading,
             self.options,
@@ -146,7 +150,7 @@ class Propagation:
         with self.timings.stage("fuse"):
             seen = head_inputs([features], self.mapping.head)
             components = seen[0, : len(self.mapping.head.basis)]
-            if self.options.use_mapping:
+            if self.options.mapping_branch:
                 mapped = self.mapping.of_components(components, features.level)
             target = self.parts.fusion(features, attended, mapped, self.options.use_fusion)
             known = None if mapped is None else mapped[None]
@@ -175,9 +179,11 @@ class Propagation:
 
     def _attend(self, features: ImageFeatures, index: int, recent: RecentMemory) -> Tensor:
         support = self.parts.memory.retrieve(
-            descriptor(features.normalized_embedding)[0], features.level, self.options.memories
+            descriptor(features.normalized_embedding)[0],
+            features.level,
+            self.options.retrieved_slices,
         )
-        count = len(self.task.structures)
+        count = len(self.structures)
         read: list[Tensor | None] = [None] * count
         for structures, positions in recent.groups(count):
             near = [
@@ -201,14 +207,14 @@ class Propagation:
         scores = slice_confidence(shared, decisive)
         if read.sure is not None:
             scores = scores * read.sure
-        values = torch.tensor([0, *(s.label for s in self.task.structures)], dtype=torch.uint8)
+        values = torch.tensor([0, *(s.label for s in self.structures)], dtype=torch.uint8)
         result = SlicePrediction(
             index=read.index,
             labels=values[which[0].cpu()].numpy(),
             confidence=(shown * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
             scores={
                 structure.name: round(float(score), 4)
-                for structure, score in zip(self.task.structures, scores, strict=True)
+                for structure, score in zip(self.structures, scores, strict=True)
             },
         )
         return result, scores
@@ -235,7 +241,7 @@ class Propagation:
             kept = self.parts.attention.compress(memory)
         for recent in recents:
             recent.add(index, kept, trusted)
-        if self.options.use_mapping and self.options.update != "none":
+        if self.options.mapping_branch and self.options.update != "none":
             remembered = memory.features.flatten(2)
             # Other positions in every slice, the same in every run.
             some = sample_positions(remembered.shape[-1], np.random.default_rng(index))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from OFLSAM2Core.atlas.atlas_set import AtlasSet
 from OFLSAM2Core.backbones.base import Backbone, LearnedAttention, Memory
 from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.methods.base import MethodState
 from OFLSAM2Core.methods.common.class_balance import PositionWeights
 from OFLSAM2Core.methods.common.mapping_network import (
     MappingNetwork,
@@ -21,9 +23,56 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.memory_bank import SupportMemory
 from OFLSAM2Core.methods.ofl_sam2_atlas.multiplanar import OrthogonalViewModel
 from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import SegmentationHead
 from OFLSAM2Core.methods.ofl_sam2_atlas.view_model import ViewModel
+from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
 from OFLSAM2Core.runtime.named_tensors import named, part_of
 from OFLSAM2Core.slice_position.extents import StructureExtents
 from OFLSAM2Core.slice_position.regression import PositionRegressor
+
+VERSION = 1
+"""Of the format in which this method's state is kept."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is kept besides tensors.
+
+    orientation: along what targets are cut ("axial", "coronal", "sagittal" or "frame").
+    single, by structure: whether it is one connected component in every support case. adjacent:
+    the structures that touch each. widths: of each, in millimetres.
+    """
+
+    preprocessing: Preprocessing
+    orientation: str
+    single: list[bool]
+    adjacent: list[list[int]]
+    widths: list[float]
+
+    def encode(self) -> dict[str, Any]:
+        return {**vars(self), "preprocessing": self.preprocessing.to_json()}
+
+    @classmethod
+    def decode(cls, state: MethodState) -> Metadata:
+        """Raises TaskError for a state of another version, or one that is damaged."""
+        if state.version != VERSION:
+            raise TaskError(
+                f"The learned task holds version {state.version} of the state of 'ofl-sam2-atlas'; "
+                f"this version of oflsam2 reads {VERSION}.",
+                "Learn it again from the support cases.",
+            )
+        try:
+            data = state.metadata
+            return cls(
+                Preprocessing.from_json(data["preprocessing"]),
+                str(data["orientation"]),
+                [bool(each) for each in data["single"]],
+                [[int(one) for one in each] for each in data["adjacent"]],
+                [float(each) for each in data["widths"]],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TaskError(
+                "The learned task is damaged: what it says of its preprocessing cannot be read.",
+                "Learn it again from the support cases.",
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from OFLSAM2Core.methods.common.augmentation import augment
 from OFLSAM2Core.methods.common.bilateral_symmetry import flip_left_right
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, probe_slices
 from OFLSAM2Core.methods.common.high_pass import encode_with_high_pass
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.retrieval import descriptor
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 from OFLSAM2Core.preprocessing.support_stack import SupportStack
@@ -90,7 +90,7 @@ def encode_support(
     backbone: Backbone,
     support: Sequence[SupportStack],
     structures: Sequence[Structure],
-    options: MethodOptions,
+    options: LearnOptions,
     rng: np.random.Generator,
     on_progress: ProgressCallback,
     partners: npt.NDArray[np.intp] | None = None,

@@ -30,7 +30,7 @@ from OFLSAM2Core.methods.common.mapping_network import (
     sample_positions,
 )
 from OFLSAM2Core.methods.ofl_sam2_atlas.episodic_training import EpisodicTrainer
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.support_encoding import SupportSlice, encode_support
 from OFLSAM2Core.preprocessing.support_stack import SupportStack
 from OFLSAM2Core.slice_position.regression import PositionNoise, PositionRegressor, PositionScale
@@ -60,7 +60,7 @@ class ViewTraining:
         backbone: Backbone,
         support: Sequence[SupportStack],
         structures: Sequence[Structure],
-        options: MethodOptions,
+        options: LearnOptions,
         rng: np.random.Generator,
         on_progress: ProgressCallback,
         partners: npt.NDArray[np.intp] | None = None,
@@ -176,7 +176,7 @@ def _mean(equations: Sequence[NormalEquations]) -> NormalEquations:
     return NormalEquations(total.gram / len(equations), total.moment / len(equations))
 
 
-def _fit(equations: NormalEquations, options: MethodOptions) -> Tensor:
+def _fit(equations: NormalEquations, options: LearnOptions) -> Tensor:
     if options.closed_form:
         return equations.closed_form()
     start = torch.zeros_like(equations.moment)

@@ -10,7 +10,7 @@ expected is best.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,11 +23,11 @@ from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.data.results import Progress, ProgressCallback
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
-from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import SegmentOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.refinement import RefinementPass
 from OFLSAM2Core.methods.ofl_sam2_atlas.roi_fusion import by_both
-from OFLSAM2Core.methods.ofl_sam2_atlas.state import AtlasMethodState
+from OFLSAM2Core.methods.ofl_sam2_atlas.state import AtlasMethodState, Metadata
 from OFLSAM2Core.methods.ofl_sam2_atlas.view_model import weighed
 from OFLSAM2Core.methods.ofl_sam2_atlas.views import ExtraViews
 from OFLSAM2Core.postprocessing.confidence import (
@@ -86,10 +86,11 @@ class VolumePass:
     prepared: PreprocessedVolume
     other_looks: ExtraViews
     slicing: SliceGeometry
-    task: LearnedTask
+    structures: Sequence[Structure]
+    metadata: Metadata
     parts: AtlasMethodState
     second_reading: RefinementPass
-    options: MethodOptions
+    options: SegmentOptions
     timings: Timings
 
     def run(
@@ -103,12 +104,12 @@ class VolumePass:
         read_again, scale, votes = self._read_again(read, scale, on_progress)
         last = self._looked_again(read_again, scale, votes, on_progress)
         last = self._with_registered(last, votes)
-        if self.options.appearance:
+        if self.options.intensity_refinement:
             with self.timings.stage("finish"):
                 last = self._by_appearance(last)
         whole, drawn, region = read_again.volume, last.volume, last.region
         with self.timings.stage("finish"):
-            if self.options.best_dice:
+            if self.options.dice_optimal_threshold:
                 unheard = last.registered is None or last.registered < FAINT
                 drawn = self._without_strays(
                     drawn.with_dice_optimal_thresholds(unheard), last.found
@@ -124,7 +125,7 @@ class VolumePass:
         temperature = TEMPERATURE if last.registered is None else WITH_REGISTRATION
         rows, columns = self.slicing.slice_shape
         top, bottom, left, right = region or (0, rows, 0, columns)
-        thresholds = torch.full((len(self.task.structures), rows, columns), 0.5, device=device)
+        thresholds = torch.full((len(self.structures), rows, columns), 0.5, device=device)
         thresholds[:, top:bottom, left:right] = drawn.thresholds.to(device)[:, None, None]
         for index in range(count):
             on_progress(Progress("finish", index, count))
@@ -149,7 +150,7 @@ class VolumePass:
         if better == scale and told is None:
             return first, scale, votes
         # As it was learned from the support: what it has learned since was drawn at worse levels.
-        mapping = self.parts.mapping if self.options.use_mapping else None
+        mapping = self.parts.mapping if self.options.mapping_branch else None
         for index in range(self.slicing.count):
             on_progress(Progress("finish", index, self.slicing.count, "reading once more"))
             with self.timings.stage("finish"):
@@ -167,7 +168,11 @@ class VolumePass:
     def _found_by_mapping(self, scale: PositionScale) -> ProbabilityVolume | None:
         """On the network's grid; of the mapping network as it was learned from the support. None
         where it does not say that, or nobody asks: pieces go of structures in one piece only."""
-        if not (self.options.use_mapping and self.backbone.memory_is_mask and any(self._single)):
+        if not (
+            self.options.mapping_branch
+            and self.backbone.memory_is_mask
+            and any(self.metadata.single)
+        ):
             return None
         spacing = self.slicing.slice_spacing
         return ProbabilityVolume.of_slices(
@@ -207,7 +212,7 @@ class VolumePass:
         """What the support cases say, laid over the volume; None where nothing was drawn to begin
         with, or they are not to be asked."""
         look = self.parts.registered
-        if look is None or not self.options.registration:
+        if look is None or not self.options.atlas_prior:
             return None
         with self.timings.stage("look by registration"):
             drawn = self._on_own_grid(drawn)
@@ -256,7 +261,7 @@ class VolumePass:
             return drawn
         top, bottom, left, right = drawn.region
         shown = self.prepared.stack[:, top:bottom, left:right]
-        judged = drawn.volume.by_appearance(shown, self._touched)
+        judged = drawn.volume.by_appearance(shown, self.metadata.adjacent)
         return replace(drawn, volume=self._without_strays(judged, drawn.found))
 
     def _region_of(self, drawn: ProbabilityVolume) -> Box | None:
@@ -299,9 +304,9 @@ class VolumePass:
                 looks[0].cut_anew(self.slicing, other),
                 prepared,
                 other,
-                self._widths,
+                self.metadata.widths,
                 self.backbone,
-                self.options.use_mapping,
+                self.options.mapping_branch,
                 on_progress,
             )
             looks.append(found.cut_anew(other, self.slicing))
@@ -337,26 +342,17 @@ class VolumePass:
             self.slicing,
             scale,
             range(self.slicing.count),
-            self.options.use_mapping,
+            self.options.mapping_branch,
             "looking closer",
             on_progress,
             votes,
         )
         return self._smoothed(read, found).volume
 
-    @property
-    def _widths(self) -> list[float]:
-        """mm, of each structure."""
-        facts = self.task.facts
-        if "widths_mm" not in facts:
-            # Of tasks learned earlier: 0.04 of the width, but at most 1.5 mm.
-            return [float(each) / 0.04 for each in facts["averaged_along_mm"]]
-        return [float(each) for each in facts["widths_mm"]]
-
     def _smoothed(
         self, read: ProbabilityVolume, found: ProbabilityVolume | None
     ) -> VolumePosterior:
-        smoothed = read.smoothed(self._widths, self.slicing.slice_spacing)
+        smoothed = read.smoothed(self.metadata.widths, self.slicing.slice_spacing)
         return VolumePosterior(self._without_strays(smoothed, found), found)
 
     def _cleaned(
@@ -369,16 +365,9 @@ class VolumePass:
     def _found_on_grid(self, whole: VolumePosterior, region: Box) -> ProbabilityVolume | None:
         return None if whole.found is None else self._on_grid(whole.found, region)
 
-    @property
-    def _single(self) -> list[bool]:
-        return [bool(flag) for flag in self.task.facts["in_one_piece"]]
-
-    @property
-    def _touched(self) -> list[list[int]]:
-        """Not in tasks learned before this was looked at."""
-        return self.task.facts.get("touched", [[]] * len(self.task.structures))
-
     def _without_strays(
         self, drawn: ProbabilityVolume, found: ProbabilityVolume | None
     ) -> ProbabilityVolume:
-        return drawn.without_spurious_components(self._single, self._touched, found)
+        return drawn.without_spurious_components(
+            self.metadata.single, self.metadata.adjacent, found
+        )

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 from OFLSAM2Core.app.run_request import Learned
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2SlicerLib.controller import Controller, task_file
-from OFLSAM2SlicerLib.method_options import method_options
+from OFLSAM2SlicerLib.method_options import changed_options
 
 COMMAND_SETTING = "OFLSAM2/WorkerCommand"
 FILES = "OFL-SAM2 learned tasks (*.oflsam2)"
@@ -61,16 +61,16 @@ class TaskPart:
     def options(self) -> dict[str, Any]:
         """What is set under Advanced, for the core."""
         chosen = self._parameters
-        return method_options(
-            preset=chosen.preset,
-            slicing_axis=chosen.slicingAxis,
-            intensity_window=chosen.intensityWindow,
-            gamma=chosen.gamma,
-            memories=chosen.memories,
-            epochs=chosen.epochs,
-            iterations_learning=chosen.iterationsLearning,
-            iterations_update=chosen.iterationsUpdate,
-        )
+        values = {
+            "slicing_axis": chosen.slicingAxis,
+            "intensity_window": chosen.intensityWindow.strip() or "auto",
+            "gamma": chosen.gamma,
+            "retrieved_slices": chosen.memories,
+            "epochs": chosen.epochs,
+            "iterations_learning": chosen.iterationsLearning,
+            "iterations_update": chosen.iterationsUpdate,
+        }
+        return changed_options(chosen.preset, values)
 
     def show_learned(self) -> None:
         learned = self._controller.learned

@@ -1,0 +1,32 @@
+"""What a method says of itself, as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def option_lines(described: Mapping[str, Any]) -> list[str]:
+    """A line for each option: name, default, what is allowed, and what it does.
+
+    described: as `OFLSAM2Core.methods.base.describe` gives it.
+    """
+    lines = []
+    for each in described["options"]:
+        default = str(each["default"]).lower() if each["type"] == "bool" else each["default"]
+        when = {"learn": "learning", "segment": "segmenting", "both": "both"}[each["when"]]
+        lines.append(f"  {each['name']}={default}  [{when}]{_allowed(each)}")
+        lines.append(f"      {each['help']}")
+    for name, values in described["presets"].items():
+        changed = ", ".join(f"{option}={value}" for option, value in values.items())
+        lines.append(f"  --preset {name}: {changed or 'the defaults'}")
+    return lines
+
+
+def _allowed(option: Mapping[str, Any]) -> str:
+    if option["choices"]:
+        return f" one of {', '.join(option['choices'])}"
+    low, high = option["low"], option["high"]
+    if low is None and high is None:
+        return ""
+    return f" {'' if low is None else low} to {'' if high is None else high}"

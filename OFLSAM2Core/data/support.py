@@ -1,0 +1,56 @@
+"""Support cases with one value for one structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from OFLSAM2Core.data.structures import Structure, ambiguous_codes, find_structure
+from OFLSAM2Core.data.volume import SupportCase
+from OFLSAM2Core.errors import InputError
+
+
+def harmonize(cases: Sequence[SupportCase], allow_missing: bool = False) -> tuple[SupportCase, ...]:
+    """The cases with the same structures, and the same value for the same structure.
+
+    Structures are matched by terminology code, then by name, and described as the first case that
+    has them describes them. Their values are kept where no two cases use one value for different
+    structures; else they are numbered from 1.
+
+    allow_missing: accept a structure that is missing in some cases.
+    Raises InputError where a structure is missing, or a case has no labelled voxel.
+    """
+    shared = ambiguous_codes(case.structures for case in cases)
+    structures = _common(cases, shared)
+    harmonized = []
+    for case in cases:
+        own = np.zeros(case.labels.shape, dtype=np.uint8)
+        for wanted in structures:
+            here = find_structure(wanted, case.structures, shared)
+            if here is not None and (case.labels == here.label).any():
+                own[case.labels == here.label] = wanted.label
+            elif not allow_missing:
+                raise InputError(
+                    f"The structure '{wanted.name}' is missing in the support case '{case.name}'.",
+                    "Label it there, leave it out everywhere, or allow missing structures.",
+                )
+        if not own.any():
+            raise InputError(
+                f"The segmentation of the support case '{case.name}' is empty.",
+                "Label the structures in it, or leave the case out.",
+            )
+        harmonized.append(replace(case, labels=own, structures=structures))
+    return tuple(harmonized)
+
+
+def _common(cases: Sequence[SupportCase], shared: frozenset[str]) -> tuple[Structure, ...]:
+    common: list[Structure] = []
+    for case in cases:
+        for structure in case.structures:
+            if find_structure(structure, common, shared) is None:
+                common.append(structure)
+    if len({structure.label for structure in common}) < len(common):
+        common = [replace(each, label=number) for number, each in enumerate(common, start=1)]
+    return tuple(common)

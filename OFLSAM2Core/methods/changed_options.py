@@ -1,0 +1,75 @@
+"""What a caller changed of a method's options, and what follows for learning and segmenting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.methods.base import Method
+from OFLSAM2Core.methods.options import Options
+
+
+class ChangedOptions:
+    """A preset and single values that a caller gave; nothing else counts as changed.
+
+    Raises InputError for a preset, a name or a value that there is not.
+    """
+
+    def __init__(self, method: Method, preset: str | None, values: Mapping[str, Any]) -> None:
+        self._method = method
+        if preset is not None and preset not in method.presets:
+            raise InputError(
+                f"The method '{method.name}' has no preset '{preset}'.",
+                f"Use one of: {', '.join(method.presets)}."
+                if method.presets
+                else "Leave the preset out.",
+            )
+        self._of_preset = dict(method.presets[preset]) if preset else {}
+        self.values = {**self._of_preset, **self._checked(values)}
+
+    def for_learning(self) -> tuple[Options, Options]:
+        """Options to learn with, and those of segmenting that the task is to keep."""
+        learn, segment = self._method.LearnOptions, self._method.SegmentOptions
+        return self._only(learn, self.values), self._only(segment, self.values)
+
+    def for_segmenting(self, of_task: Mapping[str, Any], values: Mapping[str, Any]) -> Options:
+        """The task's values, but for what the caller changed by name.
+
+        values: changed for one volume. Raises InputError for an option that is settled in learning,
+        where it is given in `values`; TaskError where the task's own values cannot be.
+        """
+        segment = self._method.SegmentOptions
+        settled = set(values) & set(self._method.LearnOptions.names()) - set(segment.names())
+        if settled:
+            raise InputError(
+                f"{', '.join(sorted(settled))}: the learned task has settled that already.",
+                "Leave it out, or learn the task again with it.",
+            )
+        changed = {**self.values, **self._checked(values)}
+        try:
+            self._only(segment, of_task)
+        except InputError as error:
+            raise TaskError(
+                f"The learned task holds an option that cannot be: {error.message}",
+                "Learn it again from the support cases.",
+            ) from error
+        return self._only(segment, {**of_task, **changed})
+
+    def _checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        learn, segment = self._method.LearnOptions, self._method.SegmentOptions
+        known = (*learn.names(), *(n for n in segment.names() if n not in learn.names()))
+        for name in values:
+            if name not in known:
+                raise InputError(
+                    f"The method '{self._method.name}' has no option '{name}'.",
+                    f"Known options: {', '.join(known)}.",
+                )
+        self._only(learn, values)
+        self._only(segment, values)
+        return dict(values)
+
+    @staticmethod
+    def _only(options: type[Options], values: Mapping[str, Any]) -> Options:
+        names = options.names()
+        return options.from_values({name: values[name] for name in values if name in names})

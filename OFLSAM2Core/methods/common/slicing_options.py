@@ -1,0 +1,29 @@
+"""Options that every method has which cuts volumes into slices and maps intensities."""
+
+from __future__ import annotations
+
+import math
+
+from OFLSAM2Core.errors import InputError
+
+AXES = ("auto", "sagittal", "coronal", "axial")
+
+AXIS_HELP = "Axis along which volumes are cut; auto: along the support's thickest voxels."
+
+WINDOW_HELP = "Intensities shown as black and as white, LOW,HIGH; auto: learned from the support."
+
+
+def intensity_window(text: str) -> tuple[float, float] | None:
+    """The two intensities of "LOW,HIGH"; None for "auto". Raises InputError for other text."""
+    if text == "auto":
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(
+            f"The intensity window is '{text}'.",
+            "Give the lower and the higher intensity as LOW,HIGH (-160,240), or auto.",
+        )
+    return low, high
