@@ -26,7 +26,7 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.ofl_sam2_atlas import multiplanar
 from OFLSAM2Core.methods.ofl_sam2_atlas.multiplanar import OrthogonalViewModel
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import PRESETS, MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import PRESETS
 from OFLSAM2Core.methods.ofl_sam2_atlas.view_model import weighed
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
 from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume, Preprocessing
@@ -235,8 +235,8 @@ def test_each_look_counts_two_thirds_of_what_was_read_first() -> None:
 
 @pytest.fixture(scope="module")
 def session() -> FewShotSession:
-    options = MethodOptions(
-        epochs=1, augmented_copies=0, slicing_axis="axial", across=True, registration=False
+    options = dict(
+        epochs=1, augmented_copies=0, slicing_axis="axial", multi_planar=True, atlas_prior=False
     )
     return FewShotSession(_sam2(), options=options)
 
@@ -256,7 +256,7 @@ def test_a_sam2_backbone_looks_across_too_and_with_a_task_read_from_a_file(
     for axes in ((), task.preparation.other_axes[:1]):
         fewer = replace(task.preparation, other_axes=axes)
         tensors = {
-            key: each for key, each in task.tensors.items() if not key.startswith("across1.")
+            key: each for key, each in task.state.tensors.items() if not key.startswith("across1.")
         }
         without = replace(task, preparation=fewer, tensors=tensors)
         assert (segmented(session, without, _part("006"))[0] != first[0]).any()
@@ -266,7 +266,7 @@ def test_a_task_that_learned_to_look_across_does_so_with_any_preset(
     session: FewShotSession, task: LearnedTask
 ) -> None:
     # As in the panel, whose preset may be another than the one the task was learned with.
-    fast = FewShotSession(session.backbone, options=MethodOptions.from_preset("fast"))
+    fast = FewShotSession(session.backbone, preset="fast")
     messages: list[str] = []
     list(fast.segment(_part("006").volume, task, lambda each: messages.append(each.message)))
     assert {"sagittal slices", "coronal slices"} < set(messages)
@@ -276,15 +276,15 @@ def test_a_task_without_what_was_learned_along_another_axis_is_refused(
     session: FewShotSession, task: LearnedTask
 ) -> None:
     for name in ("across0.tau", "across1.extents", "across1."):
-        kept = {key: each for key, each in task.tensors.items() if not key.startswith(name)}
+        kept = {key: each for key, each in task.state.tensors.items() if not key.startswith(name)}
         with pytest.raises(TaskError, match="slices along another axis"):
             segmented(session, replace(task, tensors=kept), _part("006"))
 
 
 def test_only_the_preset_accurate_learns_to_look_across() -> None:
-    assert [name for name in PRESETS if MethodOptions.from_preset(name).across] == ["accurate"]
-    options = MethodOptions(epochs=1, augmented_copies=0, slicing_axis="axial")
+    assert [name for name in PRESETS if PRESETS[name].get("multi_planar")] == ["accurate"]
+    options = dict(epochs=1, augmented_copies=0, slicing_axis="axial")
     session = FewShotSession(_sam2(), options=options)
     task = session.learn([_part("001")])
     assert not task.preparation.other_axes
-    assert not any(name.startswith("across") for name in task.tensors)
+    assert not any(name.startswith("across") for name in task.state.tensors)

@@ -16,7 +16,6 @@ from whole_volumes import segmented
 from OFLSAM2Core.data.overlap import dice
 from OFLSAM2Core.evaluation.datasets import Dataset, sample_data
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.volume_pass import VolumePass
 from OFLSAM2Core.postprocessing.intensity_likelihood import BESIDE
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
@@ -147,6 +146,6 @@ def test_what_is_looked_at_around_whole_slices_does_not_change_what_is_found(
     np.testing.assert_array_equal(labels, found[0])
     # Probabilities are kept in bytes there; half of one, of two structures, is 8 of confidence.
     np.testing.assert_allclose(confidence, found[1].astype(float), atol=8)
-    plain = FewShotSession(session.backbone, options=MethodOptions(appearance=False))
+    plain = FewShotSession(session.backbone, options=dict(intensity_refinement=False))
     before = segmented(plain, learned, case)[0]
     assert before.any() and (before != labels).any()

@@ -15,7 +15,6 @@ from whole_volumes import segmented
 from OFLSAM2Core.data.overlap import dice
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 from OFLSAM2Core.postprocessing.confidence import (
     TEMPERATURE,
     slice_confidence,
@@ -146,7 +145,7 @@ def test_more_is_drawn_of_a_volume_and_confidence_says_how_likely_it_is(
     data = Dataset.open(cases)
     case = data.read_case(data.test[0])
     labels, confidence = segmented(session, learned, case)
-    plain = FewShotSession(session.backbone, options=MethodOptions(best_dice=False))
+    plain = FewShotSession(session.backbone, options=dict(dice_optimal_threshold=False))
     before, confidence_before = segmented(plain, learned, case)
     added = (labels > 0) & (before == 0)
     assert added.any()

@@ -15,8 +15,7 @@ import torch
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
-from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
+from OFLSAM2Core.method_state import MethodState
 
 
 @pytest.fixture
@@ -31,14 +30,16 @@ def task() -> LearnedTask:
                 "SCT^10200004^Liver~^^",
             ),
         ),
+        method="ofl-sam2-atlas",
+        state=MethodState(
+            version=1,
+            metadata={"orientation": "coronal", "widths": [12.5]},
+            tensors={"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.float16)},
+            summary={"slicing axis": "coronal"},
+        ),
+        options={"gamma": 0.7, "update": "none"},
         backbone="litemedsam",
         backbone_identity="ab" * 32,
-        method="ofl-sam2",
-        orientation="coronal",
-        preparation=Preprocessing("MR", 0.7, 256),
-        options=MethodOptions(gamma=0.7),
-        tensors={"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.float16)},
-        facts={"note": 1},
         backbone_precision="bfloat16",
     )
 
@@ -47,12 +48,13 @@ def test_everything_comes_back_from_the_file(task: LearnedTask, tmp_path: Path) 
     loaded = LearnedTask.load(task.save(tmp_path / "liver.oflsam2"))
     assert loaded.summary() == task.summary()
     assert loaded.structures == task.structures and loaded.structures[0].code == "SCT:10200004"
-    assert loaded.preparation == task.preparation and loaded.options == task.options
-    assert loaded.facts == task.facts and loaded.backbone_identity == task.backbone_identity
+    assert loaded.options == task.options and loaded.method == task.method
+    assert loaded.state.version == 1 and loaded.state.metadata == task.state.metadata
+    assert loaded.backbone_identity == task.backbone_identity
     assert loaded.backbone_precision == task.backbone_precision
-    for name, tensor in task.tensors.items():
-        assert torch.equal(loaded.tensors[name], tensor)
-        assert loaded.tensors[name].dtype == tensor.dtype
+    for name, tensor in task.state.tensors.items():
+        assert torch.equal(loaded.state.tensors[name], tensor)
+        assert loaded.state.tensors[name].dtype == tensor.dtype
 
 
 def test_the_file_holds_json_and_safetensors_and_nothing_else(
@@ -90,31 +92,9 @@ def test_a_newer_format_asks_for_an_update(task: LearnedTask, tmp_path: Path) ->
     path = task.save(tmp_path / "new.oflsam2")
     contents, tensors = _parts(path)
     _put(path, {**contents, "format": contents["format"] + 1}, tensors)
-    with pytest.raises(TaskError, match="format version 2") as refused:
+    with pytest.raises(TaskError, match="format version 3") as refused:
         LearnedTask.load(path)
     assert "Update" in refused.value.hint
-
-
-def test_options_of_another_version_are_left_out(task: LearnedTask, tmp_path: Path) -> None:
-    path = task.save(tmp_path / "old.oflsam2")
-    contents, tensors = _parts(path)
-    contents["options"]["pixel_steps"] = 1500  # As tasks had it before decision 23.
-    _put(path, contents, tensors)
-    assert LearnedTask.load(path).options == task.options
-    contents["options"]["gamma"] = 7
-    _put(path, contents, tensors)
-    with pytest.raises(TaskError, match="not a readable learned task"):
-        LearnedTask.load(path)
-
-
-def test_a_task_from_before_there_was_a_choice_was_learned_in_single_precision(
-    task: LearnedTask, tmp_path: Path
-) -> None:
-    path = task.save(tmp_path / "old.oflsam2")
-    contents, tensors = _parts(path)
-    del contents["backbone_precision"]
-    _put(path, contents, tensors)
-    assert LearnedTask.load(path).backbone_precision == "float32"
 
 
 def _parts(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -140,25 +120,3 @@ def test_files_that_are_missing_or_of_another_kind_are_refused(tmp_path: Path) -
 def test_saving_where_there_is_no_folder_says_so(task: LearnedTask, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere"):
         task.save(tmp_path / "nowhere" / "t.oflsam2")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.5),
-        ("epochs", 41),
-        ("update", "often"),
-        ("colour", 1),
-        ("intensity window", "240,-160"),
-        ("intensity window", "wide"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused_by_name(name: str, value: object) -> None:
-    with pytest.raises(InputError, match=name):
-        MethodOptions.from_json({name.replace(" ", "_"): value})
-
-
-def test_options_are_read_from_words_as_their_own_type() -> None:
-    options = MethodOptions.from_preset("fast", gamma="0.7", use_memory="false", memories="3")
-    assert (options.gamma, options.use_memory, options.memories) == (0.7, False, 3)
-    assert options.preset == "fast" and options.augmented_copies == 0

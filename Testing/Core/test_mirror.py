@@ -12,7 +12,7 @@ from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.methods.common.bilateral_symmetry import flip_left_right, symmetric_label_map
 from OFLSAM2Core.methods.ofl_sam2_atlas import support_encoding
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
 from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
 from OFLSAM2Core.preprocessing.support_stack import SupportStack
 from OFLSAM2Core.session import FewShotSession
@@ -141,7 +141,9 @@ def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_ar
     counts = []
     for zoom in (False, True):
         turned.clear()
-        options = MethodOptions(encoded_slices=100, training_steps=2, zoom=zoom, mirror=mirror)
+        options = LearnOptions(
+            encoded_slices=100, training_steps=2, roi_refinement=zoom, flip_augmentation=mirror
+        )
         session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
         task = session.learn(cases)
         assert (task.preparation.roi_pixel_spacing is not None) == zoom

@@ -21,7 +21,7 @@ from OFLSAM2Core.methods.common.high_pass import high_pass_features
 from OFLSAM2Core.methods.ofl_sam2_atlas.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2_atlas.episodic_training import disturbed, segmentation_loss
 from OFLSAM2Core.methods.ofl_sam2_atlas.memory_bank import RecentMemory, SupportMemory
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions, SegmentOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.propagation import propagation_order
 from OFLSAM2Core.methods.ofl_sam2_atlas.quality_gate import confident_structures
 from OFLSAM2Core.methods.ofl_sam2_atlas.retrieval import descriptor, most_similar
@@ -317,14 +317,14 @@ def test_an_empty_slice_is_trusted_only_where_nothing_comes_close() -> None:
     nothing, doubtful = torch.full((1, 9, 9), 0.02), torch.full((1, 9, 9), 0.02)
     doubtful[0, 4, 4] = 0.45
     scores = slice_confidence(soft_label_competition(torch.cat([nothing, doubtful])))
-    assert confident_structures(scores, MethodOptions(gamma=0.8)) == [0]
+    assert confident_structures(scores, SegmentOptions(gamma=0.8)) == [0]
 
 
 def test_the_gate_lets_pass_what_is_above_gamma_and_everything_when_blind() -> None:
     scores = torch.tensor([0.95, 0.8, 0.79])
-    assert confident_structures(scores, MethodOptions(gamma=0.8)) == [0]
-    assert confident_structures(scores, MethodOptions(gamma=0.7)) == [0, 1, 2]
-    assert confident_structures(scores, MethodOptions(update="blind")) == [0, 1, 2]
+    assert confident_structures(scores, SegmentOptions(gamma=0.8)) == [0]
+    assert confident_structures(scores, SegmentOptions(gamma=0.7)) == [0, 1, 2]
+    assert confident_structures(scores, SegmentOptions(update="always")) == [0, 1, 2]
 
 
 def test_voxels_are_shared_so_that_probabilities_add_up_to_one(
@@ -470,11 +470,11 @@ def test_a_disturbed_prediction_is_often_wrong_somewhere_and_right_on_average() 
 
 
 def test_few_support_slices_are_augmented_and_gone_through_more_often() -> None:
-    options = MethodOptions()
+    options = LearnOptions()
     copies = [options.copies_of(slices) for slices in (30, 95, 152, 190, 900)]
     assert copies == pytest.approx([8, 3, 1.5, 1, 0.5])
     assert [options.steps_for(slices, 8) for slices in (442, 100, 8)] == [800, 500, 40]
-    by_hand = MethodOptions(epochs=3, augmented_copies=0)
+    by_hand = LearnOptions(epochs=3, augmented_copies=0)
     assert (by_hand.copies_of(30), by_hand.steps_for(30, 2)) == (0, 45)
 
 

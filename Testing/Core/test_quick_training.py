@@ -9,7 +9,6 @@ from torch import Tensor
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.methods.common import bf16_autocast
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import SegmentationHead
 from OFLSAM2Core.session import FewShotSession
 
@@ -32,11 +31,11 @@ def test_readouts_learn_in_bfloat16_on_processors_that_have_it_and_read_in_singl
     for quick, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(bf16_autocast, "has_matrix_tiles", lambda device, quick=quick: quick)
         read.clear()
-        options = MethodOptions(epochs=1, augmented_copies=0, registration=False)
+        options = dict(epochs=1, augmented_copies=0, atlas_prior=False)
         session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
         task = learned[quick] = session.learn(cases)
         assert set(read) == {(True, expected)}
-        assert all(tensor.dtype != torch.bfloat16 for tensor in task.tensors.values())
+        assert all(tensor.dtype != torch.bfloat16 for tensor in task.state.tensors.values())
         list(session.segment(cases[0].volume, task))
         assert read[-1] == (False, torch.float32)
     quickly, slowly = (learned[quick].tensors["readout.u_net.leave.weight"] for quick in (1, 0))

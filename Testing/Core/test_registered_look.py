@@ -41,7 +41,6 @@ from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.state import AtlasMethodState
 from OFLSAM2Core.methods.ofl_sam2_atlas.volume_pass import SlicePosterior, VolumePass
 from OFLSAM2Core.postprocessing.confidence import TEMPERATURE, WITH_REGISTRATION
@@ -440,7 +439,7 @@ def _case(number: str) -> SupportCase:
 @pytest.fixture(scope="module")
 def session() -> FewShotSession:
     quick = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial"}
-    return FewShotSession("litemedsam", "cpu", options=MethodOptions.from_json(quick))
+    return FewShotSession("litemedsam", "cpu", options=quick)
 
 
 @pytest.fixture(scope="module")
@@ -449,7 +448,7 @@ def task(session: FewShotSession) -> LearnedTask:
 
 
 def _registered(task: LearnedTask) -> list[str]:
-    return [name for name in task.tensors if name.startswith("registered.")]
+    return [name for name in task.state.tensors if name.startswith("registered.")]
 
 
 @pytest.mark.slow
@@ -459,7 +458,7 @@ def test_the_support_laid_over_a_volume_makes_what_is_drawn_better_and_old_tasks
     assert _registered(task)
     case = _case("006")
     without = replace(
-        task, tensors={k: t for k, t in task.tensors.items() if k not in _registered(task)}
+        task, tensors={k: t for k, t in task.state.tensors.items() if k not in _registered(task)}
     )
     own, plain = (segmented(session, each, case)[0] for each in (task, without))
     labels = [each.label for each in case.structures]
@@ -485,7 +484,7 @@ def test_confidence_is_softened_less_once_registration_has_been_heard(
     monkeypatch.setattr(VolumePass, "run", seen)
     for registration, expected in ((True, WITH_REGISTRATION), (False, TEMPERATURE)):
         temperatures.clear()
-        options = replace(session.options, registration=registration)
+        options = {**session.changes.values, "atlas_prior": registration}
         segmented(FewShotSession(session.backbone, options=options), task, _case("006"))
         assert set(temperatures) == {expected}
 
@@ -513,11 +512,11 @@ def test_s_cf_is_none_where_structures_were_drawn_and_the_cases_say_that_there_i
 def test_readouts_hear_what_the_others_say_where_there_are_others(
     session: FewShotSession, task: LearnedTask
 ) -> None:
-    parts = AtlasMethodState.from_tensors(task.tensors, session.backbone)
+    parts = AtlasMethodState.from_tensors(task.state.tensors, session.backbone)
     assert parts.readout.uses_atlas_prior
     alone = session.learn([_case("001")])
     assert not AtlasMethodState.from_tensors(
-        alone.tensors, session.backbone
+        alone.state.tensors, session.backbone
     ).readout.uses_atlas_prior
 
 
@@ -525,7 +524,7 @@ def test_readouts_hear_what_the_others_say_where_there_are_others(
 def test_it_can_be_switched_off_in_learning_and_in_segmenting(
     session: FewShotSession, task: LearnedTask
 ) -> None:
-    off = replace(session.options, registration=False)
+    off = {**session.changes.values, "atlas_prior": False}
     other = FewShotSession(session.backbone, options=off)
     assert not _registered(other.learn([_case("001"), _case("003")]))
     case = _case("006")

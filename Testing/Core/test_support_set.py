@@ -16,7 +16,7 @@ from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.methods.common.feature_normalization import probe_slices
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.support_encoding import SupportSlice, encode_support
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
 from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
@@ -24,7 +24,7 @@ from OFLSAM2Core.preprocessing.support_stack import SupportStack
 
 
 def _encode(
-    options: MethodOptions,
+    options: LearnOptions,
     numbers: tuple[str, ...] = ("001", "003"),
     partners: npt.NDArray[np.intp] | None = None,
     votes: Callable[[Sequence[SupportStack]], Any] = lambda support: None,
@@ -53,10 +53,10 @@ def _encode(
 
 @pytest.mark.parametrize("copies", [0.0, 0.7, 1.4])
 def test_as_many_slices_are_encoded_as_asked_copies_of_a_part_evenly_chosen(copies: float) -> None:
-    originals, _ = _encode(MethodOptions(augmented_copies=0))
-    options = MethodOptions(encoded_slices=round((1 + copies) * len(originals)))
+    originals, _ = _encode(LearnOptions(augmented_copies=0))
+    options = LearnOptions(encoded_slices=round((1 + copies) * len(originals)))
     if copies == 0:
-        options = MethodOptions(augmented_copies=0)
+        options = LearnOptions(augmented_copies=0)
     slices, said = _encode(options)
     assert len(slices) == pytest.approx((1 + copies) * len(originals), abs=2)
     assert {each.total for each in said} == {len(slices)} and said[-1].done == len(slices)
@@ -75,8 +75,8 @@ def test_as_many_slices_are_encoded_as_asked_copies_of_a_part_evenly_chosen(copi
 
 
 def test_of_a_single_case_a_copy_is_learned_from_where_its_original_is() -> None:
-    originals, _ = _encode(MethodOptions(augmented_copies=0), ("001",))
-    options = MethodOptions(encoded_slices=round(1.6 * len(originals)))
+    originals, _ = _encode(LearnOptions(augmented_copies=0), ("001",))
+    options = LearnOptions(encoded_slices=round(1.6 * len(originals)))
     slices, _ = _encode(options, ("001",))
     folds = {each.index: each.case for each in slices if each.copy == 0}
     copies = [each for each in slices if each.copy > 0]
@@ -85,7 +85,7 @@ def test_of_a_single_case_a_copy_is_learned_from_where_its_original_is() -> None
 
 
 def test_a_copied_part_has_the_slices_its_statistics_are_taken_from() -> None:
-    slices, _ = _encode(MethodOptions(encoded_slices=1))
+    slices, _ = _encode(LearnOptions(encoded_slices=1))
     copied = {s.index for s in slices if (s.case, s.copy) == (0, 1)}
     count = SliceGeometry.for_volume(sample_data().read_case("hippocampus_001").volume).count
     assert set(probe_slices(count)) <= copied
@@ -93,7 +93,7 @@ def test_a_copied_part_has_the_slices_its_statistics_are_taken_from() -> None:
 
 def test_slices_of_a_case_share_one_positional_encoding() -> None:
     """SAM 2's is as large as an embedding, and the same for every slice."""
-    slices, _ = _encode(MethodOptions(augmented_copies=0))
+    slices, _ = _encode(LearnOptions(augmented_copies=0))
     kept = {s.case: [t.stored.position for t in slices if t.case == s.case] for s in slices}
     for positions in kept.values():
         first = positions[0]
@@ -102,7 +102,7 @@ def test_slices_of_a_case_share_one_positional_encoding() -> None:
 
 
 def test_every_second_copy_is_mirrored_where_that_is_asked_for() -> None:
-    options = MethodOptions(encoded_slices=160)
+    options = LearnOptions(encoded_slices=160)
     as_they_are, _ = _encode(options)
     mirrored, _ = _encode(options, partners=np.array([1, 0]))
     turned = {copy: 0 for copy in {s.copy for s in mirrored}}
@@ -137,7 +137,7 @@ class _Right:
 def test_what_other_cases_say_goes_where_the_labels_go(
     partners: npt.NDArray[np.intp] | None,
 ) -> None:
-    options = MethodOptions(augmented_copies=1)
+    options = LearnOptions(augmented_copies=1)
     slices, _ = _encode(options, partners=partners, votes=lambda cases: [_Right(c) for c in cases])
     assert any(each.copy for each in slices)
     for each in slices:
@@ -148,5 +148,5 @@ def test_what_other_cases_say_goes_where_the_labels_go(
 
 
 def test_where_nobody_is_asked_nothing_is_heard() -> None:
-    slices, _ = _encode(MethodOptions(augmented_copies=0))
+    slices, _ = _encode(LearnOptions(augmented_copies=0))
     assert all(each.voted is None for each in slices)

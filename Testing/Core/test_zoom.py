@@ -27,7 +27,6 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.ofl_sam2_atlas import view_training
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.roi_fusion import by_both
 from OFLSAM2Core.methods.ofl_sam2_atlas.support_encoding import SupportSlice
 from OFLSAM2Core.methods.ofl_sam2_atlas.view_model import WEIGHT
@@ -69,8 +68,8 @@ def _learn(*cases: SupportCase, zoom: bool = True) -> Preprocessing:
 
 @pytest.fixture(scope="module")
 def session() -> FewShotSession:
-    options = MethodOptions(
-        epochs=10, augmented_copies=0, slicing_axis="axial", zoom=True, registration=False
+    options = dict(
+        epochs=10, augmented_copies=0, slicing_axis="axial", roi_refinement=True, atlas_prior=False
     )
     return FewShotSession("litemedsam", "cpu", options=options)
 
@@ -189,7 +188,9 @@ def test_only_around_the_structures_does_a_closer_look_change_anything(
         volume=stored(case.volume, order, signs),
         labels=stored_array(case.labels, order, signs),
     )
-    without = FewShotSession(session.backbone, options=replace(session.options, zoom=False))
+    without = FewShotSession(
+        session.backbone, options={**session.changes.values, "roi_refinement": False}
+    )
     whole, both = (segmented(each, task, turned) for each in (without, session))
     slicing = SliceGeometry.for_volume(turned.volume, "axial")
     changed = slicing.to_slices((whole != both).any(axis=0)).any(axis=0)
@@ -206,7 +207,9 @@ def test_only_around_the_structures_does_a_closer_look_change_anything(
 def test_something_larger_is_not_taken_for_a_structure_where_the_mapping_network_finds_none(
     session: FewShotSession, task: LearnedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole_alone = FewShotSession(session.backbone, options=replace(session.options, zoom=False))
+    whole_alone = FewShotSession(
+        session.backbone, options={**session.changes.values, "roi_refinement": False}
+    )
     case = _in_canvas("007")  # In the upper left corner.
     wanted = segmented(whole_alone, task, case)[0]
     smoothed = ProbabilityVolume.smoothed
@@ -227,8 +230,8 @@ def test_something_larger_is_not_taken_for_a_structure_where_the_mapping_network
 def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     tmp_path: Path,
 ) -> None:
-    options = MethodOptions(
-        epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True, registration=False
+    options = dict(
+        epochs=1, augmented_copies=1, slicing_axis="axial", roi_refinement=True, atlas_prior=False
     )
     # Not all random weights find an object.
     session = FewShotSession(Sam2Backbone.random(seed=1, image_size=128), options=options)
@@ -256,7 +259,7 @@ def test_a_task_from_before_widths_were_kept_finds_the_same(
 def test_a_task_without_what_was_learned_from_squares_is_refused(
     session: FewShotSession, task: LearnedTask
 ) -> None:
-    kept = {name: each for name, each in task.tensors.items() if name != "close_up.tau"}
+    kept = {name: each for name, each in task.state.tensors.items() if name != "close_up.tau"}
     with pytest.raises(TaskError, match="squares around its structures"):
         segmented(session, replace(task, tensors=kept), _in_canvas("006"))
 
@@ -274,8 +277,8 @@ def test_features_of_whole_slices_are_gone_before_squares_are_encoded(
         return slices
 
     monkeypatch.setattr(view_training, "encode_support", watched)
-    options = MethodOptions(
-        epochs=1, augmented_copies=1, slicing_axis="axial", zoom=True, registration=False
+    options = dict(
+        epochs=1, augmented_copies=1, slicing_axis="axial", roi_refinement=True, atlas_prior=False
     )
     session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
     session.learn([_in_canvas(number) for number in ("001", "003")])
@@ -283,10 +286,10 @@ def test_features_of_whole_slices_are_gone_before_squares_are_encoded(
 
 
 def test_without_zoom_no_squares_are_learned_from() -> None:
-    options = MethodOptions(
-        epochs=1, augmented_copies=0, slicing_axis="axial", zoom=False, registration=False
+    options = dict(
+        epochs=1, augmented_copies=0, slicing_axis="axial", roi_refinement=False, atlas_prior=False
     )
     session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
     task = session.learn([_in_canvas("001")])
     assert task.preparation.roi_pixel_spacing is None
-    assert not any(name.startswith("close_up") for name in task.tensors)
+    assert not any(name.startswith("close_up") for name in task.state.tensors)
