@@ -127,11 +127,9 @@ def _check(info: OptionInfo, value: Any) -> None:
     low = -math.inf if info.low is None else info.low
     high = math.inf if info.high is None else info.high
     if info.type in ("int", "float") and not low <= value <= high:
-        bounds = " ".join(
-            words
-            for words, limit in ((f"from {info.low}", info.low), (f"up to {info.high}", info.high))
-            if limit is not None
-        )
+        bounds = f"from {info.low} to {info.high}"
+        if info.low is None or info.high is None:
+            bounds = f"of at least {info.low}" if info.high is None else f"up to {info.high}"
         raise InputError(f"The option {info.name} is {value}.", f"Use a value {bounds}.")
     if info.choices and value not in info.choices:
         raise InputError(

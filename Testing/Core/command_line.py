@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [
-    *("--device", "cpu", "--preset", "fast", "--epochs", "1"),
-    *("--set", "registration=false"),
+    *("--device", "cpu", "--preset", "fast"),
+    *("--set", "epochs=1", "--set", "atlas_prior=false"),
 ]
 NAMES = ["anterior hippocampus", "posterior hippocampus"]
 

@@ -109,10 +109,10 @@ def test_weights_of_another_kind_are_named(cases, tmp_path):
         (["--backbone", "sam9"], "sam9"),
         (["--method", "magic"], "magic"),
         (["--preset", "slow"], "slow"),
-        (["--gamma", "7"], "gamma"),
+        (["--set", "gamma=7"], "gamma"),
         (["--set", "colour=red"], "colour"),
         (["--set", "gamma"], "gamma"),
-        (["--axis", "diagonal"], "diagonal"),
+        (["--set", "slicing_axis=diagonal"], "diagonal"),
         (["--device", "abacus"], "abacus"),
     ],
 )
@@ -187,9 +187,8 @@ def test_what_a_learned_task_has_settled_is_not_ignored_without_a_word(cases, ta
     out = tmp_path / "o.seg.nrrd"
     words = ["segment", image(cases, "006"), "--task", task, "--out", out]
     for more, named in (
-        (("--axis", "sagittal"), "--axis"),
-        (("--window", "0", "1"), "--window"),
-        (("--set", "epochs=3"), "--set epochs="),
+        (("--set", "slicing_axis=sagittal"), "slicing_axis"),
+        (("--set", "epochs=3"), "epochs"),
         (("--allow-missing",), "--allow-missing"),
     ):
         refused(run(*words, *more), named, "learn the task again")

@@ -20,7 +20,7 @@ from OFLSAM2Core.session import FewShotSession
 from OFLSAM2Core.worker.client import Event, WorkerClient
 
 SAMPLES = Path(__file__).resolve().parents[2] / "Resources" / "SampleData"
-QUICK = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "registration": False}
+QUICK = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "atlas_prior": False}
 SLICES = 3
 
 
@@ -110,7 +110,7 @@ def test_every_slice_arrives_and_equals_what_the_session_gives_in_this_process(
     assert segmented[-1].header["slices"] == SLICES
     assert any(event.name == "progress" for event in segmented)
     task = LearnedTask.load(learned.header["task_path"])
-    session = FewShotSession("litemedsam", "cpu", options=task.options)
+    session = FewShotSession("litemedsam", "cpu")
     for ours, theirs in zip(results, session.segment(target, task), strict=True):
         assert (ours.index, ours.axis, ours.revision) == (
             theirs.index,
