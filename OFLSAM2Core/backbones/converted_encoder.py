@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from OFLSAM2Core import __version__
 from OFLSAM2Core.backbones.weights import converted_folder
 from OFLSAM2Core.errors import ResourceError
 from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.temporary import temporary_folder
 
 _FORMAT = "1"
 _log = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ def keep_converted(path: Path, openvino: Any, model: Any) -> None:
 
     with contextlib.suppress(OSError, ResourceError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="oflsam2-") as folder:
-            graph = Path(folder) / "encoder.xml"
+        with temporary_folder() as folder:
+            graph = folder / "encoder.xml"
             openvino.save_model(model, str(graph), compress_to_fp16=False)
             parts = [graph.read_bytes(), graph.with_suffix(".bin").read_bytes()]
         tensors = dict(zip(("graph", "constants"), _as_arrays(parts), strict=True))
