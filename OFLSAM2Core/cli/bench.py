@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.phantom import phantom
 from OFLSAM2Core.io.reading import write_segmentation
 from OFLSAM2Core.runtime.peak_memory import PeakMemory
+from OFLSAM2Core.runtime.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from OFLSAM2Core.evaluation.bench_sam2 import Sam2Timing
@@ -143,10 +143,10 @@ def _measure(
             arrived = time.perf_counter()
             outcome.add(result)
             writing += time.perf_counter() - arrived
-    with tempfile.TemporaryDirectory(prefix="oflsam2-bench-") as folder:
+    with temporary_folder() as folder:
         arrived = time.perf_counter()
         write_segmentation(
-            Path(folder) / "bench.seg.nrrd", outcome.labels, target.volume, task.structures
+            folder / "bench.seg.nrrd", outcome.labels, target.volume, task.structures
         )
         writing += time.perf_counter() - arrived
     stages = {

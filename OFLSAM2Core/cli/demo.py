@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from OFLSAM2Core.cli.evaluate import about, describe_case, last_line
+from OFLSAM2Core.cli.evaluate import SOME_FAILED, about, describe_case, last_line, tell_failure
 from OFLSAM2Core.cli.files import output_folder
 from OFLSAM2Core.cli.interrupt import in_background
 from OFLSAM2Core.cli.options import (
@@ -16,7 +16,7 @@ from OFLSAM2Core.cli.options import (
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.evaluation.datasets import sample_data
-from OFLSAM2Core.evaluation.evaluate import Learned, evaluate
+from OFLSAM2Core.evaluation.evaluate import FailedCase, Learned, evaluate
 from OFLSAM2Core.evaluation.pictures import sheet
 from OFLSAM2Core.evaluation.report import (
     REPORT_FILES,
@@ -58,25 +58,34 @@ def run(args: argparse.Namespace) -> int:
     about_it = about(args, dataset, session, support, test, "fast")
     report = EvaluationReport(about_it, structures, unit="mm")
     strips = []
-    for item in in_background(
-        lambda progress: evaluate(session, dataset, support, test, progress), bars
-    ):
-        if isinstance(item, Learned):
-            report.seconds_to_learn = item.seconds
-            item.task.save(args.out / _TASK)
-            bars.say(f"Learned in {item.seconds:.1f} s: {args.out / _TASK}")
-            continue
-        name, volume, outcome = item.truth.name, item.truth.volume, item.outcome
-        write_segmentation(args.out / f"{name}.seg.nrrd", outcome.labels, volume, structures)
-        write_confidence(args.out / f"{name}_confidence.nii.gz", outcome.confidence, volume)
-        report.add(item)
-        strips.append(strip_of(item, confidence=True))
-        bars.say(describe_case(item))
-    bars.close()
-    report.complete = True
-    report.write(args.out)
-    write_picture(args.out / _PICTURE, sheet(strips, structures, truth=True, confidence=True))
+    try:
+        for item in in_background(
+            lambda progress: evaluate(session, dataset, support, test, progress), bars
+        ):
+            if isinstance(item, Learned):
+                report.seconds_to_learn = item.seconds
+                item.task.save(args.out / _TASK)
+                bars.say(f"Learned in {item.seconds:.1f} s: {args.out / _TASK}")
+                continue
+            if isinstance(item, FailedCase):
+                tell_failure(report, item, bars)
+                continue
+            name, volume, outcome = item.truth.name, item.truth.volume, item.outcome
+            write_segmentation(args.out / f"{name}.seg.nrrd", outcome.labels, volume, structures)
+            write_confidence(args.out / f"{name}_confidence.nii.gz", outcome.confidence, volume)
+            report.add(item)
+            strips.append(strip_of(item, confidence=True))
+            bars.say(describe_case(item))
+        report.complete = True
+    finally:
+        # Also when stopped: the cases that are done took their time.
+        bars.close()
+        if report.cases_done or report.cases_failed:
+            report.write(args.out)
+    if strips:
+        picture = sheet(strips, structures, truth=True, confidence=True)
+        write_picture(args.out / _PICTURE, picture)
     print(f"Picture: {args.out / _PICTURE}")
     print(f"Report: {args.out / 'report.md'}")
     print(last_line(report))
-    return 0
+    return SOME_FAILED if report.cases_failed else 0

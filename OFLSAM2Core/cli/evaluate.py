@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,18 @@ from OFLSAM2Core.cli.options import (
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.evaluation.datasets import Dataset
-from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, Learned, evaluate
+from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, FailedCase, Learned, evaluate
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES, EvaluationReport
+from OFLSAM2Core.worker.failures import failure_of
 
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
+
+SOME_FAILED = 3
+"""Exit code where some cases have no result."""
+
+_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(item, Learned):
                 report.seconds_to_learn = item.seconds
                 bars.say(f"Learned from {', '.join(support)} in {item.seconds:.1f} s.")
+            elif isinstance(item, FailedCase):
+                tell_failure(report, item, bars)
             else:
                 report.add(item)
                 bars.say(f"{report.cases_done}/{len(test)}  {describe_case(item)}")
@@ -74,11 +83,19 @@ def run(args: argparse.Namespace) -> int:
     finally:
         # Also when stopped: the cases that are done took their time.
         bars.close()
-        if report.cases_done:
+        if report.cases_done or report.cases_failed:
             report.write(args.out)
     print(f"Report: {args.out / 'report.md'}")
     print(last_line(report))
-    return 0
+    return SOME_FAILED if report.cases_failed else 0
+
+
+def tell_failure(report: EvaluationReport, failed: FailedCase, bars: ProgressBars) -> None:
+    """On the terminal and in the report; the log gets the traceback."""
+    _log.info("A case failed", exc_info=failed.error)
+    failure = failure_of(failed.error)
+    report.add_failure(failed.name, failure["kind"], failure["message"])
+    bars.say(f"{failed.name} has no result. {failure['message']}")
 
 
 def about(
@@ -116,4 +133,5 @@ def describe_case(case: EvaluatedCase) -> str:
 
 def last_line(report: EvaluationReport) -> str:
     """A contract: other programs read it."""
-    return f"mean dice {report.mean_dice:.4f} over {report.cases_done} cases"
+    failed = f" ({report.cases_failed} failed)" if report.cases_failed else ""
+    return f"mean dice {report.mean_dice:.4f} over {report.cases_done} cases{failed}"

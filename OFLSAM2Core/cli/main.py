@@ -1,25 +1,30 @@
 """The command line `oflsam2`.
 
 Exit codes: 0 done; 2 something the user can act on (one or two lines on stderr say what);
-1 a bug; 130 stopped with Ctrl-C.
+1 a bug; 3 some cases have no result; 130 stopped with Ctrl-C, 143 by the system.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from OFLSAM2Core import __version__
-from OFLSAM2Core.cli.interrupt import answer_ctrl_c
+from OFLSAM2Core.cli.interrupt import (
+    Stopped,
+    answer_signals,
+    default_signals,
+    end_process,
+    signals_noted,
+)
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cli.spoken_log import SpokenLog
+from OFLSAM2Core.cli.streams import flush_streams, ready_streams
 from OFLSAM2Core.runtime.log import start_log
 from OFLSAM2Core.runtime.redaction import keep_out
 from OFLSAM2Core.worker.failures import failure_of
@@ -39,35 +44,30 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    answer_signals()
+    ready_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     asked = next((word for word in words if word in COMMANDS), None)
     args = _parser(asked).parse_args(words)
     module = importlib.import_module(f"OFLSAM2Core.cli.{args.command}")
     if args.command == "worker":
+        default_signals()
         return int(module.run(args))  # It has a log and an ending of its own.
-    for stream in (sys.stdout, sys.stderr):
-        # A file or pipe on Windows may know no name of another script: it must not end the work.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     keep_out(part for word in words for part in word.split("=") if word not in COMMANDS)
     log_file = start_log(
         "oflsam2",
         terminal_level=logging.ERROR if args.quiet else logging.WARNING,
         terminal=SpokenLog(),
     )
-    answer_ctrl_c()
     try:
-        code = int(module.run(args) or 0)
-        sys.stdout.flush()
+        with signals_noted():
+            code = int(module.run(args) or 0)
+            flush_streams()
         return code
-    except BrokenPipeError:
-        # Whoever read our output has had enough (`| head`). Python would complain once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         ProgressBars.close_shown()
         print("Stopped.", file=sys.stderr)
-        _leave(130)
+        end_process(stop.code if isinstance(stop, Stopped) else 130)
     except Exception as error:
         ProgressBars.close_shown()
         logging.getLogger(__name__).info("%s failed", args.command, exc_info=True)
@@ -105,11 +105,3 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"oflsam2: {message}\nTry: {self.prog} --help\n")
-
-
-def _leave(code: int) -> NoReturn:
-    """At once: the thread that works may be inside PyTorch for seconds and cannot be waited for."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -103,14 +103,11 @@ def run(args: argparse.Namespace) -> int:
         # Ctrl-C, or something that broke: what has arrived is the user's.
         bars.close()
         if outcome.slices_done:
-            _write(args, volume, task, outcome)
-            bars.say(
-                f"{outcome.slices_done} of {outcome.slices_total} slices were finished; "
-                f"they are in {args.out}."
-            )
+            _write(args, volume, task, outcome, complete=False)
+            bars.say(_what_there_is(outcome, args.out))
         raise
     bars.close()
-    _write(args, volume, task, outcome)
+    _write(args, volume, task, outcome, complete=outcome.is_complete)
     _tell(volume, task, outcome, args.out)
     return 0
 
@@ -155,7 +152,12 @@ def _refuse_what_is_learned(args: argparse.Namespace) -> None:
 
 
 def _write(
-    args: argparse.Namespace, volume: Volume, task: LearnedTask, outcome: SegmentationBuffer
+    args: argparse.Namespace,
+    volume: Volume,
+    task: LearnedTask,
+    outcome: SegmentationBuffer,
+    *,
+    complete: bool,
 ) -> None:
     write_segmentation(args.out, outcome.labels, volume, task.structures)
     if args.labelmap is not None:
@@ -163,14 +165,14 @@ def _write(
     if args.confidence is not None:
         write_confidence(args.confidence, outcome.confidence, volume)
     if args.report is not None:
-        content = json.dumps(_report(volume, task, outcome), indent=1, allow_nan=False)
+        content = json.dumps(_report(volume, task, outcome, complete), indent=1, allow_nan=False)
         write_text(args.report, content + "\n")
     if args.picture is not None:
         shown = Shown(
             volume=volume,
             labels=outcome.labels,
             structures=task.structures,
-            title=volume.name,
+            title="Segmentation",
             confidence=outcome.confidence,
             scores=outcome.confidence_of_slices(),
             axis=outcome.axis,
@@ -178,11 +180,23 @@ def _write(
         write_picture(args.picture, sheet([strip(shown)], task.structures, confidence=True))
 
 
-def _report(volume: Volume, task: LearnedTask, outcome: SegmentationBuffer) -> dict[str, Any]:
+def _what_there_is(outcome: SegmentationBuffer, out: Path) -> str:
+    """Where a run was stopped: how far it was, and that it was not at its end."""
+    done, total = outcome.slices_done, outcome.slices_total
+    if done == total:
+        return (
+            f"All {total} slices have a first result, which is in {out}. The last stage, which "
+            "improves them, was not finished."
+        )
+    return f"{done} of {total} slices were finished; they are in {out}."
+
+
+def _report(
+    volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, complete: bool
+) -> dict[str, Any]:
     return {
         "oflsam2": __version__,
-        "volume": volume.name,
-        "complete": outcome.is_complete,
+        "complete": complete,
         "task": task.summary(),
         "axis": outcome.axis,
         "structures": [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from OFLSAM2Core.backbones.sam2_config import (
 from OFLSAM2Core.backbones.weights import backbone_info, status, weights_path
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.runtime.peak_memory import PeakMemory
+from OFLSAM2Core.runtime.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ def bench_sam2(
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     with (
-        tempfile.TemporaryDirectory(prefix="oflsam2-bench-") as folder,
+        temporary_folder() as folder,
         PeakMemory() as watch,
         contextlib.redirect_stderr(io.StringIO()),  # SAM2's own progress bars.
     ):
-        _write_frames(frames, Path(folder))
-        moments = _propagate(predictor, folder, masks, _waiter(device))
+        _write_frames(frames, folder)
+        moments = _propagate(predictor, str(folder), masks, _waiter(device))
     return Sam2Timing(
         backbone=backbone,
         image_size=size,

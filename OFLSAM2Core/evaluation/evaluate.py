@@ -12,6 +12,7 @@ import numpy as np
 from OFLSAM2Core.data.results import ProgressCallback, SliceResult
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.errors import Cancelled
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.machine import peak_memory_mb
 from OFLSAM2Core.evaluation.metrics import SegmentationMetrics, Spacing, compute_metrics
@@ -50,6 +51,14 @@ class EvaluatedCase:
         return float(np.mean(values)) if values else float("nan")
 
 
+@dataclass(frozen=True, eq=False)
+class FailedCase:
+    """A test case that could not be read or segmented; the others go on."""
+
+    name: str
+    error: Exception
+
+
 def evaluate(
     session: FewShotSession,
     dataset: Dataset,
@@ -58,8 +67,11 @@ def evaluate(
     on_progress: ProgressCallback | None = None,
     *,
     allow_missing: bool = False,
-) -> Iterator[Learned | EvaluatedCase]:
+) -> Iterator[Learned | EvaluatedCase | FailedCase]:
     """Yields `Learned` once, then every test case as it is done. Reads one test case at a time.
+
+    What is wrong with a test case is told as a `FailedCase`; Cancelled is raised, and so is what
+    is wrong with the support.
 
     allow_missing: accept a structure that is missing in some of the support.
     """
@@ -67,7 +79,13 @@ def evaluate(
     started = time.monotonic()
     task = session.learn(cases, on_progress, allow_missing=allow_missing)
     yield Learned(task, time.monotonic() - started)
-    yield from segment_cases(session, dataset, task, test, on_progress)
+    for name in test:
+        try:
+            yield from segment_cases(session, dataset, task, [name], on_progress)
+        except Cancelled:
+            raise
+        except Exception as error:
+            yield FailedCase(name, error)
 
 
 class Segments(Protocol):

@@ -42,6 +42,7 @@ class EvaluationReport:
         self.seconds_to_learn: float | None = None
         self.complete = False
         self._cases: list[dict[str, Any]] = []
+        self._failed: list[dict[str, str]] = []
         self._strips: list[tuple[float, Image.Image]] = []
         self._reliability: list[CaseCalibration] = []
 
@@ -64,6 +65,14 @@ class EvaluationReport:
         )
         self._strips.append((case.mean_dice, strip_of(case)))
 
+    def add_failure(self, case: str, kind: str, message: str) -> None:
+        """A case without a result, and why."""
+        self._failed.append({"case": case, "kind": kind, "message": message})
+
+    @property
+    def cases_failed(self) -> int:
+        return len(self._failed)
+
     @property
     def cases_done(self) -> int:
         return len(self._cases)
@@ -81,6 +90,7 @@ class EvaluationReport:
             "seconds_to_learn": _number(self.seconds_to_learn),
             "summary": self._summary(),
             "cases": self._cases,
+            "failed": self._failed,
         }
 
     def write(self, folder: Path) -> None:
@@ -105,6 +115,9 @@ class EvaluationReport:
             f"Method {self.about.get('method')}, backbone {self.about.get('backbone')}, "
             f"seed {self.about.get('seed')}.",
         ]
+        for failed in self._failed:
+            said = failed["message"].replace("\n", " ")
+            lines += ["", f"**{failed['case']} has no result.** {said}"]
         if not self.complete:
             lines += ["", "**Stopped before all cases were done.**"]
         lines += [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import tempfile
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.methods import DEFAULT, get_method
 from OFLSAM2Core.runtime.redaction import keep_out
+from OFLSAM2Core.runtime.temporary import temporary_folder
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.about import about_worker
 from OFLSAM2Core.worker.job import Answer, Job
@@ -54,8 +54,8 @@ def learn(job: Job) -> Answer:
     allow_missing = job.take("allow_missing", bool, False)
     task = session.learn(cases, job.on_progress, allow_missing=allow_missing)
     job.check_cancelled()
-    with tempfile.TemporaryDirectory(prefix="oflsam2-") as folder:
-        path = Path(task_path or Path(folder) / "learned.oflsam2")
+    with temporary_folder() as folder:
+        path = Path(task_path or folder / "learned.oflsam2")
         task.save(path)
         content = np.fromfile(path, np.uint8)
     if task_path is not None:

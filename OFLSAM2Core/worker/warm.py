@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import sys
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import cache
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from OFLSAM2Core.data.results import ProgressCallback
 from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.runtime.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from OFLSAM2Core.backbones.base import Backbone
@@ -85,8 +85,8 @@ def task_of(content: npt.NDArray) -> LearnedTask:
     from OFLSAM2Core.learned_task import LearnedTask
 
     def load() -> LearnedTask:
-        with tempfile.TemporaryDirectory(prefix="oflsam2-") as folder:
-            path = Path(folder) / "sent.oflsam2"
+        with temporary_folder() as folder:
+            path = folder / "sent.oflsam2"
             path.write_bytes(content.tobytes())
             return LearnedTask.load(path)
 
