@@ -11,7 +11,6 @@ from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.reading import check_writable, read_support_case
-from OFLSAM2Core.io.writing import check_grid
 from OFLSAM2Core.runtime.memory_check import check_memory
 
 # Estimates, not measurements: what is needed beyond the volume itself with the default backbone.
@@ -122,8 +121,7 @@ def output_folder(path: Path, names: Iterable[str], *, overwrite: bool) -> Path:
 
 
 def check_resources(volume: Volume, outputs: Iterable[Path | None]) -> None:
-    """Before the work starts: enough memory for this volume, enough disk for its labels, and a
-    format that can hold its grid.
+    """Before the work starts: enough memory for this volume, and enough disk for its labels.
 
     outputs: files that will hold this volume's grid. Raises ResourceError or InputError.
     """
@@ -131,7 +129,6 @@ def check_resources(volume: Volume, outputs: Iterable[Path | None]) -> None:
     for path in outputs:
         if path is not None:
             check_writable(path, need_bytes=voxels)
-            check_grid(path, volume)
     needed = _BASE_BYTES + _BYTES_PER_VOXEL * voxels
     check_memory(
         needed, f"'{volume.source or volume.name}'", "Close other programs, or crop the volume."

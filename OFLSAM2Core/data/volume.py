@@ -13,6 +13,23 @@ from OFLSAM2Core.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
+class NiftiForms:
+    """Both placements of a NIfTI header as stored, so that a result can be stored with the same.
+
+    sform, qform: 4x4 in the file's own units, None where the code is 0.
+    units: NIfTI's code for the unit of length (2 is mm, 0 unknown).
+    affine: what the volume's affine was made to be of them (RAS, mm).
+    """
+
+    sform: npt.NDArray[np.float64] | None
+    sform_code: int
+    qform: npt.NDArray[np.float64] | None
+    qform_code: int
+    units: int
+    affine: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
     """A scalar volume, or a sequence of colour frames.
 
@@ -22,12 +39,14 @@ class Volume:
         Unit spacing for a sequence.
     name: for messages and reports.
     source: the file or folder it was read from, where there was one.
+    nifti_forms: of a NIfTI file, so that results get the same.
     """
 
     array: npt.NDArray
     affine: npt.NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
     name: str = "volume"
     source: Path | None = None
+    nifti_forms: NiftiForms | None = None
 
     @property
     def is_sequence(self) -> bool:

@@ -1,11 +1,13 @@
-"""Put labels from one grid onto another of the same lattice, exactly."""
+"""Put labels from one grid onto another: exactly where both are of one lattice, else resampled."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
@@ -15,16 +17,25 @@ from OFLSAM2Core.errors import InputError
 _TOLERANCE = 0.05
 
 
+# The share of the labelled volume that may lie outside of the image when labels are resampled. More
+# says that they belong to another image.
+_OUTSIDE = 0.05
+
+_log = logging.getLogger(__name__)
+
+
 def align_labels_to_volume(
     labels: npt.NDArray[np.uint8],
     affine: npt.NDArray[np.float64],
     volume: Volume,
     source: str | Path,
 ) -> npt.NDArray[np.uint8]:
-    """`labels` (K, J, I) with its `affine` (RAS), on the grid of `volume`; nothing is resampled.
+    """`labels` (K, J, I) with its `affine` (RAS), on the grid of `volume`.
 
     The labels' grid may be a part of the volume's, and store its axes in another order or
-    direction. Raises InputError naming `source` and the volume, and how they differ.
+    direction: then every voxel is taken over. On any other grid they are resampled in patient
+    space (the nearest voxel), and a warning says how the grids differ. Raises InputError naming
+    `source` and the volume where labels lie outside of it, or a structure is lost.
     """
     if volume.is_sequence:
         if labels.shape != volume.grid_shape:
@@ -40,7 +51,7 @@ def align_labels_to_volume(
     corners = np.array(np.meshgrid(*[(0.0, end) for end in last], indexing="ij")).reshape(3, -1)
     error = (to_volume[:3, :3] - turn) @ corners + (to_volume[:3, 3] - offset)[:, None]
     if not is_turn or np.abs(error).max() > _TOLERANCE:
-        raise _differ(source, volume, _differences(labels.shape, affine, volume))
+        return _resampled(labels, affine, volume, source)
 
     # Bring the labels' axes into the volume's order (numpy: k, j, i) and direction.
     of_axis = np.abs(turn).argmax(axis=1)
@@ -69,6 +80,71 @@ def align_labels_to_volume(
         )
     result[tuple(slice(low, max(high, low)) for low, high in inside)] = part
     return result
+
+
+def _resampled(
+    labels: npt.NDArray[np.uint8],
+    affine: npt.NDArray[np.float64],
+    volume: Volume,
+    source: str | Path,
+) -> npt.NDArray[np.uint8]:
+    differences = _differences(labels.shape, affine, volume)
+    present = np.unique(labels[labels > 0])
+    outside = _share_outside(labels, affine, volume)
+    if outside > _OUTSIDE:
+        raise InputError(
+            f"{outside:.0%} of what is labelled in '{source}' lies outside the volume "
+            f"'{volume.source or volume.name}'; their grids differ: {'; '.join(differences)}.",
+            "Pick the right pair.",
+        )
+    to_labels = np.linalg.inv(affine) @ volume.affine
+    # numpy's order of axes, k, j, i.
+    matrix, offset = to_labels[:3, :3][::-1, ::-1], to_labels[:3, 3][::-1]
+    result = np.zeros(volume.grid_shape, np.uint8)
+    for k, plane in enumerate(result):
+        rows, columns = (np.arange(size, dtype=np.float64) for size in plane.shape)
+        places = (
+            offset[:, None, None]
+            + matrix[:, 0, None, None] * k
+            + matrix[:, 1, None, None] * rows[:, None]
+            + matrix[:, 2, None, None] * columns[None, :]
+        )
+        # Beyond the outermost voxel centres there is half a voxel more.
+        ndimage.map_coordinates(
+            labels, places, output=plane, order=0, mode="grid-constant", cval=0, prefilter=False
+        )
+    lost = [str(label) for label in present if not (result == label).any()]
+    if lost:
+        raise InputError(
+            f"The segmentation '{source}' loses the structures of value {', '.join(lost)} on the "
+            f"grid of the volume '{volume.source or volume.name}': {'; '.join(differences)}.",
+            "Draw them on the volume's own grid, or pick the right pair.",
+        )
+    _log.warning(
+        "The segmentation '%s' is on another grid than the volume '%s': %s. It was resampled onto "
+        "the volume's grid in patient space.",
+        source,
+        volume.source or volume.name,
+        "; ".join(differences),
+    )
+    return result
+
+
+def _share_outside(
+    labels: npt.NDArray[np.uint8], affine: npt.NDArray[np.float64], volume: Volume
+) -> float:
+    """The share of labelled voxels whose centres lie outside the volume's outermost voxels."""
+    to_volume = np.linalg.inv(volume.affine) @ affine
+    size = np.array(volume.grid_shape[::-1])
+    outside, count = 0, 0
+    for k, plane in enumerate(labels):
+        j, i = np.nonzero(plane)
+        if not len(j):
+            continue
+        index = to_volume[:3] @ np.stack([i, j, np.full(len(i), k), np.ones(len(i))])
+        outside += int(((index < -0.5) | (index > size[:, None] - 0.5)).any(axis=0).sum())
+        count += len(j)
+    return outside / count if count else 0.0
 
 
 def _differ(source: str | Path, volume: Volume, differences: list[str]) -> InputError:

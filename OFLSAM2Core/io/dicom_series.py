@@ -1,121 +1,334 @@
-"""A DICOM series in a folder, read as one volume."""
+"""A DICOM series as one volume: every slice where its own header says, or an error naming it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.io.sitk_io import unreadable
+from OFLSAM2Core.io.dicom_file import DicomFile, read_dicom_file, text_of
+from OFLSAM2Core.io.dicom_folder import (
+    choose_series,
+    dicom_files,
+    images_by_series,
+)
+from OFLSAM2Core.io.dicom_pixels import stored_pixels
+from OFLSAM2Core.io.dicom_table import Frame, frames_of
+from OFLSAM2Core.io.image_files import as_grey
+from OFLSAM2Core.io.image_header import LPS_TO_RAS
 
-# Positions are written with few digits, and scanners round them: a tenth of a step is noise,
-# a missing slice is a whole step.
+_log = logging.getLogger(__name__)
+
+# A slice may lie beside its place in the even grid by a tenth of a step; where steps are small, by
+# what rounding to a tenth of a millimetre does.
 _UNEVEN = 0.1
+_ROUNDED = 0.12
 
-# What rounded positions may make of a direction.
-_TILTED = 1e-3
-
-
-def split_series(path: str | Path) -> tuple[Path, str | None]:
-    """Take "FOLDER#SERIES_UID" apart; the series is None where none is named."""
-    text = str(path)
-    if "#" in text and not Path(text).exists():
-        folder, _, series = text.rpartition("#")
-        return Path(folder), series
-    return Path(text), None
+_TURNED = 2e-3
+_RESIZED = 1e-3
 
 
-def looks_like_dicom(folder: Path) -> bool:
-    return bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
+@dataclass(frozen=True, eq=False)
+class DicomVolume:
+    """What a series holds.
 
-
-def read_dicom_series(folder: Path, series: str | None = None) -> sitk.Image:
-    """The series of that UID, or the only one in the folder.
-
-    Raises InputError: no such series, several to choose from, slices missing or unevenly spaced,
-    damaged files.
+    array: (K, J, I) in the units of the header (Hounsfield for CT); (T, H, W, 3) uint8 for colour
+        frames without positions.
+    affine: to RAS, mm.
     """
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if series is not None and series not in found:
+
+    array: npt.NDArray
+    affine: npt.NDArray[np.float64]
+
+
+def read_dicom(path: Path, series: str | None = None) -> DicomVolume:
+    """The series in a folder (or below it), the one of that UID, or the one that a file is of.
+
+    Raises InputError naming the file: cut, without position, of another size, orientation, spacing
+    or colour than the others, at the place of another, off the even grid. Also where there are no
+    pictures, or several series to choose from.
+    """
+    if path.is_file():
+        return _assembled(path, _series_of(path))
+    files = dicom_files(path)
+    pictures = images_by_series(files)
+    if not pictures:
+        if any(file.is_segmentation for file in files):
+            what = "a DICOM segmentation (SEG)"
+        elif any(file.is_structure_set for file in files):
+            what = "contours (RTSTRUCT)"
+        else:
+            what = "DICOM files without pictures"
         raise InputError(
-            f"The folder '{folder}' has no DICOM series '{series}'.", _choices(folder, found)
+            f"The folder '{path}' holds {what}, not an image.",
+            "Give the folder of the image; segmentations and contours are given as labels.",
         )
-    if series is None and len(found) > 1:
-        raise InputError(
-            f"The folder '{folder}' has {len(found)} DICOM series.", _choices(folder, found)
-        )
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series or found[0])
-    try:
-        positions = _positions(files)
-        _check_positions(folder, files, positions)
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames(files)
-        return _as_tilted(reader.Execute(), positions)
-    except RuntimeError as error:
-        raise unreadable(folder, error) from error
+    return _assembled(path, choose_series(path, pictures, series))
 
 
-def _choices(folder: Path, found: tuple[str, ...]) -> str:
-    lines = [f"Choose one by '{folder}#SERIES_UID':"]
-    for series in found:
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series)
-        header = _header(files[0])
-        described = " ".join(header(tag) for tag in ("0008|0060", "0008|103e")).strip()
-        lines.append(f"  {series}  {len(files)} files  {described}".rstrip())
-    return "\n".join(lines)
+def _series_of(path: Path) -> list[DicomFile]:
+    """The series that a file is a slice of; a file of several frames is one by itself."""
+    file = read_dicom_file(path)
+    if file.is_segmentation or file.is_structure_set:
+        what = "a DICOM segmentation (SEG)" if file.is_segmentation else "contours (RTSTRUCT)"
+        raise InputError(f"'{path}' is {what}, not an image.", "Give it as labels of its image.")
+    if not file.is_image:
+        raise InputError(f"'{path}' is a DICOM file without a picture.", "Give the image's folder.")
+    if file.frames > 1:
+        return [file]
+    same = images_by_series(dicom_files(path.parent)).get(file.series, [file])
+    if len(same) > 1:
+        _log.warning("'%s' is one of %d files of its series; all are read.", path.name, len(same))
+    return same
 
 
-def _positions(files: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
-    """Of the slices' first voxels, mm (LPS): (slices, 3). None where a file does not say."""
-    texts = [_header(file)("0020|0032") for file in files]
-    if not all(texts):
-        return None
-    return np.array([[float(number) for number in text.split("\\")] for text in texts])
+def _assembled(source: Path, files: list[DicomFile]) -> DicomVolume:
+    files = _without_copies(files)
+    frames = [frame for file in files for frame in frames_of(file)]
+    _check_alike(source, frames)
+    if all(frame.position is None for frame in frames):
+        return _unplaced(source, frames)
+    frames, affine = _in_order(source, frames)
+    return DicomVolume(_values(source, frames), affine)
 
 
-def _as_tilted(image: sitk.Image, positions: npt.NDArray[np.float64] | None) -> sitk.Image:
-    """With the direction in which the slices follow each other: the reader makes it the slices'
-    normal, and where the gantry was tilted all slices but the first would be elsewhere."""
-    if positions is None or len(positions) < 2:
-        return image
-    way = positions[-1] - positions[0]
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    along = way / np.linalg.norm(way)
-    if np.abs(direction[:, 2] - along).max() > _TILTED:
-        direction[:, 2] = along
-        image.SetDirection(direction.ravel().tolist())
-    return image
+def _without_copies(files: list[DicomFile]) -> list[DicomFile]:
+    """Each picture once: the same instance may lie in a folder twice.
+
+    Raises InputError where two files claim to be the same picture and are not.
+    """
+    kept: dict[str, DicomFile] = {}
+    copies = 0
+    for number, file in enumerate(files):
+        known = kept.setdefault(file.sop_instance or f"file {number}", file)
+        if known is file:
+            continue
+        if not _same_picture(known, file):
+            raise InputError(
+                f"'{known.path}' and '{file.path.name}' claim to be the same DICOM image and "
+                "differ.",
+                "Take the wrong one out of the folder.",
+            )
+        copies += 1
+    if copies:
+        _log.warning("%d DICOM files are copies of others; each image is read once.", copies)
+    return list(kept.values())
 
 
-def _check_positions(
-    folder: Path, files: tuple[str, ...], positions: npt.NDArray[np.float64] | None
+def _same_picture(one: DicomFile, other: DicomFile) -> bool:
+    if one.path.samefile(other.path):
+        return True
+    return _pixel_bytes(one) == _pixel_bytes(other) and all(
+        text_of(one.header, tag) == text_of(other.header, tag)
+        for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+                    "RescaleSlope", "RescaleIntercept")
+    )  # fmt: skip
+
+
+def _pixel_bytes(file: DicomFile) -> bytes:
+    with open(file.path, "rb") as stream:
+        stream.seek(file.pixel_start or 0)
+        return stream.read(-1 if file.pixel_bytes is None else file.pixel_bytes)
+
+
+def _check_alike(source: Path, frames: list[Frame]) -> None:
+    """Size, colour, modality, orientation and spacing are those of most, and all have a position,
+    or none has."""
+    _as_most(source, frames, "{} pixels", [" x ".join(map(str, f.size[::-1])) for f in frames])
+    _as_most(source, frames, "colours {}", [f"{f.samples} {f.photometric}" for f in frames])
+    modalities = [text_of(frame.file.header, "Modality") for frame in frames]
+    _as_most(source, frames, "the modality {}", modalities)
+    placed = [frame for frame in frames if frame.position is not None]
+    if placed and len(placed) < len(frames):
+        odd = next(frame for frame in frames if frame.position is None)
+        raise _odd(source, odd, "does not say where it lies (ImagePositionPatient)")
+    _near(source, placed, [frame.orientation for frame in placed], _TURNED, "orientation")
+    spacings = [frame.spacing for frame in placed]
+    scale = min((s.min() for s in spacings if s is not None), default=1.0)
+    _near(source, placed, spacings, _RESIZED * scale, "pixel spacing")
+
+
+def _as_most(source: Path, frames: list[Frame], told: str, values: list[str]) -> None:
+    usual = max(set(values), key=values.count)
+    for frame, value in zip(frames, values, strict=True):
+        if value != usual:
+            raise _odd(source, frame, f"has {told.format(value)}, the others {usual}")
+
+
+def _near(
+    source: Path,
+    frames: list[Frame],
+    values: list[npt.NDArray[np.float64] | None],
+    tolerance: float,
+    what: str,
 ) -> None:
-    """Slices must be evenly spaced: the reader would close a gap without a word."""
-    if positions is None or len(files) < 3:
+    """All values are there and near their median."""
+    for frame, value in zip(frames, values, strict=True):
+        if value is None:
+            raise _odd(source, frame, f"does not say its {what}")
+    if not frames:
         return
-    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    step = float(np.median(steps))
-    if step == 0 or np.abs(steps - step).max() > _UNEVEN * step:
-        worst = int(np.abs(steps - step).argmax())
+    stacked = np.array(values, float)
+    off = np.abs(stacked - np.median(stacked, axis=0)).reshape(len(frames), -1).max(axis=1)
+    if off.max() > tolerance:
+        frame = frames[int(off.argmax())]
+        raise _odd(source, frame, f"has another {what} than the others")
+
+
+def _odd(source: Path, frame: Frame, told: str) -> InputError:
+    """The error for a slice that does not belong to the others."""
+    return InputError(
+        f"{frame.told} in the DICOM series in '{source}' {told}.",
+        "Take it out of the folder if it is no slice of the volume, or export the series again.",
+    )
+
+
+def _in_order(source: Path, frames: list[Frame]) -> tuple[list[Frame], npt.NDArray[np.float64]]:
+    """Slices along their normal, and their grid (RAS). Raises InputError where it is not even."""
+    turn = frames[0].orientation
+    spacing = frames[0].spacing
+    assert turn is not None and spacing is not None
+    normal = np.cross(*turn)
+    places = np.array([frame.position for frame in frames], float)
+    order = np.argsort(places @ normal, kind="stable")
+    frames, places = [frames[number] for number in order], places[order]
+    if len(frames) > 1:
+        step = (places[-1] - places[0]) / (len(frames) - 1)
+        _check_even(source, frames, places, step)
+    else:
+        step = normal * _thickness(frames[0])
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1], lps[:3, 2] = turn[0] * spacing[1], turn[1] * spacing[0], step
+    lps[:3, 3] = places[0]
+    return frames, LPS_TO_RAS @ lps
+
+
+def _thickness(frame: Frame) -> float:
+    for length in (frame.between, frame.thickness):
+        if length is not None and length > 0:
+            return length
+    _log.warning("%s does not say how thick its slice is; 1 mm is taken.", frame.told)
+    return 1.0
+
+
+def _check_even(
+    source: Path,
+    frames: list[Frame],
+    places: npt.NDArray[np.float64],
+    step: npt.NDArray[np.float64],
+) -> None:
+    """Every slice lies where the even grid from the first to the last one has it."""
+    length = float(np.linalg.norm(step))
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    twice = np.flatnonzero(steps < max(0.01 * float(np.median(steps)), 1e-4))
+    if len(twice):
+        one, other = frames[twice[0]], frames[twice[0] + 1]
         raise InputError(
-            f"The slices of the DICOM series in '{folder}' are not evenly spaced: "
-            f"{steps[worst]:.3g} mm between '{Path(files[worst]).name}' and "
-            f"'{Path(files[worst + 1]).name}', {step:.3g} mm elsewhere.",
-            "Complete the series, or split one that holds several time points.",
+            f"The DICOM series in '{source}' holds {len(twice)} slices at the place of another, as "
+            f"{one.told} and {other.told}: several time points, echoes or reconstructions.",
+            "Give a folder with the slices of one of them.",
+        )
+    off = np.linalg.norm(places - (places[0] + np.arange(len(places))[:, None] * step), axis=1)
+    if off.max() > max(_UNEVEN * length, min(_ROUNDED, 2.5 * _UNEVEN * length)):
+        usual = float(np.median(steps))
+        worst = int(np.abs(steps - usual).argmax())
+        raise InputError(
+            f"The slices of the DICOM series in '{source}' are not evenly spaced: "
+            f"{steps[worst]:.3g} mm between {frames[worst].told} and {frames[worst + 1].told}, "
+            f"{usual:.3g} mm elsewhere; {frames[int(off.argmax())].told} is {off.max():.3g} mm "
+            "from its place in an even grid.",
+            "Complete the series, or split one that holds several parts.",
         )
 
 
-def _header(file: str) -> Callable[[str], str]:
-    """The value of a tag ("0020|0032") in a file's header, "" where it has none."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    reader.ReadImageInformation()
+def _values(source: Path, frames: list[Frame]) -> npt.NDArray:
+    """Real values of the frames, (K, J, I)."""
+    slopes, intercepts = _scalings(source, frames)
+    pictures = _pictures(source, frames)
+    exact = all(value.is_integer() for value in (*slopes, *intercepts)) and all(
+        picture.dtype.kind in "iu" for picture in pictures
+    )
+    if not exact:
+        result = np.empty((len(frames), *pictures[0].shape), np.float32)
+    else:
+        ends = [
+            float(end) * slope + intercept
+            for picture, slope, intercept in zip(pictures, slopes, intercepts, strict=True)
+            for end in (picture.min(), picture.max())
+        ]
+        result = np.empty((len(frames), *pictures[0].shape), _integer(min(ends), max(ends)))
+    for number, (slope, intercept) in enumerate(zip(slopes, intercepts, strict=True)):
+        picture, pictures[number] = pictures[number], pictures[number][:0]
+        if slope != 1 or intercept != 0:
+            picture = picture.astype(np.float64) * slope + intercept
+        result[number] = picture
+    return result
 
-    def value(tag: str) -> str:
-        return reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else ""
 
-    return value
+def _integer(least: float, most: float) -> type[np.signedinteger]:
+    for dtype in (np.int16, np.int32):
+        if np.iinfo(dtype).min <= least and most <= np.iinfo(dtype).max:
+            return dtype
+    return np.int64
+
+
+def _pictures(source: Path, frames: list[Frame]) -> list[npt.NDArray]:
+    """The stored pixels of each frame; files of several frames are read once."""
+    whole: dict[Path, npt.NDArray] = {}
+    pictures = []
+    for frame in frames:
+        path = frame.file.path
+        if path not in whole:
+            pixels = stored_pixels(frame.file)
+            whole[path] = as_grey(path, pixels) if pixels.ndim == 4 else pixels
+        pictures.append(whole[path][frame.number])
+    return pictures
+
+
+def _scalings(source: Path, frames: list[Frame]) -> tuple[list[float], list[float]]:
+    """Each frame's own slope and intercept.
+
+    Raises InputError for one that does not say it where others do, and it matters.
+    """
+    known = [f for f in frames if f.slope is not None and f.intercept is not None]
+    plain = all(frame.slope == 1 and frame.intercept == 0 for frame in known)
+    if known and not plain and len(known) < len(frames):
+        odd = next(f for f in frames if f.slope is None or f.intercept is None)
+        raise _odd(source, odd, "does not say how its values are scaled (RescaleSlope, Intercept)")
+    for frame in known:
+        if frame.slope == 0:
+            raise _odd(source, frame, "scales its values by 0")
+    if not known and text_of(frames[0].file.header, "Modality") == "CT":
+        _log.warning(
+            "The CT in '%s' does not say how its values are scaled: they may be no Hounsfield "
+            "units.",
+            source,
+        )
+    return (
+        [1.0 if frame.slope is None else frame.slope for frame in frames],
+        [0.0 if frame.intercept is None else frame.intercept for frame in frames],
+    )
+
+
+def _unplaced(source: Path, frames: list[Frame]) -> DicomVolume:
+    """Pictures without a place: one is a slice, several in colour are a sequence."""
+    if frames[0].samples == 3 and len({frame.file.path for frame in frames}) == 1:
+        array = stored_pixels(frames[0].file)
+        if array.dtype == np.uint8 and len(array) > 1:
+            return DicomVolume(array, np.eye(4))
+    if len(frames) > 1:
+        raise InputError(
+            f"The {len(frames)} images of the DICOM series in '{source}' do not say where they "
+            "lie (no ImagePositionPatient).",
+            "Export the series with positions, or its frames as pictures.",
+        )
+    frame = frames[0]
+    spacing = frame.spacing if frame.spacing is not None else np.ones(2)
+    told = "" if frame.spacing is not None else " nor the spacing of its pixels (1 mm is taken)"
+    _log.warning("%s does not say where its picture lies%s.", frame.told, told)
+    affine = np.diag([spacing[1], spacing[0], _thickness(frame), 1.0])
+    return DicomVolume(_values(source, frames), LPS_TO_RAS @ affine)

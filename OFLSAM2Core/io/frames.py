@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from PIL import Image
 
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.io.sitk_io import unreadable
+from OFLSAM2Core.io.image_header import LPS_TO_RAS, damaged
+
+_log = logging.getLogger(__name__)
 
 _FRAME_EXTENSIONS = (".jpg", ".jpeg", ".png")
+
+PICTURE_EXTENSIONS = (*_FRAME_EXTENSIONS, ".bmp", ".tif", ".tiff")
 
 
 def frame_files(folder: Path, extensions: tuple[str, ...] = _FRAME_EXTENSIONS) -> list[Path]:
@@ -35,21 +40,93 @@ def read_frames(folder: Path) -> Volume:
     return Volume(_stack(files, "RGB"), name=folder.name, source=folder)
 
 
-def read_masks(folder: Path) -> npt.NDArray[np.uint8]:
-    """The PNG masks of a folder (T, H, W). Black-and-white masks (0 and 255) become 0 and 1;
-    in all others the pixel value (of palette pictures, the index) is the label value.
+def read_masks(folder: Path, frames: list[Path] | None = None) -> npt.NDArray[np.uint8]:
+    """The PNG masks of a folder (T, H, W), or of one file.
 
-    Raises InputError naming the file: none there, damaged, colour, or of different sizes.
+    Black-and-white masks (0 and 255) become 0 and 1; in all others the pixel value (of palette
+    pictures, the index) is the label value. frames: put the masks in the order of these frames, by
+    name.
+
+    Raises InputError naming the file: none there, damaged, colour, of different sizes, or with a
+    name that is no frame's.
     """
-    files = frame_files(folder, (".png",))
+    files = frame_files(folder, (".png",)) if folder.is_dir() else [folder]
     if not files:
         raise InputError(
             f"The folder '{folder}' has no PNG masks.", "Give one mask for every frame."
         )
+    if frames is not None:
+        files = masks_of_frames(frames, files, folder)
     labels = _stack(files, "L")
     if set(np.unique(labels)) <= {0, 255}:
         labels //= 255
     return labels
+
+
+def read_picture(path: Path) -> Volume:
+    """A single picture: in grey a volume of one slice, in colour a sequence of one frame.
+
+    Grey values keep their depth (8 or 16 bits, or real). Of a picture of several pages (TIFF) every
+    page is a slice. A picture says nothing of millimetres; that is said.
+    """
+    try:
+        with Image.open(path) as picture:
+            pages = getattr(picture, "n_frames", 1)
+            if picture.mode not in ("L", "1", "I", "F") and not picture.mode.startswith("I;16"):
+                return Volume(_picture(path, "RGB")[np.newaxis], name=path.stem, source=path)
+            slices = []
+            for page in range(pages):
+                picture.seek(page)
+                slices.append(np.array(picture.convert("L") if picture.mode == "1" else picture))
+        array = np.stack(slices)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise damaged(path, error) from error
+    _log.warning("'%s' does not say how large its pixels are; 1 mm is taken.", path)
+    return Volume(array, LPS_TO_RAS, path.stem, path)
+
+
+def masks_of_frames(frames: list[Path], masks: list[Path], source: Path) -> list[Path]:
+    """The mask of each frame, by name: "0007.jpg" and "0007.png", or "frame_7" and "mask_7".
+
+    Raises InputError naming the files where names do not tell which mask belongs to which frame.
+    """
+    for key in (_stem, _numbers, _last_number):
+        of_frame, of_mask = ([key(path) for path in paths] for paths in (frames, masks))
+        if None in (*of_frame, *of_mask) or len(set(of_mask)) < len(masks):
+            continue
+        if len(set(of_frame)) == len(frames) and set(of_mask) & set(of_frame):
+            missing = [path for path, name in zip(frames, of_frame, strict=True)
+                       if name not in set(of_mask)]  # fmt: skip
+            extra = [path for path, name in zip(masks, of_mask, strict=True)
+                     if name not in set(of_frame)]  # fmt: skip
+            if not missing and not extra:
+                found = dict(zip(of_mask, masks, strict=True))
+                return [found[name] for name in of_frame]
+            told = [f"the frame '{path.name}' has no mask" for path in missing[:1]]
+            told += [f"the mask '{path.name}' has no frame" for path in extra[:1]]
+            raise InputError(
+                f"The masks in '{source}' do not fit the frames ({len(masks)} masks, {len(frames)} "
+                f"frames): {' and '.join(told)}.",
+                "Give one mask for every frame, with the frame's name.",
+            )
+    raise InputError(
+        f"The names of the masks in '{source}' ('{masks[0].name}', ...) do not tell which frames "
+        f"('{frames[0].name}', ...) they belong to.",
+        "Give every mask the name of its frame.",
+    )
+
+
+def _stem(path: Path) -> str:
+    return path.stem.lower()
+
+
+def _numbers(path: Path) -> tuple[int, ...] | None:
+    return tuple(int(number) for number in re.findall(r"\d+", path.stem)) or None
+
+
+def _last_number(path: Path) -> int | None:
+    numbers = _numbers(path)
+    return numbers[-1] if numbers else None
 
 
 def _stack(files: list[Path], mode: str) -> npt.NDArray[np.uint8]:
@@ -85,7 +162,7 @@ def _picture(file: Path, mode: str) -> npt.NDArray[np.uint8]:
                 return np.array(picture, np.uint8)
             return np.array(picture.convert(mode), np.uint8)
     except (OSError, SyntaxError, ValueError) as error:
-        raise unreadable(file, error) from error
+        raise damaged(file, error) from error
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:

@@ -1,16 +1,18 @@
-"""What the values of a labelmap mean: names, colours and terminology, from a JSON file."""
+"""What the values of a labelmap mean: names, colours and terminology."""
 
 from __future__ import annotations
 
 import colorsys
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from OFLSAM2Core.data.structures import Structure, check_structures
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.label_table_formats import entries_of_json, parse, read_text
+
+MOST_STRUCTURES = 255
 
 
 @dataclass(frozen=True)
@@ -18,64 +20,93 @@ class LabelTable:
     """The structures that the values of labelmaps stand for.
 
     name: what messages call the table (its file, usually).
+    values: by structure, its value in files, where that is not the structure's label: values
+        above 255 are numbered from 1 on.
     """
 
     structures: tuple[Structure, ...]
     name: str = "label table"
+    values: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, path: str | Path) -> LabelTable:
-        """Read a JSON file: what `from_json` takes, or an object with that under "labels".
+        """Read a file; see `label_table_formats` for its kinds.
 
-        Raises InputError naming the file: missing, no JSON, not a label table.
+        Raises InputError naming the file: missing, or no label table.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parse(read_text(Path(path)))
         except OSError as error:
             raise InputError(
                 f"The label table '{path}' cannot be read: {error.strerror}.", "Check the path."
             ) from error
-        except ValueError as error:
-            raise InputError(f"The label table '{path}' is not JSON: {error}.", _FORM) from error
-        if isinstance(data, dict) and isinstance(data.get("labels"), (dict, list)):
-            data = data["labels"]
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"The label table '{path}' is not JSON nor another known table: {error}.", _FORM
+            ) from error
         return cls.from_json(data, str(path))
 
     @classmethod
     def from_json(cls, data: Any, name: str = "label table") -> LabelTable:
-        """`{"1": "left atrium", ...}`, or a list of `{"name", "label"[, "color", "terminology"]}`.
+        """`{"1": "left atrium", ...}`, `{"left atrium": 1, ...}`, or a list of
+        `{"name", "label"[, "color", "terminology"]}`.
 
         The value 0 is background and is left out. Structures without a colour get one of their
         own. Raises InputError naming the table.
         """
         try:
-            entries: list[dict[str, Any]]
-            if isinstance(data, dict):
-                entries = [{"label": int(value), "name": str(data[value])} for value in data]
-            else:
-                entries = [dict(entry) for entry in data]
-            structures = tuple(
+            found = [
                 Structure.from_json({"color": default_color(int(entry["label"])), **entry})
-                for entry in entries
-                if int(entry["label"]) != 0
-            )
-        except (KeyError, TypeError, ValueError) as error:
+                for entry in entries_of_json(data)
+            ]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"'{name}' is not a label table: {error!r}.", _FORM) from error
-        check_structures(structures, f"The label table '{name}'")
-        return cls(structures, name)
+        found = [structure for structure in found if structure.label != 0]
+        if any(structure.label < 0 for structure in found):
+            raise InputError(f"The label table '{name}' has negative values.", _FORM)
+        table = cls._numbered(found, name)
+        # One with more structures than a labelmap can have is narrowed to those that occur.
+        check_structures(table.structures[:MOST_STRUCTURES], f"The label table '{name}'")
+        return table
 
     @classmethod
     def for_values(cls, values: Iterable[int]) -> LabelTable:
         """Call them "Structure 1" and so on, where nothing is known but the values."""
-        return cls(
-            tuple(
-                Structure(f"Structure {value}", int(value), default_color(int(value)))
-                for value in values
-            )
+        found = [int(value) for value in values]
+        return cls._numbered(
+            [Structure(f"Structure {value}", value, default_color(value)) for value in found],
+            "label table",
         )
 
+    @classmethod
+    def _numbered(cls, found: list[Structure], name: str) -> LabelTable:
+        if all(structure.label <= MOST_STRUCTURES for structure in found):
+            return cls(tuple(found), name)
+        return cls(
+            tuple(replace(one, label=number) for number, one in enumerate(found, start=1)),
+            name,
+            tuple(structure.label for structure in found),
+        )
 
-_FORM = 'Write {"1": "name", "2": "name"} or [{"name": "name", "label": 1, "color": [1, 0, 0]}].'
+    def label_of(self) -> dict[int, int]:
+        """Value in a file to label."""
+        labels = [structure.label for structure in self.structures]
+        return dict(zip(self.values or labels, labels, strict=True))
+
+    def narrowed(self, values: Iterable[int]) -> LabelTable:
+        """Itself; of a table with more structures than a labelmap can have, those that occur."""
+        if len(self.structures) <= MOST_STRUCTURES:
+            return self
+        wanted = set(values)
+        pairs = zip(self.values or range(1, len(self.structures) + 1), self.structures, strict=True)
+        kept = [replace(structure, label=value) for value, structure in pairs if value in wanted]
+        return self._numbered(kept, self.name)
+
+
+_FORM = (
+    'Write {"1": "name", "2": "name"} or [{"name": "name", "label": 1, "color": [1, 0, 0]}]; label '
+    "files of ITK-SNAP, Slicer, FreeSurfer, nnU-Net and BIDS are read as well."
+)
 
 
 def default_color(label: int) -> tuple[float, float, float]:

@@ -1,25 +1,29 @@
 """Read and write volumes and segmentations.
 
-Kinds of volume: NIfTI, NRRD, MetaImage (MHA, MHD), a folder with a DICOM series
-(`FOLDER#SERIES_UID` where it holds several), a folder of RGB frames (a sequence).
-Kinds of segmentation: a labelmap in any of the image formats, `.seg.nrrd`, a folder of masks.
+Kinds of volume: NIfTI (also NIfTI-2 and pairs), NRRD, MetaImage, FreeSurfer's MGH, DICOM (a folder
+with a series or with folders of it, one file of it, several frames in a file; `FOLDER#SERIES_UID`
+where there are several), a picture, a folder of RGB frames (a sequence), a zip archive of these.
+Kinds of segmentation: a labelmap in any of the image formats, `.seg.nrrd`, DICOM SEG, RTSTRUCT, a
+folder of masks.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from OFLSAM2Core.data.validation import check_volume
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.align_labels import align_labels_to_volume
-from OFLSAM2Core.io.dicom_series import looks_like_dicom, read_dicom_series, split_series
-from OFLSAM2Core.io.frames import frame_files, read_frames
+from OFLSAM2Core.io.finite_voxels import replace_not_finite
+from OFLSAM2Core.io.frames import PICTURE_EXTENSIONS, frame_files, read_frames, read_picture
+from OFLSAM2Core.io.image_files import IMAGE_EXTENSIONS, kind_of, read_image
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.seg_nrrd import write_segmentation
 from OFLSAM2Core.io.segmentation_io import read_segmentation
-from OFLSAM2Core.io.sitk_io import IMAGE_EXTENSIONS, affine_of, read_image, scalar_array
 from OFLSAM2Core.io.writing import check_writable, write_confidence, write_labelmap
+from OFLSAM2Core.io.zipped import unpacked
 
 __all__ = [
     "check_writable",
@@ -35,24 +39,33 @@ __all__ = [
 def read_volume(path: str | Path) -> Volume:
     """A volume, or a sequence where `path` is a folder of JPEG or PNG frames.
 
-    The voxels keep their stored type. Raises InputError naming the file: missing, damaged,
-    4D or colour, not finite voxels, geometry that cannot be inverted.
+    The voxels keep their stored type, unless the header scales them. What a header does not say,
+    or says in two ways, is chosen by one rule and said in a warning. NaN and infinite voxels become
+    background, colours grey. Raises InputError naming the file: missing, damaged, several volumes,
+    geometry that is none.
     """
-    folder, series = split_series(path)
-    if folder.is_dir():
-        is_dicom = series is not None or looks_like_dicom(folder)
-        # A DICOM folder may hold a preview picture besides.
-        if not is_dicom and frame_files(folder):
-            return read_frames(folder)
-        if not is_dicom:
-            raise InputError(
-                f"The folder '{folder}' has neither DICOM files nor JPEG or PNG frames.",
-                "Give a folder with one of these, or an image file.",
-            )
-        image = read_dicom_series(folder, series)
+    path = Path(path)
+    file, series = _split(path)
+    if file.is_dir():
+        volume = _read_folder(file, series)
     else:
-        image = read_image(folder)
-    volume = Volume(scalar_array(image, path), affine_of(image), case_name(folder), Path(path))
+        kind = kind_of(file)
+        if kind == "zip":
+            with unpacked(file) as inside:
+                return replace(
+                    read_volume(inside if series is None else f"{inside}#{series}"),
+                    name=case_name(file),
+                    source=path,
+                )
+        if kind == "dicom":
+            volume = _read_dicom(file, None)
+        elif kind == "picture":
+            volume = read_picture(file)
+        else:
+            array, header = read_image(file, kind)
+            volume = Volume(array, header.affine, nifti_forms=header.forms)
+    array = replace_not_finite(volume.array, path)
+    volume = replace(volume, array=array, name=case_name(file), source=path)
     check_volume(volume)
     return volume
 
@@ -64,24 +77,53 @@ def read_support_case(
     table: LabelTable | None = None,
     may_be_empty: bool = False,
 ) -> SupportCase:
-    """A volume and its segmentation, put exactly onto the volume's grid.
+    """A volume and its segmentation, put onto the volume's grid.
 
     The segmentation may cover only a part of the volume's grid (Slicer crops what it saves) or
-    store its axes in another order. Any other difference is an InputError naming both files.
-    may_be_empty: accept labels without a structure, to compare with.
+    store its axes in another order; on another grid it is resampled in patient space, with a
+    warning that says how the grids differ. may_be_empty: accept labels without a structure, to
+    compare with. Raises InputError naming the files.
     """
     volume = read_volume(image_path)
     labels, affine, structures = read_segmentation(
-        labels_path, table=table, may_be_empty=may_be_empty
+        labels_path, table=table, may_be_empty=may_be_empty, volume=volume
     )
     return SupportCase(
         volume, align_labels_to_volume(labels, affine, volume, labels_path), structures
     )
 
 
+def _split(path: Path) -> tuple[Path, str | None]:
+    from OFLSAM2Core.io.dicom_folder import split_series
+
+    return split_series(path)
+
+
+def _read_folder(folder: Path, series: str | None) -> Volume:
+    from OFLSAM2Core.io.dicom_folder import has_dicom
+
+    # A DICOM folder may hold a preview picture besides.
+    if series is not None or has_dicom(folder):
+        return _read_dicom(folder, series)
+    if frame_files(folder):
+        return read_frames(folder)
+    raise InputError(
+        f"The folder '{folder}' has neither DICOM files nor JPEG or PNG frames.",
+        "Give a folder with one of these, or an image file.",
+    )
+
+
+def _read_dicom(path: Path, series: str | None) -> Volume:
+    from OFLSAM2Core.io.dicom_series import read_dicom
+
+    found = read_dicom(path, series)
+    return Volume(found.array, found.affine)
+
+
 def case_name(path: Path) -> str:
     """The file's name without its extension ("patient1.nii.gz" is "patient1")."""
-    for extension in sorted(IMAGE_EXTENSIONS, key=len, reverse=True):
+    known = (*IMAGE_EXTENSIONS, *PICTURE_EXTENSIONS, ".zip")
+    for extension in sorted(known, key=len, reverse=True):
         if path.name.lower().endswith(extension):
             return path.name[: -len(extension)]
     return path.name

@@ -1,9 +1,14 @@
-"""Slicer's segmentation files (`.seg.nrrd`), by Slicer's own `slicerio`."""
+"""Slicer's segmentation files (`.seg.nrrd`).
+
+Written by Slicer's own `slicerio`; read by ourselves, since that knows segments by their place in
+the header, not by their number, and refuses headers that Slicer reads.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +19,16 @@ from slicerio.segmentation import terminology_entry_from_string
 
 from OFLSAM2Core.data.structures import Structure, check_structures
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.io.image_files import read_header
+from OFLSAM2Core.io.image_header import LPS_TO_RAS, damaged
 from OFLSAM2Core.io.label_table import default_color
-from OFLSAM2Core.io.sitk_io import unreadable
+from OFLSAM2Core.io.voxels import read_voxels
 from OFLSAM2Core.io.writing import check_writable
 
 SEGMENTATION_EXTENSIONS = (".seg.nrrd",)
 
 _log = logging.getLogger(__name__)
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 # The largest value looked for in a file; more would not be label values.
 _MOST = 65535
@@ -33,50 +37,86 @@ _MOST = 65535
 _TERMINOLOGY_PARTS = 7
 
 
+@dataclass(frozen=True)
+class Segment:
+    """What a header says of one segment. value, layer: where its voxels are."""
+
+    id: str
+    name: str
+    value: int
+    layer: int
+    color: tuple[float, float, float]
+    terminology: str
+
+
+def has_segments(fields: dict[str, str]) -> bool:
+    """Whether key/value pairs of a NRRD header describe segments."""
+    return any(re.match(r"Segment\d+_", key) for key in fields)
+
+
+def segments_of(fields: dict[str, str]) -> list[Segment]:
+    """The segments that key/value pairs describe, by their number, whatever numbers there are.
+
+    Raises ValueError for values and layers that are no numbers.
+    """
+    numbers = {int(found[1]) for key in fields if (found := re.match(r"Segment(\d+)_", key))}
+    segments = []
+    for place, number in enumerate(sorted(numbers)):
+        of = {key.partition("_")[2]: value for key, value in fields.items()
+              if key.startswith(f"Segment{number}_")}  # fmt: skip
+        name_of = of.get("ID") or f"Segment_{number}"
+        value = int(of.get("LabelValue") or 1)
+        segments.append(
+            Segment(
+                id=name_of,
+                name=of.get("Name") or name_of,
+                value=value,
+                # Before layers were shared (Slicer 4.10) every segment had its own, in order.
+                layer=int(of.get("Layer") or place),
+                color=_color(of.get("Color", ""), value),
+                terminology=_terminology(of.get("Tags", "")),
+            )
+        )
+    return segments
+
+
 def read_seg_nrrd(
     path: Path,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], tuple[Structure, ...]]:
     """Labels (K, J, I) on the file's own grid, its affine (RAS), the structures in file order.
 
     Label values are the file's own where they are unique (segments in several layers may share
-    one), else 1, 2, and so on. Raises InputError naming the file: missing or damaged.
+    one), else 1, 2, and so on. Where segments overlap, the later one is taken, and that is said.
+    Raises InputError naming the file: missing or damaged.
     """
-    if not path.exists():
-        raise InputError(f"There is no file '{path}'.", "Check the path.")
+    header = read_header(path, "nrrd")
     try:
-        data = slicerio.read_segmentation(str(path))
-        # slicerio's (layer, i, j, k) is stored last index slowest: transposed it is in order.
-        layers = np.asarray(data["voxels"]).T
-        layers = layers if layers.ndim == 4 else layers[..., np.newaxis]
-        segments = data["segments"]
-        values = [int(segment.get("labelValue", 1)) for segment in segments]
-        # Before layers were shared (Slicer 4.10) every segment had its own, in order.
-        layer_of = [int(segment.get("layer", n)) for n, segment in enumerate(segments)]
-        fields = _header(path)
-        affine = _LPS_TO_RAS @ np.asarray(data["ijkToLPS"], np.float64)
-        if layers.dtype.kind not in "iu" or layers.min() < 0 or layers.max() > _MOST:
+        segments = segments_of(header.fields)
+        if header.dtype.kind not in "iu":
             raise ValueError("its voxels are not label values")
-        for value, layer in zip(values, layer_of, strict=True):
-            if not (1 <= value <= _MOST and 0 <= layer < layers.shape[3]):
-                raise ValueError(f"no segment can have value {value} in layer {layer}")
-    except Exception as error:  # of many kinds: the parsers check nothing
-        raise unreadable(path, error) from error
+        for one in segments:
+            if not (1 <= one.value <= _MOST and 0 <= one.layer < header.components):
+                raise ValueError(f"no segment can have value {one.value} in layer {one.layer}")
+    except ValueError as error:
+        raise damaged(path, error) from error
+    layers = read_voxels(header)
+    if header.components == 1:
+        layers = layers[..., np.newaxis]
+    header.say_notes()
+    if layers.ndim != 4 or layers.min() < 0 or layers.max() > _MOST:
+        raise damaged(path, "its voxels are not label values of a volume")
+    values = [one.value for one in segments]
     own = len(set(values)) == len(values) and max(values, default=0) <= 255
     structures = tuple(
-        Structure(
-            fields.get(f"Segment{number}_Name", segment["id"]),
-            value if own else number + 1,
-            _color(segment, value),
-            _terminology(fields.get(f"Segment{number}_Tags", "")),
-        )
-        for number, (segment, value) in enumerate(zip(segments, values, strict=True))
+        Structure(one.name, one.value if own else number + 1, one.color, one.terminology)
+        for number, one in enumerate(segments)
     )
     check_structures(structures, f"The segmentation '{path}'")
 
     # By layer, the number of the segment that each value stands for, from 1.
-    number_of = np.zeros((layers.shape[3], _MOST + 1), np.uint8)
-    for number, (value, layer) in enumerate(zip(values, layer_of, strict=True)):
-        number_of[layer, value] = number + 1
+    number_of = np.zeros((header.components, _MOST + 1), np.uint8)
+    for number, one in enumerate(segments):
+        number_of[one.layer, one.value] = number + 1
     label_of = np.array([0, *(structure.label for structure in structures)], np.uint8)
     labels = np.zeros(layers.shape[:3], np.uint8)
     shared = 0
@@ -90,7 +130,7 @@ def read_seg_nrrd(
             path,
             shared,
         )
-    return labels, affine, structures
+    return labels, header.affine, structures
 
 
 def write_segmentation(
@@ -112,7 +152,7 @@ def write_segmentation(
     extent = [bound for size in labels.shape[::-1] for bound in (0, size - 1)]
     data = {
         "voxels": labels.astype(np.uint8, copy=False).transpose(2, 1, 0),
-        "ijkToLPS": _LPS_TO_RAS @ volume.affine,
+        "ijkToLPS": LPS_TO_RAS @ volume.affine,
         "containedRepresentationNames": ["Binary labelmap"],
         "conversionParameters": [
             {
@@ -165,20 +205,8 @@ def _segment(structure: Structure, extent: list[int]) -> dict[str, Any]:
     return segment
 
 
-def _header(path: Path) -> dict[str, str]:
-    """The header's key/value pairs in all their characters: slicerio drops what is not ASCII."""
-    fields = {}
-    with open(path, "rb") as file:
-        for line in iter(file.readline, b""):
-            if not line.strip():
-                break
-            key, _, value = line.decode("utf-8", "replace").partition(":=")
-            fields[key] = value.strip()
-    return fields
-
-
 def _terminology(tags: str) -> str:
-    """From a segment's "name:value|name:value|"."""
+    """From a segment's "name:value|name:value|"; what has no colon is passed over."""
     for tag in tags.split("|"):
         name, _, value = tag.strip().partition(":")
         if name == "TerminologyEntry":
@@ -186,6 +214,12 @@ def _terminology(tags: str) -> str:
     return ""
 
 
-def _color(segment: dict[str, Any], value: int) -> tuple[float, float, float]:
-    red, green, blue = segment.get("color", default_color(value))
-    return (float(red), float(green), float(blue))
+def _color(text: str, value: int) -> tuple[float, float, float]:
+    """The first three numbers; a colour of our own where there are no three."""
+    try:
+        red, green, blue = (float(part) for part in text.replace(",", " ").split()[:3])
+    except ValueError:
+        return default_color(value)
+    if not all(0 <= part <= 1 for part in (red, green, blue)):
+        return default_color(value)
+    return red, green, blue

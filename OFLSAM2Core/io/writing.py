@@ -62,19 +62,6 @@ def check_writable(
         )
 
 
-def check_grid(path: str | Path, volume: Volume) -> None:
-    """Raises InputError where the file's format cannot hold the volume's grid: a sheared one (of
-    a CT with a tilted gantry, say) in NIfTI, which the writer would straighten unasked."""
-    axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
-    if Path(path).name.lower().endswith((".nii", ".nii.gz")) and not np.allclose(
-        axes.T @ axes, np.eye(3), atol=1e-3
-    ):
-        raise InputError(
-            f"The grid of '{volume.name}' is sheared, and NIfTI ('{path}') cannot hold that.",
-            "Write a .nrrd or .mha file.",
-        )
-
-
 def write_labelmap(path: str | Path, labels: npt.NDArray, volume: Volume) -> None:
     """Write labels (uint8, on `volume`'s grid) as NIfTI, NRRD or MetaImage, by extension."""
     _write_on_grid(path, labels, volume)
@@ -87,9 +74,13 @@ def write_confidence(path: str | Path, confidence: npt.NDArray, volume: Volume) 
 
 def _write_on_grid(path: str | Path, array: npt.NDArray, volume: Volume) -> None:
     check_writable(path, extensions=LABELMAP_EXTENSIONS)
-    check_grid(path, volume)
     if array.shape != volume.grid_shape:
         raise ValueError(f"{array.shape} is not the volume's grid {volume.grid_shape}")
-    image = image_of(array.astype(np.uint8, copy=False), volume.affine)
+    array = array.astype(np.uint8, copy=False)
     with atomic_write(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        if Path(path).name.lower().endswith((".nii", ".nii.gz")):
+            from OFLSAM2Core.io.nifti_writing import write_nifti
+
+            write_nifti(temporary, array, volume)
+        else:
+            sitk.WriteImage(image_of(array, volume.affine), str(temporary), useCompression=True)

@@ -96,17 +96,29 @@ def test_a_flipped_bit_in_packed_voxels_is_found(tmp_path, extension):
         read_volume(path)
 
 
-def test_nan_and_infinite_voxels_are_counted(tmp_path):
+@pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".mha"])
+def test_nan_and_infinite_voxels_are_background_and_counted(tmp_path, caplog, extension):
     image = oblique_image(np.float32)
+    image[5, 5, 5] = -7.5
     for index, value in enumerate((np.nan, np.inf, -np.inf)):
         image[index, 0, 0] = float(value)
-    sitk.WriteImage(image, str(tmp_path / "nan.nii.gz"))
-    with pytest.raises(InputError, match=r"nan.nii.gz' has 3 voxels that are NaN or infinite"):
-        read_volume(tmp_path / "nan.nii.gz")
+    sitk.WriteImage(image, str(tmp_path / f"nan{extension}"))
+    array = read_volume(tmp_path / f"nan{extension}").array
+    assert array[0, 0, :3].tolist() == [-7.5] * 3
+    np.testing.assert_array_equal(array[1:], sitk.GetArrayFromImage(image)[1:])
+    assert f"nan{extension}' has 3 voxels that are NaN or infinite" in caplog.text
+
+
+def test_a_volume_of_nothing_but_nan_is_an_error(tmp_path):
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.full((4, 5, 6), np.nan, np.float32)), str(tmp_path / "x.mha")
+    )
+    with pytest.raises(InputError, match="x.mha' has nothing but voxels that are NaN"):
+        read_volume(tmp_path / "x.mha")
 
 
 def test_a_4d_file_is_not_a_volume_unless_it_holds_just_one(tmp_path):
-    several = np.zeros((4, 5, 6, 3), np.int16)
+    several = np.random.default_rng(0).integers(0, 99, (4, 5, 6, 3)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(several, np.eye(4)), tmp_path / "several.nii.gz")
     nibabel.save(nibabel.Nifti1Image(several[..., :1], np.eye(4)), tmp_path / "one.nii.gz")
     with pytest.raises(InputError, match="several.nii.gz' is 4D"):
@@ -114,17 +126,40 @@ def test_a_4d_file_is_not_a_volume_unless_it_holds_just_one(tmp_path):
     assert read_volume(tmp_path / "one.nii.gz").array.shape == (6, 5, 4)
 
 
-def test_a_colour_image_is_not_a_volume(tmp_path):
-    colour = sitk.GetImageFromArray(np.zeros((4, 5, 6, 3), np.uint8), isVector=True)
-    sitk.WriteImage(colour, str(tmp_path / "colour.nrrd"))
-    with pytest.raises(InputError, match="colour.nrrd' has 3 values in every voxel"):
-        read_volume(tmp_path / "colour.nrrd")
+@pytest.mark.parametrize("extension", [".nrrd", ".mha", ".nii.gz"])
+def test_a_colour_volume_is_read_as_its_luminance_with_a_word(tmp_path, caplog, extension):
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    path = tmp_path / f"colour{extension}"
+    sitk.WriteImage(sitk.GetImageFromArray(colour, isVector=True), str(path))
+    expected = colour @ [0.299, 0.587, 0.114]
+    assert np.abs(read_volume(path).array - expected).max() <= 0.5
+    assert f"colour{extension}' is in colour" in caplog.text
 
 
-def test_a_flat_picture_is_not_a_volume(tmp_path):
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6), np.uint8)), str(tmp_path / "x.nrrd"))
-    with pytest.raises(InputError, match="is 2D"):
-        read_volume(tmp_path / "x.nrrd")
+def test_grey_values_that_are_stored_three_times_are_read_once(tmp_path, caplog):
+    grey = np.random.default_rng(0).integers(-5, 900, (4, 5, 6)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(np.stack([grey] * 3, -1), np.eye(4)), tmp_path / "x.nii.gz")
+    np.testing.assert_array_equal(read_volume(tmp_path / "x.nii.gz").array.T, grey)
+    assert "grey values 3 times" in caplog.text
+
+
+@pytest.mark.parametrize("extension", [".nrrd", ".mha", ".nii.gz"])
+def test_vectors_are_not_grey_values(tmp_path, extension):
+    field = np.random.default_rng(0).normal(size=(4, 5, 6, 3)).astype(np.float32)
+    path = tmp_path / f"field{extension}"
+    sitk.WriteImage(sitk.GetImageFromArray(field, isVector=True), str(path))
+    with pytest.raises(InputError, match=f"field{extension}' has 3 values in every voxel"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("extension", [".nrrd", ".mha", ".nii.gz"])
+def test_a_flat_picture_is_a_volume_of_one_slice(tmp_path, extension):
+    flat = np.random.default_rng(0).integers(0, 99, (5, 6), dtype=np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(flat), str(tmp_path / f"x{extension}"))
+    volume = read_volume(tmp_path / f"x{extension}")
+    np.testing.assert_array_equal(volume.array, flat[np.newaxis])
+    np.testing.assert_allclose(volume.spacing, 1)
 
 
 def test_volumes_in_memory_are_checked_alike():
@@ -192,7 +227,7 @@ def test_a_sequence_and_its_masks_are_a_support_case(tmp_path):
     np.testing.assert_array_equal(case.labels, masks // 255)
     assert [structure.name for structure in case.structures] == ["swan"]
     (tmp_path / "masks" / "3.png").unlink()
-    with pytest.raises(InputError, match="10 x 8 x 2 and 10 x 8 x 3 voxels"):
+    with pytest.raises(InputError, match="2 masks, 3 frames.*the frame '3.png' has no mask"):
         read_support_case(tmp_path / "frames", tmp_path / "masks", table=table)
 
 

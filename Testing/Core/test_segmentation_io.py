@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from itertools import permutations, product
 from pathlib import Path
 
@@ -223,18 +224,37 @@ def moved(path: Path, labels: np.ndarray, volume: Volume, change: np.ndarray) ->
     ],
     ids=["spacing", "half a voxel aside", "turned"],
 )  # fmt: skip
-def test_labels_on_another_grid_are_an_error_that_says_how_they_differ(
-    tmp_path, volume, labels, change, told
+def test_labels_on_another_grid_are_resampled_with_a_word_on_how_the_grids_differ(
+    tmp_path, volume, labels, change, told, caplog
 ):
+    """Where a labelled voxel's centre is in the world, the nearest voxel of the image has its
+    label."""
     moved(tmp_path / "other.nrrd", labels, volume, change)
-    with pytest.raises(InputError, match=f"other.nrrd'.*another grid.*image.nrrd'.*{told}") as e:
-        read_support_case(tmp_path / "image.nrrd", tmp_path / "other.nrrd")
-    assert "Resample" in e.value.hint
+    case = read_support_case(tmp_path / "image.nrrd", tmp_path / "other.nrrd")
+    assert re.search(f"other.nrrd' is on another grid.*image.nrrd'.*{told}", caplog.text)
+    expected = np.zeros(volume.grid_shape, np.uint8)
+    for index in np.ndindex(*volume.grid_shape):
+        world = volume.affine @ [*index[::-1], 1]
+        nearest = np.linalg.inv(volume.affine @ change) @ world
+        k, j, i = np.floor(nearest[:3][::-1] + 0.5).astype(int)
+        if all(0 <= at < size for at, size in zip((k, j, i), labels.shape, strict=True)):
+            expected[index] = labels[k, j, i]
+    assert np.count_nonzero(case.labels != expected) <= 2  # At half a voxel either is right.
+    assert set(np.unique(case.labels)) == {0, 2, 5}
+
+
+def test_a_structure_that_a_coarser_grid_would_lose_is_an_error(tmp_path, volume):
+    fine = np.zeros((14, 18, 22), np.uint8)
+    fine[4:10, 4:14, 4:16], fine[7, 7, 7] = 1, 2
+    affine = volume.affine @ np.diag([0.5, 0.5, 0.5, 1])
+    write_labelmap(tmp_path / "fine.nrrd", fine, Volume(fine, affine))
+    with pytest.raises(InputError, match="loses the structures of value 2 on the grid"):
+        read_support_case(tmp_path / "image.nrrd", tmp_path / "fine.nrrd")
 
 
 def test_labels_of_another_size_and_place_are_an_error(tmp_path, volume, labels):
     case = read_volume(SAMPLES / "hippocampus_003_image.nii.gz")
-    with pytest.raises(InputError, match="34 x 52 x 35 and 11 x 9 x 7 voxels"):
+    with pytest.raises(InputError, match=r"\d\d% .*outside.*34 x 52 x 35 and 11 x 9 x 7 voxels"):
         write_labelmap(tmp_path / "x.nrrd", np.ones(case.grid_shape, np.uint8), case)
         read_support_case(tmp_path / "image.nrrd", tmp_path / "x.nrrd")
 
@@ -280,9 +300,9 @@ def write_values(path: Path, values: np.ndarray) -> None:
         (np.full((3, 4, 5), 0.5, np.float32), "not whole numbers"),
         (np.full((3, 4, 5), np.inf, np.float32), "not whole numbers"),
         (np.full((3, 4, 5), -1, np.int16), "from -1 to -1"),
-        (np.full((3, 4, 5), 300, np.int16), "from 300 to 300"),
+        (np.arange(300, dtype=np.int16).reshape(5, 6, 10), "looks like an image: it has 299"),
     ],
-    ids=["empty", "fractions", "infinite", "negative", "too large"],
+    ids=["empty", "fractions", "infinite", "negative", "too many"],
 )
 def test_what_is_no_labelmap_is_an_error(tmp_path, values, told):
     write_values(tmp_path / "bad.nrrd", values)
@@ -349,7 +369,7 @@ def test_masks_of_a_palette_keep_their_values(tmp_path):
 
 
 def test_colour_masks_and_an_empty_folder_are_errors(tmp_path):
-    with pytest.raises(InputError, match="has no PNG masks"):
+    with pytest.raises(InputError, match="has no masks: neither PNG files"):
         read_segmentation(tmp_path)
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "1.png")
     with pytest.raises(InputError, match="1.png' is not an 8-bit grey or palette picture"):
@@ -389,8 +409,9 @@ def test_a_label_table_gives_names_colours_and_terminology(tmp_path):
         ('{"one": "atrium"}', "is not a label table"),
         ('[{"label": 1}]', "is not a label table"),
         ('"atrium"', "is not a label table"),
-        ("7", "is not a label table"),
-        ('{"300": "atrium"}', "300"),
+        ("[1, 2]", "is not a label table"),
+        ('{"-3": "atrium"}', "negative"),
+        ('{"whole": [1, 2], "core": 2}', "'whole' is a region of several values"),
         ('{"1": "a", "2": "a"}', "more than one structure with the name a"),
         ("{}", "has no structures"),
     ],

@@ -1,0 +1,46 @@
+"""Voxels that are no numbers, as resampling and bias correction leave them, become background."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+
+def replace_not_finite(array: npt.NDArray, source: str | Path) -> npt.NDArray:
+    """NaN and infinite voxels get the least finite value, and are counted in a warning.
+
+    The array is changed in place where there are such voxels. Raises InputError naming `source`
+    where there is nothing else.
+    """
+    if array.dtype.kind != "f":
+        return array
+    count, least = 0, np.inf
+    for plane in array:  # at once it takes a byte more a voxel
+        finite = np.isfinite(plane)
+        count += int(plane.size - np.count_nonzero(finite))
+        if finite.any():
+            least = min(least, float(plane[finite].min()))
+    if count == 0:
+        return array
+    if not np.isfinite(least):
+        raise InputError(
+            f"'{source}' has nothing but voxels that are NaN or infinite.", "Export it again."
+        )
+    if not array.flags.writeable:
+        array = array.copy()
+    for plane in array:
+        plane[~np.isfinite(plane)] = least
+    _log.warning(
+        "'%s' has %d voxels that are NaN or infinite; they are read as background (%.4g).",
+        source,
+        count,
+        least,
+    )
+    return array

@@ -1,0 +1,199 @@
+"""The voxels that a header announces: counted, and their checksum compared, while they are read.
+
+Readers fill a truncated file with zeros, or return what could be unpacked. Here every byte that
+the header announces must be there.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import logging
+import math
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.errors import ResourceError
+from OFLSAM2Core.io.image_header import ImageHeader, damaged, missing_file
+
+_log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
+
+# Some writers fill up the last block.
+_PADDING = 1024
+
+_MOST_REST = 1 << 30
+
+# Deflate packs at most 1032 bytes into one.
+_MOST_PACKED = 1100
+
+
+def open_unpacked(path: Path) -> BinaryIO:
+    """A file, unpacked if its first bytes say that it is packed, whatever its name."""
+    file = open(path, "rb")  # noqa: SIM115
+    magic = file.read(3)
+    file.seek(0)
+    if magic[:2] == b"\x1f\x8b":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if magic == b"BZh":
+        return cast(BinaryIO, bz2.BZ2File(file))
+    return file
+
+
+def packing_of(path: Path) -> str:
+    """What `open_unpacked` does with the file: "gzip", "bzip2" or ""."""
+    with open(path, "rb") as file:
+        magic = file.read(3)
+    return "gzip" if magic[:2] == b"\x1f\x8b" else "bzip2" if magic == b"BZh" else ""
+
+
+def voxel_bytes(header: ImageHeader) -> int:
+    """How many bytes the voxels take in memory, by the header alone."""
+    return math.prod(header.shape) * header.components * header.dtype.itemsize
+
+
+def read_voxels(header: ImageHeader) -> npt.NDArray:
+    """The voxels in their stored type, slowest axis first: (K, J, I), and a last axis where there
+    are several components. Slope and intercept are not applied.
+
+    Raises InputError naming the file where bytes are missing or the checksum is wrong,
+    ResourceError where there is not enough memory.
+    """
+    needed = voxel_bytes(header)
+    part, rest = divmod(needed, len(header.files))
+    if rest:
+        raise damaged(header.path, f"its {needed} bytes do not fit {len(header.files)} files")
+    try:
+        parts = [_read_part(header, file, part) for file in header.files]
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
+        raise damaged(header.path, _told_by(error)) from error
+    except FileNotFoundError as error:
+        raise missing_file(Path(error.filename)) from error
+    except MemoryError as error:
+        raise ResourceError(
+            f"'{header.path}' needs {needed / 1e9:.1f} GB of memory for its voxels alone.",
+            "Close other programs, or crop the volume.",
+        ) from error
+    except OSError as error:
+        raise damaged(header.path, error.strerror or error) from error
+    flat = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    array = flat.view(header.dtype)
+    if not header.dtype.isnative:
+        array = array.byteswap().view(header.dtype.newbyteorder("="))
+    stored = list(header.shape)
+    if header.components > 1:
+        stored.insert(header.component_axis, header.components)
+    array = array.reshape(stored[::-1])
+    if header.components > 1:
+        array = np.moveaxis(array, len(stored) - 1 - header.component_axis, -1)
+    return array
+
+
+def _read_part(header: ImageHeader, path: Path, needed: int) -> npt.NDArray[np.uint8]:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = size - needed if header.start < 0 else header.start
+        if header.packing in ("", "text", "hex"):
+            start += header.skip
+        if start < 0 or start > size:
+            raise ValueError(f"it has {size} bytes, and its header says {needed} of voxels")
+        file.seek(start)
+        if header.packing in ("text", "hex"):
+            return _from_text(file.read(), header, needed)
+        if not header.packing:
+            if size - start < needed:
+                raise ValueError(
+                    f"it holds {size - start} bytes of voxels, and its header says {needed}"
+                )
+            array = np.empty(needed, np.uint8)
+            _fill(file, array)
+            _say_rest(path, size - start - needed)
+            return array
+        if needed > _MOST_PACKED * size and header.packing != "bzip2":
+            raise ValueError(f"{size} bytes cannot hold the {needed} that its header says")
+        return _unpacked(path, _stream(file, header.packing), header.skip, needed)
+
+
+def _stream(file: BinaryIO, packing: str) -> BinaryIO:
+    if packing == "gzip":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if packing == "bzip2":
+        return cast(BinaryIO, bz2.BZ2File(file))
+    return cast(BinaryIO, io.BufferedReader(_ZlibFile(file), _CHUNK))
+
+
+def _unpacked(path: Path, stream: BinaryIO, skip: int, needed: int) -> npt.NDArray[np.uint8]:
+    while skip > 0:
+        passed = stream.read(min(skip, _CHUNK))
+        if not passed:
+            raise EOFError("the packed data end too early")
+        skip -= len(passed)
+    array = np.empty(needed, np.uint8)
+    _fill(stream, array)
+    rest = 0  # The checksum comes after the last byte.
+    while chunk := stream.read(_CHUNK):
+        rest += len(chunk)
+        if rest > _MOST_REST:
+            raise ValueError(f"it holds far more than the {needed} bytes that its header says")
+    _say_rest(path, rest)
+    return array
+
+
+def _say_rest(path: Path, rest: int) -> None:
+    if rest > _PADDING:
+        _log.warning("'%s' holds %d bytes more than its header says.", path, rest)
+
+
+def _fill(stream: BinaryIO, array: npt.NDArray[np.uint8]) -> None:
+    view, done = memoryview(array.data), 0
+    while done < len(array):
+        count = stream.readinto(view[done : done + _CHUNK])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError(f"it holds {done} bytes of voxels, and its header says {len(array)}")
+        done += count
+
+
+def _from_text(content: bytes, header: ImageHeader, needed: int) -> npt.NDArray[np.uint8]:
+    if header.packing == "hex":
+        found = np.frombuffer(bytes.fromhex(content.decode("ascii")), np.uint8)
+    else:
+        found = np.array(content.split(), header.dtype).view(np.uint8)
+    if len(found) < needed:
+        raise ValueError(f"it holds {len(found)} bytes of voxels, and its header says {needed}")
+    return found[:needed].copy()
+
+
+def _told_by(error: BaseException) -> str:
+    if isinstance(error, (gzip.BadGzipFile, zlib.error)):
+        return f"the packed data are damaged: {error}"
+    return str(error).strip().rstrip(".") or type(error).__name__
+
+
+class _ZlibFile(io.RawIOBase):
+    """Unpacks zlib data (MetaImage) as they are read, with zlib's checksum; also gzip data."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file, self._packed = file, b""
+        self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._unpacker.eof:
+            self._packed = self._packed or self._file.read(_CHUNK)
+            if not self._packed:
+                raise EOFError("the packed data end too early")
+            found = self._unpacker.decompress(self._packed, len(buffer))
+            self._packed = self._unpacker.unconsumed_tail
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
+        return 0
