@@ -24,17 +24,21 @@ MODULE = "OFLSAM2Slicer"
 # its own row or above.
 LAYERS: tuple[tuple[str, ...], ...] = (
     (MODULE,),
-    ("cli", "worker", "cohort"),
-    ("app",),
+    ("cli",),
+    ("app", "cohort"),
+    ("worker",),
     ("evaluation",),
     ("session",),
     ("methods",),
-    ("atlas", "postprocessing"),
+    ("atlas",),
+    ("postprocessing",),
+    ("slice_position",),
     ("learned_task",),
     ("preprocessing",),
     ("io", "backbones"),
     ("data",),
-    ("runtime", "errors"),
+    ("runtime",),
+    ("errors",),
 )
 
 

@@ -174,7 +174,7 @@ def _write(
             structures=task.structures,
             title="Segmentation",
             confidence=outcome.confidence,
-            scores=outcome.confidence_of_slices(),
+            scores=outcome.min_scores(),
             axis=outcome.axis,
         )
         write_picture(args.picture, sheet([strip(shown)], task.structures, confidence=True))
@@ -211,7 +211,7 @@ def _report(
             {
                 "index": index,
                 "scores": {name: round(score, 4) for name, score in scores.items()},
-                "doubt": round(outcome.doubt_of_slice(index), 1),
+                "doubt": round(outcome.expected_error_voxels(index), 1),
             }
             for index, scores in sorted(outcome.scores.items())
         ],
@@ -232,7 +232,7 @@ def _tell(volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, out: P
     for structure in task.structures:
         size = "" if volume.is_sequence else f"  {outcome.milliliters(structure.label):.2f} ml"
         print(f"  {structure.name}{size}")
-    doubts = {index: outcome.doubt_of_slice(index) for index in outcome.scores}
+    doubts = {index: outcome.expected_error_voxels(index) for index in outcome.scores}
     worst = sorted(doubts, key=lambda index: -doubts[index])[:_DOUBTFUL_SHOWN]
     listed = ", ".join(f"{index} ({doubts[index]:.0f})" for index in worst)
     print(f"Look at these slices first (index, voxels in doubt): {listed}")

@@ -57,12 +57,12 @@ class SegmentationBuffer:
     def seconds_per_slice(self) -> float:
         return self.seconds / max(1, self.slices_done)
 
-    def confidence_of_slices(self) -> dict[int, float]:
-        """The least S_cf of a slice's structures, by index; 1 where there is none to doubt."""
+    def min_scores(self) -> dict[int, float]:
+        """The lowest S_cf of each slice's structures, by index; 1 for a slice without any."""
         return {index: min(scores.values(), default=1.0) for index, scores in self.scores.items()}
 
-    def doubt_of_slice(self, index: int) -> float:
-        """How many wrong voxels the confidence foretells in a slice."""
+    def expected_error_voxels(self, index: int) -> float:
+        """Expected number of wrong voxels in a slice, by its confidence: the sum of 1 - p."""
         return expected_error_voxels(np.moveaxis(self.confidence, self.axis or 0, 0)[index])
 
     def milliliters(self, label: int) -> float:

@@ -91,7 +91,7 @@ def check_case(
                 scores=scores,
                 dice={name: value for name, value in overlaps.items() if not np.isnan(value)},
                 wrong=int(np.count_nonzero(labels != true_labels)),
-                doubt=outcome.doubt_of_slice(index),
+                doubt=outcome.expected_error_voxels(index),
             )
         )
     box = bounding_box((truth > 0) | (outcome.labels > 0), _ROOM)

@@ -225,7 +225,7 @@ def strip_of(case: EvaluatedCase, *, confidence: bool = False) -> Image.Image:
             title=f"{case.truth.name}   Dice: {found}",
             truth=case.truth.labels,
             confidence=case.outcome.confidence if confidence else None,
-            scores=case.outcome.confidence_of_slices(),
+            scores=case.outcome.min_scores(),
             axis=case.outcome.axis,
         )
     )

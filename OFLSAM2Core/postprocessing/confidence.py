@@ -19,7 +19,7 @@ its height, and of where it is expected from where the support shows it, in leve
 
 BEYOND, DRAWN = 0.3, 0.2
 """How many levels farther than in the support a structure that was drawn may well go, and the
-deviation of that. These three: docs/decisions/0009-confidence-in-a-volume.md."""
+deviation of that. These three: docs/decisions/0009-confidence.md."""
 
 MOSTLY = 0.5
 """Probability by the support cases from which on a structure is in a slice."""

@@ -27,7 +27,7 @@ MOST_CHANGE = 2.0
 
 LEAST_HEIGHT = 0.9
 """Of the height until now. Faint ends of a structure are not drawn, and even less so at the levels
-of a lower one: parts of a hippocampus were lost by that (docs/decisions/0019)."""
+of a lower one: parts of a hippocampus were lost by that (docs/decisions/0013)."""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def test_a_later_revision_of_a_slice_replaces_the_earlier_one(case):
         outcome.add(SliceResult(3, 0, plane, plane, {"x": value / 10}, revision))
     assert outcome.slices_done == 1
     assert (outcome.labels[3] == 2).all()
-    assert outcome.confidence_of_slices() == {3: 0.2}
+    assert outcome.min_scores() == {3: 0.2}
 
 
 def test_milliliters_follow_from_the_spacing(case):
