@@ -20,6 +20,7 @@ from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.io.atomic_write import atomic_write
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.method_state import MethodState
+from OFLSAM2Core.preprocessing.intensity_comparison import IntensityRange
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,7 @@ class LearnedTask:
         method needs none.
     backbone_precision: what its encoder calculated in: a new volume is read likewise where that can
         be chosen, for else its features are a little apart from the support's.
+    intensities: ranges of the support cases' grey values, to compare volumes with.
     """
 
     structures: tuple[Structure, ...]
@@ -51,6 +53,7 @@ class LearnedTask:
     backbone: str = ""
     backbone_identity: str = ""
     backbone_precision: str = "float32"
+    intensities: tuple[IntensityRange, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know of it, as plain values."""
@@ -80,6 +83,7 @@ class LearnedTask:
             "backbone": self.backbone,
             "backbone_identity": self.backbone_identity,
             "backbone_precision": self.backbone_precision,
+            "intensities": [one.to_json() for one in self.intensities],
             "state": {
                 "version": self.state.version,
                 "metadata": self.state.metadata,
@@ -144,6 +148,7 @@ class LearnedTask:
             backbone=str(contents["backbone"]),
             backbone_identity=str(contents["backbone_identity"]),
             backbone_precision=str(contents["backbone_precision"]),
+            intensities=tuple(IntensityRange.from_json(one) for one in contents["intensities"]),
         )
 
     def check_fits(self, method: str, backbone: str = "", identity: str = "") -> None:

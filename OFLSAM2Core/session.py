@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
 from OFLSAM2Core.data.support import harmonize
+from OFLSAM2Core.data.support_checks import check_support
 from OFLSAM2Core.data.validation import check_labels, check_volume
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
@@ -16,6 +17,7 @@ from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods import DEFAULT, get_method
 from OFLSAM2Core.methods.base import Context, Method, Run
 from OFLSAM2Core.methods.changed_options import ChangedOptions
+from OFLSAM2Core.preprocessing.intensity_comparison import compare_with_support, support_ranges
 from OFLSAM2Core.runtime.timings import Timings
 
 if TYPE_CHECKING:
@@ -113,6 +115,8 @@ class FewShotSession:
             check_volume(case.volume)
             check_labels(case.labels, case.structures, case.name)
             self._check_kind(case.volume)
+        check_support(support_cases)
+        ranges = support_ranges(support_cases)
         cases = harmonize(support_cases, allow_missing)
         learn, segment = self.changes.for_learning()
         used = self._backbone if self.method.needs_backbone else None
@@ -126,6 +130,7 @@ class FewShotSession:
             backbone=used.name if used else "",
             backbone_identity=used.identity if used else "",
             backbone_precision=used.precision if used else "float32",
+            intensities=ranges,
         )
 
     def open(
@@ -147,6 +152,7 @@ class FewShotSession:
         task.check_fits(self.method.name, used.name if used else "", used.identity if used else "")
         check_volume(volume)
         self._check_kind(volume)
+        compare_with_support(volume, task.intensities)
         settled = self.changes.for_segmenting(task.options, options or {})
         if used is not None:
             used = used.with_precision(task.backbone_precision)

@@ -157,16 +157,15 @@ class SliceGeometry:
 
 
 def validate_slice_count(volume: Volume, slicing: SliceGeometry) -> None:
-    """A volume must have at least 3 slices; a sequence at least one frame.
+    """There must be a slice with pixels in it.
 
     Raises InputError naming the volume.
     """
-    least = 1 if volume.is_sequence else 3
-    if slicing.count < least or 0 in slicing.shape:
+    if 0 in slicing.shape:
         raise InputError(
             f"'{volume.source or volume.name}' has {slicing.count} {slicing.orientation} slice"
             f"{'' if slicing.count == 1 else 's'} of {slicing.shape[1]} x {slicing.shape[2]} "
-            f"pixels; at least {least} are needed.",
+            "pixels.",
             "Give a whole volume, or choose another slicing axis.",
         )
 

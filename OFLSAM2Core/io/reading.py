@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from OFLSAM2Core.data.support_checks import refuse_image_as_labels
 from OFLSAM2Core.data.validation import check_volume
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
@@ -88,9 +89,9 @@ def read_support_case(
     labels, affine, structures = read_segmentation(
         labels_path, table=table, may_be_empty=may_be_empty, volume=volume
     )
-    return SupportCase(
-        volume, align_labels_to_volume(labels, affine, volume, labels_path), structures
-    )
+    labels = align_labels_to_volume(labels, affine, volume, labels_path)
+    refuse_image_as_labels(volume, labels)
+    return SupportCase(volume, labels, structures)
 
 
 def _split(path: Path) -> tuple[Path, str | None]:

@@ -47,9 +47,16 @@ def detect_modality(stacks: Sequence[npt.NDArray]) -> str:
     In CT there is air, hardly anything between air and fat, and most of the rest is soft
     tissue. Where there are negative numbers like air's, the last is enough.
     """
-    samples = [_sample(stack) for stack in stacks]
+    samples = [intensity_sample(stack) for stack in stacks]
     is_ct = any(all(_looks_like_ct(sample, shift) for sample in samples) for shift in _SHIFTS)
     return "CT" if is_ct else "MR"
+
+
+def ct_offset(stack: npt.NDArray) -> float | None:
+    """What is to be subtracted from a volume's values to get Hounsfield units; None where it does
+    not look like CT."""
+    sample = intensity_sample(stack)
+    return next((shift for shift in _SHIFTS if _looks_like_ct(sample, shift)), None)
 
 
 def fit_intensity_mapping(
@@ -116,7 +123,7 @@ def bounded(
 
 def _bright(near: npt.NDArray, black: float) -> float | None:
     """Above black; None where nothing is."""
-    sample = _sample(near)
+    sample = intensity_sample(near)
     seen = sample[sample > black]  # Padding is not.
     return float(np.percentile(seen, _BRIGHT)) - black if seen.size else None
 
@@ -134,7 +141,7 @@ def _looks_like_ct(sample: npt.NDArray[np.float32], shift: float) -> bool:
 
 def _percentiles(stack: npt.NDArray, wanted: Sequence[float]) -> npt.NDArray[np.float64]:
     """Of the voxels that are not padding (a least value that more than 5 % of voxels have)."""
-    sample = _sample(stack)
+    sample = intensity_sample(stack)
     inside = sample[sample > sample.min()]
     if 0 < inside.size < 0.95 * sample.size:
         sample = inside
@@ -146,7 +153,7 @@ def _ascending(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return values + np.arange(len(values)) * 1e-6 * (np.ptp(values) + 1)
 
 
-def _sample(stack: npt.NDArray) -> npt.NDArray[np.float32]:
+def intensity_sample(stack: npt.NDArray) -> npt.NDArray[np.float32]:
     """Voxels on a coarser grid, enough of them for percentiles."""
     stride = max(1, int(np.ceil((stack.size / _SAMPLES) ** (1 / 3))))
     return stack[::stride, ::stride, ::stride].astype(np.float32).ravel()

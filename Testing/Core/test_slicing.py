@@ -152,10 +152,11 @@ def test_geometry_that_cannot_be_inverted_is_an_error(affine):
         SliceGeometry.for_volume(Volume(np.zeros((4, 5, 6)), affine, "knee"))
 
 
-def test_fewer_than_three_slices_are_an_error_along_that_axis_only():
-    volume = Volume(np.zeros((2, 5, 6)), name="thin")
-    with pytest.raises(InputError, match="'thin' has 2 axial slices"):
-        validate_slice_count(volume, SliceGeometry.for_volume(volume, "axial"))
-    validate_slice_count(volume, SliceGeometry.for_volume(volume, "coronal"))
+def test_one_slice_is_enough_and_none_is_an_error():
+    volume = Volume(np.zeros((1, 5, 6)), name="thin")
+    validate_slice_count(volume, SliceGeometry.for_volume(volume, "axial"))
+    empty = Volume(np.zeros((0, 5, 6)), name="empty")
+    with pytest.raises(InputError, match="'empty' has 0 axial slices"):
+        validate_slice_count(empty, SliceGeometry.for_volume(empty, "axial"))
     one_frame = Volume(np.zeros((1, 5, 6, 3), np.uint8))
     validate_slice_count(one_frame, SliceGeometry.for_volume(one_frame))

@@ -1,0 +1,110 @@
+"""Are the grey values of volumes on one scale? CT has an absolute one, and what was learned from it
+means nothing on another: scaled to [0, 1], say, or without the intercept of its header."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.preprocessing.intensity_mapping import ct_offset, intensity_sample
+
+_log = logging.getLogger(__name__)
+
+# Of the spread of support volumes' grey values. A cropped CT has a quarter of a whole one's.
+_NARROW = 0.1
+_WIDE = 10.0
+
+
+@dataclass(frozen=True)
+class IntensityRange:
+    """Grey values of a volume: percentiles 1, 50 and 99.
+
+    ct_offset: what is to be subtracted to get Hounsfield units; None: it does not look like CT.
+    """
+
+    low: float
+    median: float
+    high: float
+    ct_offset: float | None
+
+    @classmethod
+    def of(cls, volume: Volume) -> IntensityRange:
+        """Of a volume that is no sequence."""
+        sample = intensity_sample(volume.array)
+        low, median, high = (float(value) for value in np.percentile(sample, (1, 50, 99)))
+        return cls(low, median, high, ct_offset(volume.array))
+
+    @property
+    def scale(self) -> str:
+        """CT numbers are shifted by 1000 or 1024, which makes no difference here."""
+        if self.ct_offset is None:
+            return "arbitrary"
+        return "Hounsfield" if self.ct_offset == 0 else "shifted Hounsfield"
+
+    @property
+    def told(self) -> str:
+        """For messages: "-1000 to 320, as CT in Hounsfield units has"."""
+        numbers = f"{self.low:.4g} to {self.high:.4g}"
+        if self.ct_offset is None:
+            return f"{numbers} (no CT in Hounsfield units)"
+        if self.ct_offset == 0:
+            return f"{numbers} (CT in Hounsfield units)"
+        return f"{numbers} (CT, Hounsfield units + {self.ct_offset:g})"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> IntensityRange:
+        """Raises KeyError, TypeError or ValueError."""
+        offset = data["ct_offset"]
+        low, median, high = (float(data[key]) for key in ("low", "median", "high"))
+        if not np.isfinite([low, median, high, offset or 0.0]).all():
+            raise ValueError(f"{data} is no range of grey values")
+        return cls(low, median, high, None if offset is None else float(offset))
+
+
+def support_ranges(cases: Sequence[SupportCase]) -> tuple[IntensityRange, ...]:
+    """Of each case; none of sequences. Warns where the cases are not on one scale."""
+    if any(case.volume.is_sequence for case in cases):
+        return ()
+    ranges = tuple(IntensityRange.of(case.volume) for case in cases)
+    for number, one in enumerate(ranges[1:], start=1):
+        if one.scale != ranges[0].scale:
+            _log.warning(
+                "The support volumes have unlike grey values: '%s' %s, '%s' %s. Learn from volumes "
+                "of one modality and scale.",
+                cases[0].name,
+                ranges[0].told,
+                cases[number].name,
+                one.told,
+            )
+            break
+    return ranges
+
+
+def compare_with_support(volume: Volume, support: Sequence[IntensityRange]) -> None:
+    """Warn where a volume's grey values are not on the scale of the support's."""
+    if not support or volume.is_sequence:
+        return
+    scales = {one.scale for one in support}
+    own = IntensityRange.of(volume)
+    if len(scales) > 1 or own.scale in scales:
+        return
+    low, high = min(one.low for one in support), max(one.high for one in support)
+    spread, here = max(high - low, 1e-9), own.high - own.low
+    fits = _NARROW * spread <= here <= _WIDE * spread and low <= own.median <= high
+    if own.scale == "arbitrary" and fits:
+        return  # A CT that was cropped may show no air.
+    _log.warning(
+        "The grey values of '%s' are not those of the support volumes: %s; support %s. What was "
+        "learned may not hold: give it on the scale of the support.",
+        volume.name,
+        own.told,
+        IntensityRange(low, 0.0, high, support[0].ct_offset).told,
+    )
