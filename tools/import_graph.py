@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("postprocessing",),
     ("slice_position",),
     ("learned_task",),
+    ("method_state",),
     ("preprocessing",),
     ("io", "backbones"),
     ("data",),

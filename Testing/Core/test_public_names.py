@@ -46,6 +46,11 @@ def test_reading_a_volume_needs_no_torch() -> None:
     assert loaded_after(code) <= {"numpy", "SimpleITK"}
 
 
+def test_no_public_name_loads_torch() -> None:
+    names = ", ".join(OFLSAM2Core.__all__)
+    assert "torch" not in loaded_after(f"from OFLSAM2Core import {names}")
+
+
 @pytest.mark.parametrize("name", OFLSAM2Core.__all__)
 def test_every_public_name_is_there_and_has_a_docstring(name: str) -> None:
     value = getattr(OFLSAM2Core, name)
