@@ -62,8 +62,8 @@ def test_2_slices_come_one_by_one_and_the_work_can_be_stopped(
 def test_3_a_task_from_arrays_is_saved_and_used_again(session, tmp_path, capsys) -> None:
     load(3).main(tmp_path, session)
     assert (tmp_path / "ball.oflsam2").is_file()
-    found, truth = (int(word) for word in capsys.readouterr().out.split() if word.isdigit())
-    assert 0.5 * truth < found < 2 * truth
+    # The ball fills a thirteenth of the volume: labelling all of it has 0.14.
+    assert float(capsys.readouterr().out.split()[1]) > 0.2
 
 
 def test_4_five_slices_are_named_with_what_is_expected_to_be_wrong(
@@ -75,6 +75,7 @@ def test_4_five_slices_are_named_with_what_is_expected_to_be_wrong(
     assert len(lines) == 5 and expected == sorted(expected, reverse=True) and expected[0] > 0
 
 
+@pytest.mark.slow
 def test_5_a_worker_learns_and_segments(data, tmp_path, capsys) -> None:
     load(5).main(tmp_path, QUICK, data)
     assert capsys.readouterr().out.splitlines()[-1].startswith("6 slices, ")
