@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from OFLSAM2Core import (
+    Dataset,
     FewShotSession,
     SegmentationBuffer,
     dice,
@@ -15,10 +16,10 @@ from OFLSAM2Core import (
 )
 
 
-def main(folder: Path, session: FewShotSession | None = None) -> None:
+def main(folder: Path, session: FewShotSession | None = None, data: Dataset | None = None) -> None:
     # `read_support_case("image.nii.gz", "labels.nii.gz")` and `read_volume("image.nii.gz")` read
     # files of your own.
-    data = sample_data()
+    data = data or sample_data()
     support = [data.read_case(name) for name in data.support]
     target = data.read_case(data.test[0])
 

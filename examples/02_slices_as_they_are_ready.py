@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from OFLSAM2Core import Cancelled, FewShotSession, Progress, SegmentationBuffer, sample_data
+from OFLSAM2Core import (
+    Cancelled,
+    Dataset,
+    FewShotSession,
+    Progress,
+    SegmentationBuffer,
+    sample_data,
+)
 
 
 def show(progress: Progress) -> None:
@@ -13,8 +20,8 @@ def show(progress: Progress) -> None:
     print(f"{progress.stage} {progress.done}/{progress.total} {progress.message}")
 
 
-def main(folder: Path, session: FewShotSession | None = None) -> None:
-    data = sample_data()
+def main(folder: Path, session: FewShotSession | None = None, data: Dataset | None = None) -> None:
+    data = data or sample_data()
     session = session or FewShotSession(preset="fast")
     task = session.learn([data.read_case(name) for name in data.support[:2]], show)
     volume = data.read_case(data.test[0]).volume

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from OFLSAM2Core import FewShotSession, LearnedTask, Structure, SupportCase, Volume
+from OFLSAM2Core import FewShotSession, LearnedTask, Structure, SupportCase, Volume, dice
 
 
 def case_of_a_ball(number: int, radius: float) -> SupportCase:
@@ -34,7 +34,7 @@ def main(folder: Path, session: FewShotSession | None = None) -> None:
     labels = np.zeros(new.volume.grid_shape, np.uint8)
     for result in session.segment(new.volume, task):
         labels[result.index_expression] = result.labels
-    print(f"{(labels > 0).sum()} voxels labelled, {(new.labels > 0).sum()} in the ball")
+    print(f"Dice {dice(new.labels == 1, labels == 1):.3f}")
 
 
 if __name__ == "__main__":

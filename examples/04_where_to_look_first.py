@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from OFLSAM2Core import FewShotSession, SegmentationBuffer, sample_data
+from OFLSAM2Core import Dataset, FewShotSession, SegmentationBuffer, sample_data
 
 
-def main(folder: Path, session: FewShotSession | None = None) -> None:
-    data = sample_data()
+def main(folder: Path, session: FewShotSession | None = None, data: Dataset | None = None) -> None:
+    data = data or sample_data()
     session = session or FewShotSession(preset="fast")
     task = session.learn([data.read_case(name) for name in data.support])
     target = data.read_case(data.test[1])

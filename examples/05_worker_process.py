@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from OFLSAM2Core import SegmentationBuffer, sample_data
+from OFLSAM2Core import Dataset, SegmentationBuffer, sample_data
 from OFLSAM2Core.worker.client import Event, WorkerClient
 
 
-def main(folder: Path, options: Mapping[str, Any] | None = None) -> None:
-    data = sample_data()
+def main(
+    folder: Path, options: Mapping[str, Any] | None = None, data: Dataset | None = None
+) -> None:
+    data = data or sample_data()
     support = [data.read_case(name) for name in data.support[:2]]
     volume = data.read_case(data.test[0]).volume
     found = SegmentationBuffer(volume)

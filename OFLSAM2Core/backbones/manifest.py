@@ -79,21 +79,22 @@ class BackboneInfo:
 
 def list_backbones() -> list[BackboneInfo]:
     """All backbones of the manifest, the default first."""
-    return list(_manifest().values())
+    return list(known_backbones().values())
 
 
 def backbone_info(name: str) -> BackboneInfo:
     """The backbone of that name. Raises InputError that lists the names there are."""
     try:
-        return _manifest()[name]
+        return known_backbones()[name]
     except KeyError:
         raise InputError(
-            f"There is no backbone named '{name}'.", f"Use one of: {', '.join(_manifest())}."
+            f"There is no backbone named '{name}'.", f"Use one of: {', '.join(known_backbones())}."
         ) from None
 
 
 @cache
-def _manifest() -> Mapping[str, BackboneInfo]:
+def known_backbones() -> Mapping[str, BackboneInfo]:
+    """Backbones of the manifest by name, the default first."""
     text = files("OFLSAM2Core.backbones").joinpath("manifest.json").read_text(encoding="utf-8")
     entries = [_info_from_json(entry) for entry in json.loads(text)["backbones"]]
     return MappingProxyType({entry.name: entry for entry in entries})

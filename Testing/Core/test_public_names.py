@@ -43,7 +43,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_reading_a_volume_needs_no_torch() -> None:
     code = "from OFLSAM2Core import read_volume, read_support_case, SegmentationBuffer, Structure"
-    assert loaded_after(code) <= {"numpy", "SimpleITK"}
+    assert loaded_after(code) <= {"numpy", "scipy", "SimpleITK"}
+
+
+def test_no_public_name_loads_torch() -> None:
+    names = ", ".join(OFLSAM2Core.__all__)
+    assert "torch" not in loaded_after(f"from OFLSAM2Core import {names}")
 
 
 @pytest.mark.parametrize("name", OFLSAM2Core.__all__)

