@@ -27,6 +27,7 @@ class SceneRun:
     """Reads the support cases, and writes slices into a segmentation and a confidence volume.
 
     wanted: structures to segment, with the labels to give them; all where None.
+    made: nodes that were made for this run; they go again where no slice arrives.
     undo: the way back: behind the run before until this one begins to write, then behind this one.
     target: checked here. Raises InputError.
     """
@@ -46,6 +47,9 @@ class SceneRun:
         self.confidence = confidence
         self.scores = SliceScores(())
         self.undo: UndoSnapshot | None = None
+        self.made: list[Any] = []
+        self._has_begun = False
+        self._has_arrived = False
         self._frame = 0
         self._pairs = tuple(pairs)
         self._wanted = wanted
@@ -78,6 +82,7 @@ class SceneRun:
         if self.undo is not None:
             self.undo.release()
         self.undo = self._snapshot()
+        self._has_begun = True
         self.scores = SliceScores(structures)
         yield from self._prepare(self.target, structures)
         place_beside(self.segmentation, self.target)
@@ -86,6 +91,7 @@ class SceneRun:
 
     def add(self, result: SliceResult) -> None:
         assert self._writer is not None
+        self._has_arrived = True
         self._writer.write(result)
         if self._confidence_writer is not None and is_in_scene(self.confidence):
             self._confidence_writer.write(result)
@@ -106,18 +112,29 @@ class SceneRun:
         yield
 
     def finish(self, complete: bool) -> Steps[None]:
-        """Statuses, and surfaces where the segmentation shows them: one structure a step."""
+        """Surfaces, where the segmentation shows them. A run of which nothing arrived leaves
+        nothing behind: neither new nodes, nor empty segments in place of an earlier result."""
+        if not complete and not self._has_arrived:
+            self._discard()
+            return
         writer = self._writer
         if writer is None:
             return
         self.notes += writer.notes
-        if complete:
-            writer.set_status(Status.Completed)
         if writer.shows_surfaces:
-            for label in list(writer.segment_ids):
-                yield
-                if self.is_intact:
-                    yield from writer.rebuild_surface(label)
+            yield from writer.rebuild_surfaces()
+
+    def set_reviewed(self) -> None:
+        """Mark the segments as completed: somebody has looked at them."""
+        if self._writer is not None and self.is_intact:
+            self._writer.set_status(Status.Completed)
+
+    def _discard(self) -> None:
+        if self._has_begun and self.undo is not None:
+            self.undo.restore()
+        for node in self.made:
+            if is_in_scene(node):
+                node.GetScene().RemoveNode(node)
 
     def _snapshot(self) -> UndoSnapshot:
         return UndoSnapshot(self.segmentation)
