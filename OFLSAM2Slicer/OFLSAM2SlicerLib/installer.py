@@ -47,7 +47,7 @@ MEGABYTES = {
 
 OTHER_PYTHON = (
     "Use another Python as worker: install the package oflsam2 there, and pick it in the part "
-    "Learned task, under Advanced."
+    "Advanced."
 )
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import slicer
-
 from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
@@ -15,12 +13,10 @@ from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, volume_from_node
 from OFLSAM2SlicerLib.confidence import ConfidenceWriter
-from OFLSAM2SlicerLib.review import ScoredSlice, SliceScores, jump_to
+from OFLSAM2SlicerLib.review import ScoredSlice, SliceScores, jump_to, offset_in_words
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, place_beside
 from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter, check_output
 from OFLSAM2SlicerLib.undo import UndoSnapshot
-
-Status = slicer.vtkSlicerSegmentationsModuleLogic
 
 
 class SceneRun:
@@ -101,6 +97,10 @@ class SceneRun:
         """Have all slice views go through a slice of `scores`."""
         jump_to(self.target, scored)
 
+    def place_in_words(self, scored: ScoredSlice) -> str:
+        """Where a slice of `scores` is, in millimetres."""
+        return offset_in_words(self.target, scored) if is_in_scene(self.target) else ""
+
     def flush(self) -> None:
         if self._writer is not None and is_in_scene(self.segmentation):
             self._writer.flush()
@@ -124,11 +124,6 @@ class SceneRun:
         if writer.shows_surfaces:
             yield from writer.rebuild_surfaces()
 
-    def set_reviewed(self) -> None:
-        """Mark the segments as completed: somebody has looked at them."""
-        if self._writer is not None and self.is_intact:
-            self._writer.set_status(Status.Completed)
-
     def _discard(self) -> None:
         if self._has_begun and self.undo is not None:
             self.undo.restore()
@@ -142,7 +137,7 @@ class SceneRun:
     def _prepare(self, volume_node: Any, structures: Sequence[Structure]) -> Steps[None]:
         self._writer = SegmentationWriter(self.segmentation, volume_node, structures)
         yield from self._writer.prepare()
-        self._writer.set_status(Status.InProgress)
+        self._writer.mark_in_progress()
         if self.confidence is not None:
             self._confidence_writer = ConfidenceWriter(self.confidence, volume_node)
             yield from self._confidence_writer.prepare()

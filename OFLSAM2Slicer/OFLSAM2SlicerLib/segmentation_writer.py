@@ -32,6 +32,8 @@ from OFLSAM2SlicerLib.structures import (
 )
 from OFLSAM2SlicerLib.surfaces import closed_surfaces
 
+Logic = slicer.vtkSlicerSegmentationsModuleLogic
+
 
 def check_output(segmentation_node: Any, volume_node: Any) -> None:
     """Raises InputError where the slices of a volume cannot be written into a segmentation, or
@@ -65,12 +67,38 @@ def holds_result_of_others(segmentation_node: Any, volume_nodes: Sequence[Any]) 
     return not segmented or any(node not in volume_nodes for node in segmented)
 
 
-def _has_results(segmentation_node: Any) -> bool:
-    segmentation = segmentation_node.GetSegmentation()
-    return any(
-        tag_of(segmentation.GetNthSegment(position), STRUCTURE_TAG) is not None
-        for position in range(segmentation.GetNumberOfSegments())
+def volume_segmented(segmentation_node: Any) -> Any:
+    """The volume whose result a segmentation holds; None where it is not known, or no longer in
+    the scene."""
+    nodes = _volumes_segmented(segmentation_node) if _has_results(segmentation_node) else []
+    return next((node for node in nodes if node is not None), None)
+
+
+def mark_reviewed(segmentation_node: Any) -> None:
+    """Mark the segments that were made by this module as completed."""
+    for segment in _results(segmentation_node):
+        Logic.SetSegmentStatus(segment, Logic.Completed)
+
+
+def is_reviewed(segmentation_node: Any) -> bool:
+    """Whether all segments that were made by this module are completed."""
+    segments = _results(segmentation_node)
+    return bool(segments) and all(
+        Logic.GetSegmentStatus(segment) == Logic.Completed for segment in segments
     )
+
+
+def _results(segmentation_node: Any) -> list[Any]:
+    segmentation = segmentation_node.GetSegmentation()
+    segments = [
+        segmentation.GetNthSegment(position)
+        for position in range(segmentation.GetNumberOfSegments())
+    ]
+    return [segment for segment in segments if tag_of(segment, STRUCTURE_TAG) is not None]
+
+
+def _has_results(segmentation_node: Any) -> bool:
+    return bool(_results(segmentation_node))
 
 
 def _volumes_segmented(segmentation_node: Any) -> list[Any]:
@@ -159,13 +187,12 @@ class SegmentationWriter:
         self._touched.clear()
         self._images.clear()
 
-    def set_status(self, status: int) -> None:
-        """Mark the segments, for instance as in progress."""
-        segmentation = self.segmentation_node.GetSegmentation()
-        for segment_id in self.segment_ids.values():
-            segment = segmentation.GetSegment(segment_id)
+    def mark_in_progress(self) -> None:
+        """Until somebody has looked at the segments: `mark_reviewed`."""
+        for label in self.segment_ids:
+            segment = self._segment(label)
             if segment is not None:
-                slicer.vtkSlicerSegmentationsModuleLogic.SetSegmentStatus(segment, status)
+                Logic.SetSegmentStatus(segment, Logic.InProgress)
 
     @property
     def shows_surfaces(self) -> bool:

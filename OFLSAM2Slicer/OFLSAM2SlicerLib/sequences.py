@@ -148,6 +148,10 @@ class SequenceRun(SceneRun):
             self._show(scored.frame)
         super().show_slice(scored)
 
+    def place_in_words(self, scored: ScoredSlice) -> str:
+        """Nothing of an image sequence: its slices are frames, all at one place."""
+        return "" if self._is_stack else super().place_in_words(scored)
+
     def end(self, frame: int) -> Steps[None]:
         self.flush()
         if not self._is_stack:
