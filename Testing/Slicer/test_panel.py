@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import slicer
-from OFLSAM2SlicerLib.installer import Installer, Missing
+from OFLSAM2SlicerLib import installer
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
 from panels import application, module, synthetic_command
 from PySide6 import QtCore, QtGui, QtTest, QtWidgets
@@ -171,10 +171,9 @@ def test_once_the_weights_are_there_the_run_goes_on_by_itself(quick):
 def test_what_a_press_needs_is_asked_for_in_one_question_and_leaves_nothing_behind(
     open_panel, target, pairs, scene, monkeypatch
 ):
-    def missing(self):
-        return [Missing("torch", "torch>=2.4.1"), Missing("openvino", "openvino>=2024.4")]
-
-    monkeypatch.setattr(Installer, "missing", missing)
+    there = {"numpy": "2.0.2", "scipy": "1.14.1", "SimpleITK": "2.5.2"}
+    monkeypatch.setattr(installer, "installed_version", there.get)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)  # importing it fails
     panel = open_panel("")
     panel.choose(target, pairs)
     before = scene.GetNumberOfNodes()
@@ -571,6 +570,7 @@ def test_keys_start_and_cancel_a_run_and_go_through_slices_only_while_the_module
     window = slow.widget.parent
     window.show()
     window.activateWindow()
+    slow.wait(lambda: window.isActiveWindow)
     QtTest.QTest.keyClick(window, QtCore.Qt.Key_Return, QtCore.Qt.ControlModifier)
     assert slow.status.is_running
     slow.wait(lambda: slow.status.slices_done > 1)
@@ -642,7 +642,7 @@ def test_scores_can_be_copied_to_a_table(quick, scene):
 
 def option(panel, name):
     """The widget of one of the method's options."""
-    return panel.widget.optionsPart._editors[name][2]
+    return panel.ui.optionsWidget.findChild(QtWidgets.QWidget, f"option_{name}")
 
 
 def test_every_option_of_the_method_can_be_set_and_only_what_was_changed_is_kept(quick):

@@ -102,6 +102,7 @@ class OptionsPart:
         for option in method.options:
             label = qt.QLabel(option.name.replace("_", " ") + ":")
             editor = _editor(option, lambda name=option.name: self._on_edited(name))
+            editor.setObjectName(f"option_{option.name}")
             label.toolTip = editor.toolTip = _tip(option)
             layout.addRow(label, editor)
             self._editors[option.name] = (option, label, editor)

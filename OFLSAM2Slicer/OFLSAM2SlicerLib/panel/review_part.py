@@ -1,4 +1,4 @@
-"""Part 4: the result in 3D and in the Segment Editor, its confidence, and slices to look at first."""
+"""Part 4: the result in 3D and in the Segment Editor, its confidence, slices to look at first."""
 
 from __future__ import annotations
 
