@@ -39,8 +39,10 @@ if (_core_folder / "OFLSAM2Core" / "errors.py").is_file() and str(_core_folder) 
 
 from OFLSAM2SlicerLib.cases import SupportPair  # noqa: E402
 from OFLSAM2SlicerLib.controller import Controller  # noqa: E402
+from OFLSAM2SlicerLib.method_options import checked_options  # noqa: E402
 from OFLSAM2SlicerLib.sample_data import register_sample_data  # noqa: E402
-from OFLSAM2SlicerLib.segmentation_writer import volumes_segmented  # noqa: E402
+from OFLSAM2SlicerLib.scene_nodes import nodes_of_class  # noqa: E402
+from OFLSAM2SlicerLib.segmentation_writer import holds_result_of_others  # noqa: E402
 from OFLSAM2SlicerLib.sequences import volumes_shown  # noqa: E402
 from OFLSAM2SlicerLib.worker_command import worker_command  # noqa: E402
 from OFLSAM2SlicerLib.worker_link import shared_link  # noqa: E402
@@ -49,6 +51,7 @@ from OFLSAM2Core.app.run_request import Learned, RunSettings  # noqa: E402
 from OFLSAM2Core.app.states import State, Status  # noqa: E402
 from OFLSAM2Core.errors import OFLSAM2Error  # noqa: E402
 
+VOLUME = "vtkMRMLVolumeNode"
 POLL_MS = 30  # the worker's answers are looked for this often; views are redrawn at most at 10 Hz
 
 
@@ -84,6 +87,7 @@ class OFLSAM2SlicerParameterNode:
     """What the user chose; saved with the scene. Support cases: `support_list.SupportList`.
 
     The worker's command and paths of weights are this computer's, and so in its settings.
+    changedOptions: of each method, what was changed by hand; JSON.
     """
 
     target: vtkMRMLScalarVolumeNode | vtkMRMLVectorVolumeNode | vtkMRMLSequenceNode | None
@@ -96,15 +100,10 @@ class OFLSAM2SlicerParameterNode:
     device: str = "auto"
     showConfidence: bool = True
     confidenceOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
-    confidenceThreshold: Annotated[float, WithinRange(0, 1)] = 1.0
+    confidenceThreshold: Annotated[float, WithinRange(0, 1)] = 0.9
+    method: str = ""
     preset: Annotated[str, Choice(["fast", "balanced", "accurate"])] = "balanced"
-    slicingAxis: Annotated[str, Choice(["auto", "axial", "coronal", "sagittal"])] = "auto"
-    intensityWindow: str = ""
-    gamma: Annotated[float, WithinRange(0, 1)] = 0.8
-    memories: Annotated[int, WithinRange(1, 16)] = 4
-    epochs: Annotated[int, WithinRange(0, 40)] = 0
-    iterationsLearning: Annotated[int, WithinRange(1, 1000)] = 10
-    iterationsUpdate: Annotated[int, WithinRange(0, 100)] = 5
+    changedOptions: str = ""
 
 
 class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -122,10 +121,14 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.setup(self)
         from OFLSAM2SlicerLib.installer import Installer
         from OFLSAM2SlicerLib.panel.model_part import ModelPart
+        from OFLSAM2SlicerLib.panel.options_part import OptionsPart
         from OFLSAM2SlicerLib.panel.review_part import ReviewPart
         from OFLSAM2SlicerLib.panel.run_part import RunPart
+        from OFLSAM2SlicerLib.panel.setup_part import SetupPart
+        from OFLSAM2SlicerLib.panel.shortcuts import Shortcuts
         from OFLSAM2SlicerLib.panel.support_part import SupportPart
         from OFLSAM2SlicerLib.panel.task_part import TaskPart
+        from OFLSAM2SlicerLib.panel.times import RunTimes
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/OFLSAM2Slicer.ui"))
         self.layout.addWidget(uiWidget)
@@ -133,24 +136,39 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = OFLSAM2SlicerLogic()
         controller = self.logic.controller
-        installer = Installer(
-            self.resourcePath("requirements.txt"),
-            lambda text: slicer.util.confirmOkCancelDisplay(text, windowTitle=_("Install")),
-        )
+        self.times = RunTimes()
         self.runPart = RunPart(self.ui)
-        self.reviewPart = ReviewPart(self.ui, controller)
-        self.modelPart = ModelPart(self.ui, controller, installer)
+        self.reviewPart = ReviewPart(self.ui, controller, self.runPart.say)
+        self.modelPart = ModelPart(self.ui, controller)
+        self.setupPart = SetupPart(
+            self.ui,
+            Installer(self.resourcePath("requirements.txt")),
+            self.modelPart,
+            lambda: controller.link.command,
+            self.runPart.say,
+        )
         self.taskPart = TaskPart(self.ui, controller, self.showStatus, self.logic.useWorker)
+        self.optionsPart = OptionsPart(self.ui, self.showStatus)
         self.supportPart = SupportPart(self.ui, self.showStatus)
         controller.listeners.append(self.onStatus)
         self.logic.onTick = self.onTick
         self.ui.segmentButton.connect("clicked(bool)", self.onSegmentButton)
         self.ui.undoButton.connect("clicked(bool)", self.onUndoButton)
+        self.shortcuts = Shortcuts(
+            slicer.util.mainWindow() or self.parent,
+            {
+                "Ctrl+Return": self.ui.segmentButton.click,
+                "Ctrl+Enter": self.ui.segmentButton.click,  # of the number pad
+                "N": lambda: self.reviewPart.go(1),
+                "P": lambda: self.reviewPart.go(-1),
+            },
+        )
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         slicer.app.connect("aboutToQuit()", self.logic.shutDown)
         self.taskPart.use_worker()
@@ -162,20 +180,25 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.reviewPart.leave_views()
             self.setParameterNode(None)
             self.removeObservers()
+            self.shortcuts.remove()
             slicer.app.disconnect("aboutToQuit()", self.logic.shutDown)
             self.logic.shutDown()
 
     def enter(self) -> None:
         self.initializeParameterNode()
+        self.reviewPart.is_open = True
+        self.shortcuts.enable(True)
+        for view in nodes_of_class(slicer.mrmlScene, "vtkMRMLSliceCompositeNode"):
+            self.followView(view)
+        self.reviewPart.update_views()
 
     def exit(self) -> None:
-        """The run goes on, and is shown again when the user comes back."""
-        if self._parameterNode is not None and self._parameterNodeGuiTag is not None:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self._parameterNodeGuiTag = None
-            self.removeObserver(
-                self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified
-            )
+        """The run goes on, and is shown again when the user comes back; views are given back."""
+        self.reviewPart.is_open = False
+        self.shortcuts.enable(False)
+        for view in nodes_of_class(slicer.mrmlScene, "vtkMRMLSliceCompositeNode"):
+            self.removeObserver(view, vtk.vtkCommand.ModifiedEvent, self.onViewModified)
+        self.reviewPart.leave_views()
 
     def onReload(self) -> None:
         """Have the files of the library and of the core read again, too."""
@@ -191,6 +214,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
         assert self.logic is not None
         self.setParameterNode(None)
+        self.logic.forgetParameterNode()
         self.logic.controller.scene_is_closing()
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
@@ -201,6 +225,19 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """A scene that was opened brings its support cases after the old one was closed."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    def followView(self, view: Any) -> None:
+        if not self.hasObserver(view, vtk.vtkCommand.ModifiedEvent, self.onViewModified):
+            self.addObserver(view, vtk.vtkCommand.ModifiedEvent, self.onViewModified)
+
+    def onViewModified(self, caller: Any, event: Any) -> None:
+        """The confidence is shown only in views of its volume."""
+        self.reviewPart.update_views()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller: Any, event: Any, node: Any) -> None:
+        if self.reviewPart.is_open and node.IsA("vtkMRMLSliceCompositeNode"):
+            self.followView(node)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller: Any, event: Any, node: Any) -> None:
@@ -215,22 +252,33 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Show and follow a parameter node; None while there is none."""
-        if self._parameterNode is not None and self._parameterNodeGuiTag is not None:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(
-                self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified
-            )
-        self._parameterNodeGuiTag = None
-        self._parameterNode = parameterNode
-        if parameterNode is not None:
-            self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-        for part in (self.modelPart, self.taskPart, self.supportPart, self.reviewPart):
+        if parameterNode is not self._parameterNode:
+            if self._parameterNode is not None:
+                self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+                self.removeObserver(
+                    self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified
+                )
+            self._parameterNode, self._parameterNodeGuiTag = parameterNode, None
+            if parameterNode is not None:
+                self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
+                self.addObserver(
+                    parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified
+                )
+        for part in (
+            self.modelPart,
+            self.taskPart,
+            self.optionsPart,
+            self.supportPart,
+            self.reviewPart,
+        ):
             part.show(parameterNode)
         self.showStatus()
 
     def onParametersModified(self, caller: Any = None, event: Any = None) -> None:
+        self.supportPart.enable(not self._parameterNode.useLearnedTask)
+        self.optionsPart.show(self._parameterNode)
         self.reviewPart.update_views()
+        self.reviewPart.update_result()
         self.showStatus()
 
     # The run
@@ -243,7 +291,9 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return self.supportPart.why_not()
         if self._parameterNode.target is None:
             return _("Pick the volume to segment.")
-        if self.logic is None or self.logic.controller.learned is None:
+        if self.logic is None or (
+            self.logic.controller.learned is None and not self.taskPart.can_load()
+        ):
             return _("Load a learned task, in the part Learned task.")
         return ""
 
@@ -251,11 +301,35 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is None or self.logic is None:
             return
         controller = self.logic.controller
+        self.times.follow(status)
         self.runPart.show(status, self.whyNot(), controller.can_undo)
+        self.ui.expectedTimeLabel.text = "" if status.is_running else self.expectedTime()
 
     def showStatus(self) -> None:
         if self.logic is not None:
             self.onStatus(self.logic.controller.status)
+
+    def expectedTime(self) -> str:
+        """How long the run would take, by the one before."""
+        chosen = self._parameterNode
+        target = chosen.target
+        image = target.GetImageData() if target is not None and target.IsA(VOLUME) else None
+        slices = image.GetDimensions()[2] if image is not None else 0
+        return self.times.expected(self.timesKey(), chosen.useLearnedTask, slices)
+
+    def timesKey(self) -> str:
+        """What decides on how long a run takes."""
+        chosen = self._parameterNode
+        worker = "slicer" if not self.taskPart.worker_command else "other"
+        effort = (self.optionsPart.method.name, chosen.preset)
+        return "-".join((worker, self.backbone(), chosen.device, *effort))
+
+    def backbone(self) -> str:
+        """The model of the next run: a learned task needs the one it was learned with."""
+        assert self.logic is not None
+        learned = self.logic.controller.learned
+        use_task = self._parameterNode.useLearnedTask and learned is not None
+        return str(learned.backbone if use_task else self._parameterNode.backbone)
 
     def onTick(self) -> None:
         """Once a poll, while there is something to follow."""
@@ -263,42 +337,60 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.taskPart.show_log()
 
     def onSegmentButton(self, checked: bool = False) -> None:
+        """Start a run, once all that it needs is there; or cancel the one there is."""
         assert self.logic is not None
         if self.logic.controller.status.is_running:
             self.logic.controller.cancel()
             return
-        chosen = self._parameterNode
+        if self._parameterNode is None or self.whyNot():
+            return
         try:
-            use_task = chosen.useLearnedTask
-            learned = self.logic.controller.learned if use_task else None
-            backbone = chosen.backbone if learned is None else learned.backbone
+            self.logic.useWorker(self.taskPart.worker_command)
+        except OFLSAM2Error as error:
+            self.runPart.say(str(error))
+            return
+        path = self.taskPart.can_load() if self._parameterNode.useLearnedTask else ""
+        if path:
+            self.taskPart.load(path, self.onSegmentButton)
+        elif not self.setupPart.prepare(self.backbone(), self.onSegmentButton):
+            self.startRun()
+
+    def startRun(self) -> None:
+        assert self.logic is not None
+        controller, chosen = self.logic.controller, self._parameterNode
+        use_task = chosen.useLearnedTask
+        try:
             settings = RunSettings(
                 backbone=chosen.backbone,
                 device=chosen.device,
-                options=self.taskPart.options(),
+                method=self.optionsPart.method.name,
+                options=checked_options(
+                    self.optionsPart.options(), self.optionsPart.method.name
+                ),
                 allow_missing=chosen.allowMissing,
-                weights=self.modelPart.weights_of(backbone),
+                weights=self.modelPart.weights_of(self.backbone()),
             )
-            self.logic.useWorker(self.taskPart.worker_command)
             output = chosen.segmentation
-            if output is not None and volumes_segmented(output) - volumes_shown(chosen.target):
+            if output is not None and holds_result_of_others(output, volumes_shown(chosen.target)):
                 # The result of another volume, and perhaps corrected by hand: it stays.
                 chosen.segmentation = chosen.confidence = None
-            chosen.segmentation = self.logic.controller.segment(
+            self.times.begin(self.timesKey())
+            chosen.segmentation = controller.segment(
                 chosen.target,
                 settings,
                 pairs=() if use_task else self.supportPart.pairs,
-                learned=learned,
+                learned=controller.learned if use_task else None,
                 segmentation=chosen.segmentation,
                 confidence=chosen.confidence,
                 wanted=None if use_task else self.supportPart.wanted(),
             )
-            run = self.logic.controller.run
+            run = controller.run
             chosen.confidence = run.confidence if run is not None else None
         except OFLSAM2Error as error:
-            self.ui.messageLabel.text = str(error)
+            self.runPart.say(str(error))
             return
         self.modelPart.set_running(True)
+        self.reviewPart.update_result()
         self.ui.reviewCollapsibleButton.collapsed = False
         self.logic.onSettled.append(self.onSettled)
 
@@ -309,12 +401,16 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self.reviewPart.update_scores()
         self.reviewPart.update_views()
+        self.reviewPart.update_result()
         self.taskPart.show_learned()
         self.showStatus()
+        if status.needs:
+            self.setupPart.prepare(self.backbone(), self.onSegmentButton, status.needs)
 
     def onUndoButton(self, checked: bool = False) -> None:
         assert self.logic is not None
         self.logic.controller.undo()
+        self.reviewPart.update_result()
         self.showStatus()
 
 
@@ -327,11 +423,21 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         self.controller.wake = self._wake
         self.onTick: Callable[[], None] | None = None  # while there is something to follow
         self.onSettled: list[Callable[[Status], None]] = []  # once, when the run is over
+        self._parameters: Any = None
         self._timer: Any = None
 
     def getParameterNode(self) -> Any:
-        wrap: Any = OFLSAM2SlicerParameterNode  # the decorator gives it its constructor
-        return wrap(super().getParameterNode())
+        """The scene's parameters: the same object as long as the scene is the same. (Each further
+        wrapper would observe the node for ever, in Slicer 5.10.)"""
+        node = super().getParameterNode()
+        if self._parameters is None or self._parameters.parameterNode is not node:
+            wrap: Any = OFLSAM2SlicerParameterNode  # the decorator gives it its constructor
+            self._parameters = wrap(node)
+        return self._parameters
+
+    def forgetParameterNode(self) -> None:
+        """The scene is being closed: its node loses its values, the next scene's are read anew."""
+        self._parameters = None
 
     def segment(
         self,
@@ -364,8 +470,6 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         :param onDone: called with the last `Status`.
         :return: the segmentation node.
         """
-        from OFLSAM2SlicerLib.method_options import checked_options
-
         self.useWorker(workerCommand)
         if isinstance(learnedTask, (str, Path)):
             learnedTask = self.loadTask(learnedTask)
@@ -397,8 +501,6 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         workerCommand: str = "",
     ) -> Learned:
         """Learn from support cases, and wait for it. `saveTask` writes what was learned."""
-        from OFLSAM2SlicerLib.method_options import checked_options
-
         self.useWorker(workerCommand)
         settings = RunSettings(
             backbone=backbone,

@@ -161,8 +161,9 @@ class Presenter:
             self._end(
                 State.FAILED,
                 f"The worker's Python lacks {', '.join(missing)}.",
-                "Press Install in the part Model, or choose another Python for the worker "
-                "under Advanced.",
+                "Press Install in the part Model; in a Python of your own, install the package "
+                "oflsam2.",
+                needs="packages",
             )
             return
         assert self._settings is not None
@@ -178,6 +179,7 @@ class Presenter:
                 State.FAILED,
                 f"The weights of the model {backbone} are not on this computer yet.",
                 "Press Download model in the part Model, or pick a local file there.",
+                needs="weights",
             )
             return
         self._is_ready = True
@@ -337,7 +339,12 @@ class Presenter:
         self._end(State.FAILED, message, hint)
 
     def _end(
-        self, state: State, message: str = "", hint: str = "", log: tuple[str, ...] = ()
+        self,
+        state: State,
+        message: str = "",
+        hint: str = "",
+        log: tuple[str, ...] = (),
+        needs: str = "",
     ) -> None:
         if state is State.CANCELLED and not message:
             kept = len(self._slices)
@@ -362,6 +369,7 @@ class Presenter:
             hint=hint,
             log=log,
             notes=notes,
+            needs=needs,
         )
         self._tell()
 

@@ -31,6 +31,7 @@ class Status:
     message, hint, log: what happened and what to do next, once the run is over.
     notes: what the user should know of the inputs (a segmentation was resampled, say), and what
     the worker warned of.
+    needs: what the run failed for want of: "packages" (of the worker's Python) or "weights".
     stopping: whether the user asked to cancel and the worker has not yet stopped.
     """
 
@@ -45,6 +46,7 @@ class Status:
     hint: str = ""
     log: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    needs: str = ""
     stopping: bool = False
 
     @property

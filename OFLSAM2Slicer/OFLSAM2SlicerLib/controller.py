@@ -46,6 +46,7 @@ class Controller:
         self.wake: Callable[[], None] = lambda: None
         self.learned: Learned | None = None
         self.run: SceneRun | None = None
+        self._is_polling = False
 
     @property
     def status(self) -> Status:
@@ -57,7 +58,15 @@ class Controller:
         return self.presenter.is_settled and not self.link.is_busy
 
     def poll(self) -> None:
-        self.presenter.poll()
+        """One tick. Not again within one: what a tick calls may let the application go on (a
+        dialog does), and with it the timer."""
+        if self._is_polling:
+            return
+        self._is_polling = True
+        try:
+            self.presenter.poll()
+        finally:
+            self._is_polling = False
 
     def segment(
         self,
@@ -94,8 +103,11 @@ class Controller:
                 scene.RemoveNode(node)
             raise
         if with_confidence:
-            usable = is_in_scene(confidence) and confidence is not target
-            run.confidence = confidence if usable else new_confidence_node(target)
+            if not is_in_scene(confidence) or confidence is target:
+                confidence = new_confidence_node(target)
+                made.append(confidence)
+            run.confidence = confidence
+        run.made = made
         if self.run is not None:
             run.undo = self.run.undo
         self.run = run

@@ -47,7 +47,7 @@ MEGABYTES = {
 
 OTHER_PYTHON = (
     "Use another Python as worker: install the package oflsam2 there, and pick it in the part "
-    "Learned task, under Advanced."
+    "Advanced."
 )
 
 
@@ -97,11 +97,11 @@ class Installer:
         self,
         requirements_file: str | Path,
         computer: Computer | None = None,
-        version_of: Callable[[str], str | None] = installed_version,
+        version_of: Callable[[str], str | None] | None = None,
     ) -> None:
         self._file = Path(requirements_file)
         self._computer = computer or Computer()
-        self._version_of = version_of
+        self._version_of = version_of or installed_version
 
     def missing(self) -> list[Missing]:
         """Packages that are not installed, or too old."""

@@ -113,6 +113,14 @@ def slice_center_in_world(volume_node: Any, scored: ScoredSlice) -> npt.NDArray[
     return np.array(world)
 
 
+def offset_in_words(volume_node: Any, scored: ScoredSlice) -> str:
+    """Where the slice is, in millimetres, as the slice views name it: "S 12.5 mm"."""
+    normal = np.abs(geometry.volume_to_local(volume_node)[:3, 2 - scored.axis])
+    axis = int(normal.argmax())
+    place = float(slice_center_in_world(volume_node, scored)[axis])
+    return f"{('RL', 'AP', 'SI')[axis][place < 0]} {abs(place):.1f} mm"
+
+
 def jump_to(volume_node: Any, scored: ScoredSlice) -> None:
     """Have all slice views go through the slice."""
     right, anterior, superior = slice_center_in_world(volume_node, scored)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import slicer
-
 from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
@@ -15,18 +13,17 @@ from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, volume_from_node
 from OFLSAM2SlicerLib.confidence import ConfidenceWriter
-from OFLSAM2SlicerLib.review import ScoredSlice, SliceScores, jump_to
+from OFLSAM2SlicerLib.review import ScoredSlice, SliceScores, jump_to, offset_in_words
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, place_beside
 from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter, check_output
 from OFLSAM2SlicerLib.undo import UndoSnapshot
-
-Status = slicer.vtkSlicerSegmentationsModuleLogic
 
 
 class SceneRun:
     """Reads the support cases, and writes slices into a segmentation and a confidence volume.
 
     wanted: structures to segment, with the labels to give them; all where None.
+    made: nodes that were made for this run; they go again where no slice arrives.
     undo: the way back: behind the run before until this one begins to write, then behind this one.
     target: checked here. Raises InputError.
     """
@@ -46,6 +43,9 @@ class SceneRun:
         self.confidence = confidence
         self.scores = SliceScores(())
         self.undo: UndoSnapshot | None = None
+        self.made: list[Any] = []
+        self._has_begun = False
+        self._has_arrived = False
         self._frame = 0
         self._pairs = tuple(pairs)
         self._wanted = wanted
@@ -78,6 +78,7 @@ class SceneRun:
         if self.undo is not None:
             self.undo.release()
         self.undo = self._snapshot()
+        self._has_begun = True
         self.scores = SliceScores(structures)
         yield from self._prepare(self.target, structures)
         place_beside(self.segmentation, self.target)
@@ -86,6 +87,7 @@ class SceneRun:
 
     def add(self, result: SliceResult) -> None:
         assert self._writer is not None
+        self._has_arrived = True
         self._writer.write(result)
         if self._confidence_writer is not None and is_in_scene(self.confidence):
             self._confidence_writer.write(result)
@@ -94,6 +96,10 @@ class SceneRun:
     def show_slice(self, scored: ScoredSlice) -> None:
         """Have all slice views go through a slice of `scores`."""
         jump_to(self.target, scored)
+
+    def place_in_words(self, scored: ScoredSlice) -> str:
+        """Where a slice of `scores` is, in millimetres."""
+        return offset_in_words(self.target, scored) if is_in_scene(self.target) else ""
 
     def flush(self) -> None:
         if self._writer is not None and is_in_scene(self.segmentation):
@@ -106,18 +112,24 @@ class SceneRun:
         yield
 
     def finish(self, complete: bool) -> Steps[None]:
-        """Statuses, and surfaces where the segmentation shows them: one structure a step."""
+        """Surfaces, where the segmentation shows them. A run of which nothing arrived leaves
+        nothing behind: neither new nodes, nor empty segments in place of an earlier result."""
+        if not complete and not self._has_arrived:
+            self._discard()
+            return
         writer = self._writer
         if writer is None:
             return
         self.notes += writer.notes
-        if complete:
-            writer.set_status(Status.Completed)
         if writer.shows_surfaces:
-            for label in list(writer.segment_ids):
-                yield
-                if self.is_intact:
-                    yield from writer.rebuild_surface(label)
+            yield from writer.rebuild_surfaces()
+
+    def _discard(self) -> None:
+        if self._has_begun and self.undo is not None:
+            self.undo.restore()
+        for node in self.made:
+            if is_in_scene(node):
+                node.GetScene().RemoveNode(node)
 
     def _snapshot(self) -> UndoSnapshot:
         return UndoSnapshot(self.segmentation)
@@ -125,7 +137,7 @@ class SceneRun:
     def _prepare(self, volume_node: Any, structures: Sequence[Structure]) -> Steps[None]:
         self._writer = SegmentationWriter(self.segmentation, volume_node, structures)
         yield from self._writer.prepare()
-        self._writer.set_status(Status.InProgress)
+        self._writer.mark_in_progress()
         if self.confidence is not None:
             self._confidence_writer = ConfidenceWriter(self.confidence, volume_node)
             yield from self._confidence_writer.prepare()

@@ -26,11 +26,13 @@ from OFLSAM2SlicerLib.structures import (
     BINARY_LABELMAP,
     CLOSED_SURFACE,
     STRUCTURE_TAG,
-    VOLUME_TAG,
+    VOLUME_ROLE,
     segment_from,
     tag_of,
 )
-from OFLSAM2SlicerLib.surfaces import closed_surface
+from OFLSAM2SlicerLib.surfaces import closed_surfaces
+
+Logic = slicer.vtkSlicerSegmentationsModuleLogic
 
 
 def check_output(segmentation_node: Any, volume_node: Any) -> None:
@@ -56,14 +58,53 @@ def check_output(segmentation_node: Any, volume_node: Any) -> None:
         )
 
 
-def volumes_segmented(segmentation_node: Any) -> set[str]:
-    """IDs of the volumes whose results a segmentation holds."""
-    segmentation = segmentation_node.GetSegmentation()
-    tags = (
-        tag_of(segmentation.GetNthSegment(position), VOLUME_TAG)
-        for position in range(segmentation.GetNumberOfSegments())
+def holds_result_of_others(segmentation_node: Any, volume_nodes: Sequence[Any]) -> bool:
+    """Whether a segmentation holds the result of another volume than these: also of one that is
+    no longer in the scene."""
+    if not _has_results(segmentation_node):
+        return False
+    segmented = _volumes_segmented(segmentation_node)
+    return not segmented or any(node not in volume_nodes for node in segmented)
+
+
+def volume_segmented(segmentation_node: Any) -> Any:
+    """The volume whose result a segmentation holds; None where it is not known, or no longer in
+    the scene."""
+    nodes = _volumes_segmented(segmentation_node) if _has_results(segmentation_node) else []
+    return next((node for node in nodes if node is not None), None)
+
+
+def mark_reviewed(segmentation_node: Any) -> None:
+    """Mark the segments that were made by this module as completed."""
+    for segment in _results(segmentation_node):
+        Logic.SetSegmentStatus(segment, Logic.Completed)
+
+
+def is_reviewed(segmentation_node: Any) -> bool:
+    """Whether all segments that were made by this module are completed."""
+    segments = _results(segmentation_node)
+    return bool(segments) and all(
+        Logic.GetSegmentStatus(segment) == Logic.Completed for segment in segments
     )
-    return {tag for tag in tags if tag is not None}
+
+
+def _results(segmentation_node: Any) -> list[Any]:
+    segmentation = segmentation_node.GetSegmentation()
+    segments = [
+        segmentation.GetNthSegment(position)
+        for position in range(segmentation.GetNumberOfSegments())
+    ]
+    return [segment for segment in segments if tag_of(segment, STRUCTURE_TAG) is not None]
+
+
+def _has_results(segmentation_node: Any) -> bool:
+    return bool(_results(segmentation_node))
+
+
+def _volumes_segmented(segmentation_node: Any) -> list[Any]:
+    """By node references: an ID may be another node's in another scene."""
+    count = segmentation_node.GetNumberOfNodeReferences(VOLUME_ROLE)
+    return [segmentation_node.GetNthNodeReference(VOLUME_ROLE, number) for number in range(count)]
 
 
 class SegmentationWriter:
@@ -100,6 +141,10 @@ class SegmentationWriter:
             node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
             node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         check_output(node, volume)
+        if not _has_results(node):
+            node.RemoveNodeReferenceIDs(VOLUME_ROLE)
+        if volume not in _volumes_segmented(node):
+            node.AddNodeReferenceID(VOLUME_ROLE, volume.GetID())
         if segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
             segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
         image = geometry.grid_image(self._extent, self._affine)
@@ -142,34 +187,56 @@ class SegmentationWriter:
         self._touched.clear()
         self._images.clear()
 
-    def set_status(self, status: int) -> None:
-        """Mark the segments, for instance as in progress."""
-        segmentation = self.segmentation_node.GetSegmentation()
-        for segment_id in self.segment_ids.values():
-            segment = segmentation.GetSegment(segment_id)
+    def mark_in_progress(self) -> None:
+        """Until somebody has looked at the segments: `mark_reviewed`."""
+        for label in self.segment_ids:
+            segment = self._segment(label)
             if segment is not None:
-                slicer.vtkSlicerSegmentationsModuleLogic.SetSegmentStatus(segment, status)
+                Logic.SetSegmentStatus(segment, Logic.InProgress)
 
     @property
     def shows_surfaces(self) -> bool:
         """Whether the segmentation has closed surfaces, which are out of date after a run."""
         return bool(self.segmentation_node.GetSegmentation().ContainsRepresentation(CLOSED_SURFACE))
 
-    def rebuild_surface(self, label: int) -> Steps[None]:
-        """Make the closed surface of one structure anew, in steps; those of other segments
-        stay. What is edited meanwhile is in it."""
+    def rebuild_surfaces(self) -> Steps[None]:
+        """Make the closed surfaces of our structures anew, in steps; those of other segments
+        stay. What is edited meanwhile is in them."""
+        todo = dict(self.segment_ids)
+        while todo:
+            layers: dict[int, tuple[Any, dict[int, int]]] = {}
+            for label in list(todo):
+                segment = self._segment(label)
+                image = segment.GetRepresentation(BINARY_LABELMAP) if segment else None
+                if image is None:
+                    del todo[label]  # removed by the user
+                    continue
+                values = layers.setdefault(id(image), (image, {}))[1]
+                values[label] = segment.GetLabelValue()
+            for image, values in layers.values():
+                made_of = _state(image)
+                surfaces = yield from closed_surfaces(
+                    self.segmentation_node.GetSegmentation(), image, list(values.values())
+                )
+                if _state(image) != made_of:
+                    continue  # edited meanwhile: once more
+                for label, value in values.items():
+                    segment = self._segment(label)
+                    if segment is not None and (
+                        segment.GetRepresentation(BINARY_LABELMAP) is image
+                        and segment.GetLabelValue() == value
+                    ):
+                        self._put_surface(segment, surfaces[value] if surfaces else None)
+                        del todo[label]
+                        yield
+
+    def _segment(self, label: int) -> Any:
         segmentation = self.segmentation_node.GetSegmentation()
-        while True:
-            segment = segmentation.GetSegment(self.segment_ids.get(label, ""))
-            image = segment.GetRepresentation(BINARY_LABELMAP) if segment is not None else None
-            if image is None:
-                return
-            made_of = _state(image)
-            surface = yield from closed_surface(segmentation, image, segment.GetLabelValue())
-            if segmentation.GetSegment(self.segment_ids[label]) is None:
-                return  # Removed by the user.
-            if segment.GetRepresentation(BINARY_LABELMAP) is image and _state(image) == made_of:
-                break
+        return segmentation.GetSegment(self.segment_ids.get(label, ""))
+
+    def _put_surface(self, segment: Any, surface: Any) -> None:
+        """None: Slicer has to make it."""
+        segmentation = self.segmentation_node.GetSegmentation()
         segment.RemoveRepresentation(CLOSED_SURFACE)
         if surface is None:
             segmentation.CreateRepresentation(CLOSED_SURFACE)
@@ -189,12 +256,10 @@ class SegmentationWriter:
             if tag_of(segment, STRUCTURE_TAG) == structure.name:
                 segment.SetLabelValue(structure.label)
                 segment.AddRepresentation(BINARY_LABELMAP, image)
-                segment.SetTag(VOLUME_TAG, self._volume_node.GetID())
                 self.segment_ids[structure.label] = segmentation.GetNthSegmentID(position)
                 return
         segment = segment_from(structure)
         segment.SetTag(STRUCTURE_TAG, structure.name)
-        segment.SetTag(VOLUME_TAG, self._volume_node.GetID())
         segment.AddRepresentation(BINARY_LABELMAP, image)
         segment_id = segmentation.GenerateUniqueSegmentID(structure.name)
         segmentation.AddSegment(segment, segment_id)

@@ -133,6 +133,7 @@ class SequenceRun(SceneRun):
         if not self._is_stack:
             super().add(result)
             return
+        self._has_arrived = True
         self._stack[result.index] = result
         self.scores.add(result)
         self._show(result.index)
@@ -147,6 +148,10 @@ class SequenceRun(SceneRun):
             self._show(scored.frame)
         super().show_slice(scored)
 
+    def place_in_words(self, scored: ScoredSlice) -> str:
+        """Nothing of an image sequence: its slices are frames, all at one place."""
+        return "" if self._is_stack else super().place_in_words(scored)
+
     def end(self, frame: int) -> Steps[None]:
         self.flush()
         if not self._is_stack:
@@ -155,6 +160,9 @@ class SequenceRun(SceneRun):
         yield
 
     def finish(self, complete: bool) -> Steps[None]:
+        if not complete and not self._has_arrived:
+            self._discard()
+            return
         if self._is_stack:
             for index in sorted(self._stack):
                 self._show(index)
@@ -172,6 +180,12 @@ class SequenceRun(SceneRun):
                 self._browser.AddProxyNode(node, sequence, False)
                 self._browser.EndModify(was_modifying)
         yield from super().finish(complete)
+
+    def _discard(self) -> None:
+        super()._discard()
+        for _node, sequence in self._outputs:
+            if is_in_scene(sequence):
+                sequence.GetScene().RemoveNode(sequence)
 
     def _snapshot(self) -> UndoSnapshot:
         return _UndoSequence(self.segmentation, self._browser, self._outputs)
@@ -218,12 +232,12 @@ def _browser_of(sequence: Any) -> Any:
     return browser
 
 
-def volumes_shown(target: Any) -> set[str]:
-    """IDs of the volumes that a run on a volume or sequence node works on."""
+def volumes_shown(target: Any) -> list[Any]:
+    """The volumes that a run on a volume or sequence node works on, and the target itself."""
     browsers = nodes_of_class(target.GetScene(), "vtkMRMLSequenceBrowserNode")
     proxies = [
         browser.GetProxyNode(target)
         for browser in browsers
         if target.IsA("vtkMRMLSequenceNode") and browser.IsSynchronizedSequenceNode(target, True)
     ]
-    return {node.GetID() for node in (target, *proxies) if node is not None}
+    return [node for node in (target, *proxies) if node is not None]

@@ -25,8 +25,8 @@ MAX_STRUCTURES = 255
 STRUCTURE_TAG = "OFLSAM2.Structure"
 """Segment tag that marks a segment as made by this module: a later run takes it over."""
 
-VOLUME_TAG = "OFLSAM2.Volume"
-"""Segment tag with the ID of the volume whose result it holds."""
+VOLUME_ROLE = "OFLSAM2.Volume"
+"""Role of a segmentation's references to the volumes whose results it holds."""
 
 
 @dataclass(frozen=True)

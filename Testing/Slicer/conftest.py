@@ -20,8 +20,10 @@ for folder in (ROOT, ROOT / "OFLSAM2Slicer", Path(__file__).parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-import slicer  # noqa: E402,I001
 import slicer_double  # noqa: E402,F401  (before slicer: it may bring another one)
+
+# isort: split
+import slicer  # noqa: E402
 from scenes import new_scene  # noqa: E402
 
 

@@ -37,6 +37,7 @@ class Panel:
         parent.isEntered = True
         self.widget = module.OFLSAM2SlicerWidget(parent)
         self.widget.setup()
+        self.widget.enter()
         self.ui = self.widget.ui
         self.logic = self.widget.logic
         self.controller = self.logic.controller

@@ -1,7 +1,8 @@
 """A worker that speaks the real protocol but segments by intensity: structure n is brightness n.
 
 For tests of what the panel does with a worker (streams, hangs, dies, warns), and for measuring the
-panel without the method. Options: --delay seconds a slice, --mode hang | die | deaf | warn,
+panel without the method. Options: --delay seconds a slice, --mode hang | die | deaf | warn |
+bare (without packages) | late (no slice before it is cancelled),
 --structures n.
 """
 
@@ -32,6 +33,7 @@ class Worker:
         os.dup2(2, 1)
         self._lock = threading.Lock()
         self._cancelled: set[int] = set()
+        self._fetched: list[str] = []
 
     def run(self) -> None:
         stream = os.fdopen(os.dup(0), "rb", buffering=0)
@@ -55,15 +57,20 @@ class Worker:
         memory = {"free_bytes": 8 << 30, "total_bytes": 9 << 30}
         device = {"name": "cpu", "description": "CPU", **memory}
         states = {"litemedsam": "ready", "sam2.1-tiny": "absent"}
+        states.update(dict.fromkeys(self._fetched, "ready"))
         return {
             "version": "synthetic",
             "protocol": PROTOCOL_VERSION,
             "python": "3.12.0",
             "torch": "2.13.0",
-            "missing": [],
+            "missing": ["torch"] if self._options.mode == "bare" else [],
             "devices": [device],
             "backbones": [{"name": name, "state": state} for name, state in states.items()],
         }, {}
+
+    def _fetch_weights(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+        self._fetched.append(frame.header["backbone"])
+        return {"path": "weights", "seconds": 0.1}, {}
 
     def _learn(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         structures = {}
@@ -90,6 +97,8 @@ class Worker:
         image, number = frame.arrays["image"], frame.header["id"]
         structures = json.loads(frame.arrays["task"].tobytes())
         count = image.shape[0]
+        while self._options.mode == "late" and number not in self._cancelled:
+            time.sleep(0.02)
         for index in range(count):
             if number in self._cancelled:
                 return {"event": "failed", "kind": "cancelled", "message": "Cancelled."}, {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import subprocess
 import sys
 import time
@@ -11,9 +13,10 @@ import numpy as np
 import psutil
 import pytest
 import slicer
+from OFLSAM2SlicerLib import installer
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
-from panels import synthetic_command
-from PySide6 import QtCore, QtWidgets
+from panels import application, module, synthetic_command
+from PySide6 import QtCore, QtGui, QtTest, QtWidgets
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
 from slicer_double import application as double
 
@@ -144,11 +147,85 @@ def test_cancel_before_anything_has_begun_is_a_cancel_and_the_worker_stays_usabl
     assert quick.run().state is State.DONE
 
 
-def test_weights_are_not_downloaded_before_the_user_asks(quick):
+def test_weights_are_downloaded_only_after_one_question_that_tells_their_size(quick):
     quick.ui.backboneComboBox.setCurrentIndex(1)
     assert quick.parameters.backbone == "sam2.1-tiny"
+    double.messages.clear()
+    double.answers[:] = [False]
     assert quick.run().state is State.FAILED
-    assert "Press Download model" in quick.ui.messageLabel.text
+    (question,) = double.messages
+    assert "the model sam2.1-tiny, 156 MB" in question
+    assert "Nothing was installed." in quick.ui.messageLabel.text
+    assert not quick.controller.link.is_busy
+
+
+def test_once_the_weights_are_there_the_run_goes_on_by_itself(quick):
+    quick.ui.backboneComboBox.setCurrentIndex(1)
+    double.messages.clear()
+    double.answers[:] = [True]
+    quick.ui.segmentButton.click()
+    quick.wait(lambda: quick.status.state is State.DONE)
+    assert len(double.messages) == 1
+
+
+def test_what_a_press_needs_is_asked_for_in_one_question_and_leaves_nothing_behind(
+    open_panel, target, pairs, scene, monkeypatch
+):
+    there = {"numpy": "2.0.2", "scipy": "1.14.1", "SimpleITK": "2.5.2"}
+    monkeypatch.setattr(installer, "installed_version", there.get)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)  # importing it fails
+    panel = open_panel("")
+    panel.choose(target, pairs)
+    before = scene.GetNumberOfNodes()
+    double.messages.clear()
+    double.answers[:] = [False]
+    panel.ui.segmentButton.click()
+    (question,) = double.messages
+    for told in ("PyTorch, 750 MB", "openvino, 180 MB", "litemedsam, 37 MB", "extension PyTorch"):
+        assert told in question
+    assert scene.GetNumberOfNodes() == before
+    assert not panel.controller.link.is_alive
+
+
+def test_a_worker_without_packages_is_told_and_the_scene_stays_as_it_was(
+    open_panel, target, pairs, scene
+):
+    panel = open_panel(synthetic_command("--mode", "bare"))
+    panel.choose(target, pairs)
+    before = {node.GetID() for node in nodes_of_class(scene, "vtkMRMLNode")}
+    assert panel.run().state is State.FAILED
+    assert "lacks torch" in panel.ui.messageLabel.text
+    assert {node.GetID() for node in nodes_of_class(scene, "vtkMRMLNode")} == before
+    assert panel.parameters.segmentation is None and panel.parameters.confidence is None
+
+
+def test_a_run_cancelled_before_its_first_slice_leaves_the_earlier_result(quick, target):
+    quick.run()
+    output = quick.parameters.segmentation
+    first = segment_mask(output, "liver", target)
+    quick.ui.workerCommandLineEdit.text = synthetic_command("--mode", "late")
+    quick.ui.segmentButton.click()
+    quick.wait(lambda: quick.status.state is State.SEGMENTING)
+    quick.wait(lambda: not segment_mask(output, "liver", target).any())
+    quick.ui.segmentButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    assert quick.status.state is State.CANCELLED
+    assert np.array_equal(segment_mask(output, "liver", target), first)
+
+
+def test_a_message_unfolds_the_part_that_it_names(open_panel, target, pairs):
+    panel = open_panel(synthetic_command("--mode", "bare"))
+    panel.choose(target, pairs)
+    assert panel.ui.modelCollapsibleButton.collapsed
+    panel.run()
+    assert "part Model" in panel.ui.messageLabel.text
+    assert not panel.ui.modelCollapsibleButton.collapsed
+    assert panel.ui.taskCollapsibleButton.collapsed
+    panel.ui.learnedTaskCheckBox.checked = True
+    panel.ui.targetSelector.setCurrentNode(target)
+    panel.widget.showStatus()
+    panel.widget.runPart.say(panel.widget.whyNot())
+    assert not panel.ui.taskCollapsibleButton.collapsed
 
 
 @pytest.mark.parametrize(("mode", "delay", "slices"), [("deaf", "0.3", 2), ("hang", "0.01", 10)])
@@ -369,14 +446,60 @@ def test_all_matching_pairs_are_added_but_not_the_volume_to_segment(
     assert [pair.volume_node for pair in panel.widget.supportPart.pairs] == [pairs[1][0]]
 
 
+def test_the_result_of_the_patient_before_becomes_a_support_case_with_add_all(quick, scene, target):
+    quick.run()
+    result = quick.parameters.segmentation
+    following = add_volume(scene, case_arrays(1)[0], "next patient", OBLIQUE)
+    quick.ui.targetSelector.setCurrentNode(following)
+    quick.ui.addAllButton.click()
+    assert quick.ui.supportTable.rowCount == 3
+    assert result in [pair.labels_node for pair in quick.widget.supportPart.pairs]
+    assert quick.run().state is State.DONE
+    assert quick.parameters.segmentation is not result
+
+
+def test_support_cases_are_greyed_while_a_learned_task_is_used(quick):
+    quick.run()
+    quick.ui.learnedTaskCheckBox.checked = True
+    assert not quick.ui.supportTable.enabled and not quick.ui.addAllButton.enabled
+    quick.ui.learnedTaskCheckBox.checked = False
+    assert quick.ui.supportTable.enabled and quick.ui.addAllButton.enabled
+
+
+def test_tables_are_as_tall_as_their_rows(quick, scene):
+    def rows_visible(table):
+        inside = table.height - table.horizontalHeader().height()
+        return inside // table.verticalHeader().defaultSectionSize()
+
+    for table in (quick.ui.supportTable, quick.ui.structuresTable):
+        assert rows_visible(table) == table.rowCount == 2
+    quick.run()
+    table = quick.ui.doubtfulTable
+    assert rows_visible(table) == table.rowCount == 8
+
+
+def test_the_panel_before_a_run_is_less_than_900_pixels_tall(quick, tmp_path):
+    path = tmp_path / "panel.png"
+    quick.picture(path)
+    assert QtGui.QImage(str(path)).height() < 900
+
+
 def test_a_deleted_support_case_leaves_the_table(quick, scene, pairs):
     scene.RemoveNode(pairs[0][1])
     assert quick.ui.supportTable.rowCount == 1
 
 
-def test_confidence_is_shown_in_the_views_and_goes_when_switched_off(quick, scene):
+@pytest.fixture
+def views(scene, target):
+    """The slice views, showing the volume to segment."""
+    found = nodes_of_class(scene, "vtkMRMLSliceCompositeNode")
+    for view in found:
+        view.SetBackgroundVolumeID(target.GetID())
+    return found
+
+
+def test_confidence_is_shown_in_the_views_and_goes_when_switched_off(quick, views):
     quick.run()
-    views = nodes_of_class(scene, "vtkMRMLSliceCompositeNode")
     node_id = quick.parameters.confidence.GetID()
     assert {view.GetForegroundVolumeID() for view in views} == {node_id}
     quick.ui.confidenceOpacitySlider.value = 0.25
@@ -385,12 +508,120 @@ def test_confidence_is_shown_in_the_views_and_goes_when_switched_off(quick, scen
     assert {view.GetForegroundVolumeID() for view in views} == {None}
 
 
+def test_only_doubt_is_shown_at_first(quick, views):
+    quick.run()
+    display = quick.parameters.confidence.GetDisplayNode()
+    assert display.GetUpperThreshold() == round(0.9 * 255)
+
+
+def test_confidence_leaves_the_views_with_the_module_and_comes_back_with_it(slow, views):
+    start(slow)
+    slow.widget.exit()
+    assert {view.GetForegroundVolumeID() for view in views} == {None}
+    slow.wait(lambda: slow.controller.is_idle)
+    assert {view.GetForegroundVolumeID() for view in views} == {None}
+    slow.widget.enter()
+    node_id = slow.parameters.confidence.GetID()
+    assert {view.GetForegroundVolumeID() for view in views} == {node_id}
+
+
+def test_confidence_follows_the_volume_from_view_to_view(quick, scene, views):
+    quick.run()
+    other = add_volume(scene, case_arrays(1)[0], "another patient", OBLIQUE)
+    views[0].SetBackgroundVolumeID(other.GetID())
+    node_id = quick.parameters.confidence.GetID()
+    shown = [view.GetForegroundVolumeID() for view in views]
+    assert shown == [None, node_id, node_id]
+    views[0].SetBackgroundVolumeID(quick.parameters.target.GetID())
+    assert views[0].GetForegroundVolumeID() == node_id
+
+
+def slice_shown(scene):
+    """The number of the slice that the red view goes through, from 1, of OBLIQUE volumes."""
+    red = nodes_of_class(scene, "vtkMRMLSliceNode")[0].GetSliceToRAS()
+    center = [red.GetElement(row, 3) for row in range(3)]
+    normal = np.array([red.GetElement(row, 2) for row in range(3)])
+    distances = [
+        abs(normal @ ((OBLIQUE @ [8, 14, index, 1])[:3] - center)) for index in range(SHAPE[0])
+    ]
+    return int(np.argmin(distances)) + 1
+
+
+def test_n_p_and_the_arrow_keys_go_through_the_doubtful_slices(quick, scene):
+    quick.run()
+    table = quick.ui.doubtfulTable
+    numbers = [int(table.item(row, 0).text()) for row in range(table.rowCount)]
+    review = quick.widget.reviewPart
+    for row in (0, 1, 2):
+        review.go(1)
+        assert table.currentRow() == row and slice_shown(scene) == numbers[row]
+    review.go(-1)
+    assert slice_shown(scene) == numbers[1]
+    table.setFocus()
+    QtTest.QTest.keyClick(table, QtCore.Qt.Key_Down)
+    assert slice_shown(scene) == numbers[2]
+    for _ in range(20):
+        review.go(1)
+    assert slice_shown(scene) == numbers[-1]
+    assert table.item(0, 1).text()[0] in "RLAPSI" and table.item(0, 1).text().endswith(" mm")
+
+
+def test_keys_start_and_cancel_a_run_and_go_through_slices_only_while_the_module_is_open(slow):
+    window = slow.widget.parent
+    window.show()
+    window.activateWindow()
+    slow.wait(lambda: window.isActiveWindow)
+    QtTest.QTest.keyClick(window, QtCore.Qt.Key_Return, QtCore.Qt.ControlModifier)
+    assert slow.status.is_running
+    slow.wait(lambda: slow.status.slices_done > 1)
+    QtTest.QTest.keyClick(window, QtCore.Qt.Key_Return, QtCore.Qt.ControlModifier)
+    slow.wait(lambda: slow.controller.is_idle)
+    assert slow.status.state is State.CANCELLED
+    QtTest.QTest.keyClick(window, QtCore.Qt.Key_N)
+    assert slow.ui.doubtfulTable.currentRow() == 0
+    slow.widget.exit()
+    QtTest.QTest.keyClick(window, QtCore.Qt.Key_N)
+    QtTest.QTest.keyClick(window, QtCore.Qt.Key_Return, QtCore.Qt.ControlModifier)
+    assert slow.ui.doubtfulTable.currentRow() == 0
+    assert not slow.status.is_running
+
+
+def test_the_result_is_shown_in_3d_and_opened_in_the_segment_editor(quick, target):
+    ui = quick.ui
+    assert not ui.editButton.enabled and ui.show3DButton.segmentationNode() is None
+    quick.run()
+    output = quick.parameters.segmentation
+    assert ui.show3DButton.segmentationNode() is output
+    ui.editButton.click()
+    editor = slicer.modules.segmenteditor
+    assert editor.isShown
+    assert editor.segmentation is output and editor.volume is target
+
+
+def test_segments_are_in_progress_until_the_user_has_reviewed_them(quick):
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    quick.run()
+    segmentation = quick.parameters.segmentation.GetSegmentation()
+    segments = [segmentation.GetNthSegment(number) for number in range(2)]
+    assert [logic.GetSegmentStatus(one) for one in segments] == [logic.InProgress] * 2
+    assert quick.ui.reviewedButton.enabled
+    quick.ui.reviewedButton.click()
+    assert [logic.GetSegmentStatus(one) for one in segments] == [logic.Completed] * 2
+    assert not quick.ui.reviewedButton.enabled
+    quick.run()
+    assert [logic.GetSegmentStatus(one) for one in segments] == [logic.InProgress] * 2
+
+
 def test_a_click_on_a_doubtful_slice_takes_the_views_there(quick, scene):
     quick.run()
     table = quick.ui.doubtfulTable
-    assert table.rowCount == 12
+    assert table.rowCount == 8
+    # Of what is no structure and near none, the volume holds that it is sure.
     doubt = 255 - slicer.util.arrayFromVolume(quick.parameters.confidence).astype(int)
-    most = int(doubt.sum(axis=(1, 2)).argmax())
+    labels = segment_mask(quick.parameters.segmentation, "liver", quick.parameters.target)
+    labels |= segment_mask(quick.parameters.segmentation, "lesion", quick.parameters.target)
+    background = 5 * (labels.shape[1] * labels.shape[2] - labels.sum(axis=(1, 2)))
+    most = int(((doubt * labels).sum(axis=(1, 2)) + background).argmax())
     assert table.item(0, 0).text() == str(most + 1)
     table.cellClicked.emit(0, 0)
     red = nodes_of_class(scene, "vtkMRMLSliceNode")[0]
@@ -409,27 +640,131 @@ def test_scores_can_be_copied_to_a_table(quick, scene):
     assert table.GetNumberOfRows() == 20
 
 
+def option(panel, name):
+    """The widget of one of the method's options."""
+    return panel.ui.optionsWidget.findChild(QtWidgets.QWidget, f"option_{name}")
+
+
+def test_every_option_of_the_method_can_be_set_and_only_what_was_changed_is_kept(quick):
+    from OFLSAM2SlicerLib.method_options import described_methods
+
+    (method,) = described_methods()
+    assert quick.ui.methodComboBox.currentText == method.name
+    part = quick.widget.optionsPart
+    assert part.options() == {}
+    for info in method.options:
+        editor = option(quick, info.name)
+        if info.type == "bool":
+            assert editor.checked == info.default
+            editor.checked = not info.default
+            assert part.options()[info.name] is not info.default
+            editor.checked = info.default
+        elif info.type in ("int", "float"):
+            assert editor.value == pytest.approx(info.default)
+            editor.value = editor.value + editor.singleStep
+            assert part.options()[info.name] == pytest.approx(info.default + editor.singleStep)
+            editor.value = info.default
+        assert info.help == "" or info.help.split()[0].lower() in editor.toolTip.lower()
+    assert part.options() == {}
+
+
+def test_how_long_it_will_take_is_told_from_the_first_run_on(slow, target):
+    assert "to learn on this computer" not in slow.ui.expectedTimeLabel.text
+    slow.run()
+    assert "to learn on this computer" in slow.ui.expectedTimeLabel.text
+    assert "then about" in slow.ui.expectedTimeLabel.text
+    slow.ui.learnedTaskCheckBox.checked = True
+    assert "for this volume" in slow.ui.expectedTimeLabel.text
+
+
+def test_opening_the_module_again_and_again_leaves_one_follower_of_the_parameters(quick, scene):
+    def followers():
+        gc.collect()
+        kind = module.OFLSAM2SlicerParameterNode
+        return sum(1 for thing in gc.get_objects() if type(thing) is kind)
+
+    quick.widget.exit()
+    quick.widget.enter()
+    before, known = followers(), quick.parameters
+    for _ in range(10):
+        quick.widget.exit()
+        quick.widget.enter()
+    assert followers() == before
+    assert quick.parameters is known
+    quick.ui.confidenceThresholdSlider.value = 0.5
+    assert quick.parameters.confidenceThreshold == 0.5
+
+
+def test_a_tick_within_a_tick_does_nothing(quick, target):
+    # A dialog that opens while an answer is handled lets the timer go on.
+    depth = []
+
+    def listener(status):
+        depth.append(status.state)
+        quick.controller.poll()
+        application.processEvents()
+
+    quick.controller.listeners.append(listener)
+    assert quick.run().state is State.DONE
+    assert depth[-1] is State.DONE
+    mask = segment_mask(quick.parameters.segmentation, "liver", target)
+    assert np.array_equal(mask, case_arrays(4)[1])
+
+
+def test_a_scenes_learned_task_is_read_when_segment_is_pressed(quick, target, tmp_path):
+    quick.run()
+    quick.controller.save_task(tmp_path / "liver.oflsam2")
+    quick.ui.forgetTaskButton.click()
+    quick.parameters.learnedTaskPath = str(tmp_path / "liver.oflsam2")
+    quick.parameters.useLearnedTask = True
+    quick.widget.taskPart.show_learned()
+    assert "read when Segment is pressed" in quick.ui.learnedTaskLabel.text
+    assert quick.controller.learned is None and not quick.controller.link.is_busy
+    assert quick.ui.segmentButton.enabled
+    quick.ui.segmentButton.click()
+    quick.wait(lambda: quick.status.is_running)
+    quick.wait(lambda: quick.controller.is_idle)
+    assert quick.status.state is State.DONE
+    assert "liver" in quick.ui.learnedTaskLabel.text
+
+
+def test_every_parameter_that_is_saved_is_read():
+    text = "".join(
+        path.read_text()
+        for path in (Path(module.__file__), *Path(module.__file__).parent.glob("*Lib/**/*.py"))
+    )
+    ui = (Path(module.__file__).parent / "Resources" / "UI" / "OFLSAM2Slicer.ui").read_text()
+    for name in module.OFLSAM2SlicerParameterNode.allParameters:
+        read = re.search(rf"(chosen|parameters|_parameterNode)\.{name}\b(?! =)", text)
+        assert read, f"{name} is saved and never read"
+    assert "confidenceThreshold" in ui
+
+
 def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, scene, pairs):
-    quick.ui.gammaSlider.value = 0.65
-    quick.ui.slicingAxisComboBox.setCurrentText("coronal")
-    quick.ui.intensityWindowLineEdit.text = "-160, 240"
+    option(quick, "gamma").value = 0.65
+    option(quick, "slicing_axis").text = "coronal"
+    option(quick, "slicing_axis").editingFinished.emit()
+    quick.ui.presetComboBox.setCurrentText("accurate")
     quick.ui.structuresTable.item(1, 0).setCheckState(QtCore.Qt.Unchecked)
     scene.SetSaveToXMLString(1)
     scene.Commit()
     xml = scene.GetSceneXMLString()
     assert "synthetic_worker" not in xml
     scene.Clear(False)
-    assert quick.parameters.gamma == 0.8
+    assert quick.widget.optionsPart.options() == {}
+    assert option(quick, "gamma").value == 0.8
     scene.SetLoadFromXMLString(1)
     scene.SetSceneXMLString(xml)
     scene.Connect()
     quick.widget.enter()
-    assert quick.parameters.gamma == 0.65
-    assert quick.ui.slicingAxisComboBox.currentText == "coronal"
+    assert option(quick, "gamma").value == 0.65
     assert quick.parameters.target.GetName() == "patient"
     assert [p.volume_node.GetName() for p in quick.widget.supportPart.pairs] == ["case 1", "case 2"]
-    assert quick.widget.taskPart.options()["slicing_axis"] == "coronal"
-    assert quick.widget.taskPart.options()["intensity_window"] == "-160, 240"
+    chosen = {"preset": "accurate", "gamma": 0.65, "slicing_axis": "coronal"}
+    assert quick.widget.optionsPart.options() == chosen
+    quick.ui.resetOptionsButton.click()
+    assert quick.widget.optionsPart.options() == {"preset": "accurate"}
+    assert option(quick, "gamma").value == 0.8
 
 
 def test_a_learned_task_is_saved_loaded_and_used_without_support_cases(
@@ -489,20 +824,6 @@ def test_the_computer_is_looked_at_only_when_asked(quick):
     quick.wait(lambda: quick.controller.is_idle)
     assert "PyTorch 2.13.0" in quick.ui.modelLabel.text
     assert "8.0 GB free" in quick.ui.deviceComboBox.itemText(1)
-
-
-def test_packages_are_installed_only_after_asking_and_torch_not_by_pip(quick, tmp_path):
-    from OFLSAM2SlicerLib.installer import Installer
-
-    requirements = tmp_path / "requirements.txt"
-    requirements.write_text("numpy\nno-such-package-of-ours>=1\n")
-    installer = Installer(requirements, slicer.util.confirmOkCancelDisplay)
-    assert installer.missing()[-1] == "no-such-package-of-ours"
-    double.answers[:] = [False]
-    double.messages.clear()
-    assert installer.install() == "Nothing was installed."
-    assert "no-such-package-of-ours" in double.messages[0]
-    assert double.executed == []
 
 
 def test_terms_of_use_have_to_be_agreed_to_before_a_download(quick):

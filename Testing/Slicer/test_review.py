@@ -12,7 +12,12 @@ from OFLSAM2SlicerLib.confidence import (
     new_confidence_node,
     show_only_below,
 )
-from OFLSAM2SlicerLib.review import SliceScores, jump_to, slice_center_in_world
+from OFLSAM2SlicerLib.review import (
+    SliceScores,
+    jump_to,
+    offset_in_words,
+    slice_center_in_world,
+)
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class, place_beside
 from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter
 from OFLSAM2SlicerLib.undo import UndoSnapshot
@@ -90,15 +95,64 @@ def test_the_overlay_puts_back_what_each_view_showed_before(scene, volume):
     views[0].SetForegroundOpacity(0.3)
     node = new_confidence_node(volume)
     run_steps(ConfidenceWriter(node, volume).prepare())
+    for view in views:
+        view.SetBackgroundVolumeID(volume.GetID())
     overlay = ConfidenceOverlay()
-    overlay.show(node, 0.6)
-    overlay.show(node, 0.8)
+    overlay.show(node, 0.6, [volume])
+    overlay.show(node, 0.8, [volume])
     assert {view.GetForegroundVolumeID() for view in views} == {node.GetID()}
     assert {view.GetForegroundOpacity() for view in views} == {0.8}
     views[2].SetForegroundVolumeID(other.GetID())  # the user picks something else meanwhile
+    overlay.show(node, 0.8, [volume])
+    assert views[2].GetForegroundVolumeID() == other.GetID()
     overlay.hide(scene)
     assert [view.GetForegroundVolumeID() for view in views] == [other.GetID(), None, other.GetID()]
     assert views[0].GetForegroundOpacity() == 0.3
+
+
+def test_only_views_of_the_volume_show_its_confidence(scene, volume):
+    other = add_volume(scene, np.zeros(SHAPE, np.int16), "another patient")
+    views = nodes_of_class(scene, "vtkMRMLSliceCompositeNode")
+    for view, background in zip(views, (volume, other, volume), strict=True):
+        view.SetBackgroundVolumeID(background.GetID())
+    node = new_confidence_node(volume)
+    run_steps(ConfidenceWriter(node, volume).prepare())
+    overlay = ConfidenceOverlay()
+    overlay.show(node, 0.5, [volume])
+    shown = [view.GetForegroundVolumeID() for view in views]
+    assert shown == [node.GetID(), None, node.GetID()]
+    views[0].SetBackgroundVolumeID(other.GetID())
+    views[1].SetBackgroundVolumeID(volume.GetID())
+    overlay.show(node, 0.5, [volume])
+    shown = [view.GetForegroundVolumeID() for view in views]
+    assert shown == [None, node.GetID(), node.GetID()]
+
+
+def test_sure_background_is_shown_only_near_structures_and_doubtful_background_everywhere(scene):
+    shape = (3, 80, 60)
+    volume = add_volume(scene, np.zeros(shape, np.int16), "target", OBLIQUE)
+    node = new_confidence_node(volume)
+    writer = ConfidenceWriter(node, volume)
+    run_steps(writer.prepare())
+    labels = np.zeros(shape[1:], np.uint8)
+    labels[20:24, 10:14] = 1
+    confidence = np.full(shape[1:], 250, np.uint8)
+    confidence[70, 50] = 100  # perhaps a structure that was not found
+    writer.write(SliceResult(1, 0, labels, confidence, {}))
+    writer.flush()
+    show_only_below(node, 1.0)
+    image = shown_image(node.GetDisplayNode())
+    shown = np.array(
+        [[image.GetScalarComponentAsDouble(i, j, 1, 3) for i in range(60)] for j in range(80)]
+    )
+    assert shown[20:24, 10:14].all() and shown[70, 50]
+    # 8 mm are 11 rows of 0.7 mm and 9 columns of 0.9 mm.
+    assert shown[23 + 11, 12] and not shown[23 + 13, 12]
+    assert shown[22, 13 + 9] and not shown[22, 13 + 11]
+    show_only_below(node, 0.9)
+    image = shown_image(node.GetDisplayNode())
+    assert image.GetScalarComponentAsDouble(50, 70, 1, 3)
+    assert not image.GetScalarComponentAsDouble(12, 22, 1, 3)
 
 
 def test_slices_with_most_voxels_in_doubt_come_first_and_those_without_scores_not_at_all():
@@ -130,6 +184,16 @@ def test_jumping_brings_all_views_to_the_slice_also_under_a_transform(scene, vol
         matrix = geometry.matrix_to_array(view.GetSliceToRAS())
         distance = matrix[:3, 2] @ (world - matrix[:3, 3])
         assert abs(distance) < 1e-3
+
+
+@pytest.mark.parametrize(("index", "told"), [(7, "S 9.5 mm"), (1, "I 2.5 mm")])
+def test_the_place_of_a_slice_is_told_as_slice_views_do(scene, index, told):
+    affine = np.diag([-0.9, -0.7, 2.0, 1.0])
+    affine[2, 3] = -4.5
+    volume = add_volume(scene, np.zeros(SHAPE, np.int16), "target", affine)
+    scores = SliceScores([Structure("liver", 1)])
+    scores.add(result(index, {"liver": 0.5}))
+    assert offset_in_words(volume, scores.all()[0]) == told
 
 
 def test_the_table_of_scores_has_a_row_a_slice_and_a_column_a_structure(scene):

@@ -93,8 +93,7 @@ def test_other_segments_and_their_surfaces_stay_as_they_are(scene, volume):
     for result in slices():
         writer.write(result)
         writer.flush()
-    for label in writer.segment_ids:
-        run_steps(writer.rebuild_surface(label))
+    run_steps(writer.rebuild_surfaces())
     assert np.array_equal(segment_mask(output, "by hand", volume), mask)
     assert segment.GetRepresentation(CLOSED_SURFACE) is surface
     assert surface.GetMTime() == changed_at

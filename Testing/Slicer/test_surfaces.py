@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
+from OFLSAM2SlicerLib import surfaces
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP, CLOSED_SURFACE
-from OFLSAM2SlicerLib.surfaces import closed_surface
+from OFLSAM2SlicerLib.surfaces import closed_surfaces
 from scenes import OBLIQUE, add_segmentation, add_volume, ball
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -26,7 +30,8 @@ def both(node, name):
     segmentation = node.GetSegmentation()
     segment = segmentation.GetSegment(name)
     labelmap = segment.GetRepresentation(BINARY_LABELMAP)
-    ours = run_steps(closed_surface(segmentation, labelmap, segment.GetLabelValue()))
+    value = segment.GetLabelValue()
+    ours = run_steps(closed_surfaces(segmentation, labelmap, [value]))[value]
     assert node.CreateClosedSurfaceRepresentation()
     return ours, segment.GetRepresentation(CLOSED_SURFACE)
 
@@ -63,7 +68,8 @@ def test_the_surface_is_the_one_of_slicers_conversion(node, name, parameter, val
 def test_a_structure_that_is_nowhere_has_an_empty_surface(node):
     segmentation = node.GetSegmentation()
     labelmap = segmentation.GetSegment("inside").GetRepresentation(BINARY_LABELMAP)
-    assert run_steps(closed_surface(segmentation, labelmap, 77)).GetNumberOfPoints() == 0
+    surfaces = run_steps(closed_surfaces(segmentation, labelmap, [77]))
+    assert surfaces[77].GetNumberOfPoints() == 0
 
 
 @pytest.mark.parametrize(
@@ -74,4 +80,38 @@ def test_what_only_slicer_can_do_is_left_to_slicer(node, parameter, value):
     segmentation.SetConversionParameter(parameter, value)
     segment = segmentation.GetSegment("inside")
     labelmap = segment.GetRepresentation(BINARY_LABELMAP)
-    assert run_steps(closed_surface(segmentation, labelmap, segment.GetLabelValue())) is None
+    assert run_steps(closed_surfaces(segmentation, labelmap, [segment.GetLabelValue()])) is None
+
+
+def test_no_filter_works_in_the_panels_process_where_it_would_hold_pythons_lock(scene):
+    shape = (60, 192, 192)
+    volume = add_volume(scene, np.zeros(shape, np.int16), affine=OBLIQUE)
+    masks = {"large": ball(shape, (30, 96, 96), 28)}
+    node = add_segmentation(scene, volume, masks)
+    segmentation = node.GetSegmentation()
+    labelmap = segmentation.GetSegment("large").GetRepresentation(BINARY_LABELMAP)
+    steps = closed_surfaces(segmentation, labelmap, [1])
+    worked, threads = 0.0, threading.active_count()
+    while True:
+        began = time.process_time()  # of this process, all its threads
+        try:
+            next(steps)
+        except StopIteration as end:
+            (surface,) = end.value.values()
+            break
+        finally:
+            worked += time.process_time() - began
+        assert threading.active_count() == threads
+        time.sleep(0.002)
+    began = time.process_time()
+    assert node.CreateClosedSurfaceRepresentation()
+    assert surface.GetNumberOfPoints() > 5000
+    assert worked < (time.process_time() - began) / 2
+
+
+def test_where_the_process_cannot_be_started_slicer_makes_the_surface(node, monkeypatch, caplog):
+    monkeypatch.setattr(surfaces, "slicer_python", lambda: "/no/such/python")
+    segmentation = node.GetSegmentation()
+    labelmap = segmentation.GetSegment("inside").GetRepresentation(BINARY_LABELMAP)
+    assert run_steps(closed_surfaces(segmentation, labelmap, [1])) is None
+    assert "made by Slicer itself" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import qt
@@ -10,10 +11,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from OFLSAM2Core.backbones.manifest import backbone_info, list_backbones
-from OFLSAM2Core.errors import OFLSAM2Error
 from OFLSAM2Core.worker.client import Event
 from OFLSAM2SlicerLib.controller import Controller
-from OFLSAM2SlicerLib.installer import Installer
 
 WEIGHTS_SETTING = "OFLSAM2/Weights/"
 ACCEPTED_SETTING = "OFLSAM2/AcceptedTerms/"
@@ -28,14 +27,16 @@ STATES = {
 class ModelPart:
     """Nothing is asked of the worker, downloaded or installed before the user clicks."""
 
-    def __init__(self, ui: Any, controller: Controller, installer: Installer) -> None:
+    def __init__(self, ui: Any, controller: Controller) -> None:
         self._ui = ui
         self._controller = controller
-        self._installer = installer
         self._parameters: Any = None
         self._states: dict[str, str] = {}
         self._before_run: str | None = None
         self._download = 0
+        self._downloading = ""
+        self._began = 0.0
+        self._then: Callable[[], None] | None = None
         self._is_filling = False
         for info in list_backbones():
             size = _megabytes(info.download_bytes)
@@ -44,8 +45,7 @@ class ModelPart:
         ui.deviceComboBox.addItem(_("CPU"), "cpu")
         ui.backboneComboBox.connect("currentIndexChanged(int)", self._on_backbone)
         ui.deviceComboBox.connect("currentIndexChanged(int)", self._on_device)
-        ui.checkButton.connect("clicked(bool)", self._on_check)
-        ui.installButton.connect("clicked(bool)", self._on_install)
+        ui.checkButton.connect("clicked(bool)", self.check)
         ui.downloadButton.connect("clicked(bool)", self._on_download)
         ui.localFileButton.connect("clicked(bool)", self._on_local_file)
         ui.removeFilesButton.connect("clicked(bool)", self._on_remove_files)
@@ -61,6 +61,18 @@ class ModelPart:
             _select(self._ui.deviceComboBox, parameters.device)
         self._is_filling = False
         self._describe()
+
+    @property
+    def backbone(self) -> str:
+        return str(self._parameters.backbone)
+
+    def has_weights(self, backbone: str) -> bool:
+        """Whether its weights are known to be there."""
+        return bool(self.weights_of(backbone)) or self._states.get(backbone) == "ready"
+
+    def lacks_weights(self, backbone: str) -> bool:
+        """Whether its weights are known not to be there."""
+        return not self.has_weights(backbone) and backbone in self._states
 
     @property
     def weights(self) -> str:
@@ -105,7 +117,8 @@ class ModelPart:
         has_file = bool(self.weights)
         self._ui.localFileButton.text = _("Forget local file") if has_file else _("Local file...")
 
-    def _on_check(self, *_args: Any) -> None:
+    def check(self, *_args: Any) -> None:
+        """Ask the worker what it has."""
         self._say(_("Starting the worker..."))
         self._controller.about_worker(self._show_about, self._say)
 
@@ -132,29 +145,28 @@ class ModelPart:
             )
         )
 
-    def _on_install(self, *_args: Any) -> None:
-        try:
-            self._say(self._installer.install())
-        except OFLSAM2Error as error:
-            self._say(str(error))
-        except Exception as error:
-            self._say(_("The installation failed: {error}").format(error=error))
-
     def _on_download(self, *_args: Any) -> None:
         if self._download:
             self._controller.cancel_request(self._download)
-            return
-        info = backbone_info(self._parameters.backbone)
-        if not self._accepts_terms(info):
-            return
-        self._began = time.monotonic()
+        elif self._accepts_terms(backbone_info(self.backbone)):
+            self.download(self.backbone)
+
+    def accept_terms(self, backbone: str) -> None:
+        """The user has agreed to them."""
+        if backbone_info(backbone).terms:
+            qt.QSettings().setValue(ACCEPTED_SETTING + backbone, "yes")
+
+    def download(self, backbone: str, then: Callable[[], None] | None = None) -> None:
+        """Download and check the weights of a model; `then` is called once they are there."""
+        self._began, self._downloading, self._then = time.monotonic(), backbone, then
         self._download = self._controller.fetch_weights(
-            info.name, self._on_download_event, self._on_download_failed
+            backbone, self._on_download_event, self._on_download_failed
         )
         if self._download:
             self._ui.downloadButton.text = _("Stop the download")
             self._ui.modelProgressBar.visible = True
-            self._say(_("Downloading {name}...").format(name=info.name))
+            self._ui.modelCollapsibleButton.collapsed = False
+            self._say(_("Downloading {name}...").format(name=backbone))
 
     def _accepts_terms(self, info: Any) -> bool:
         """Weights with terms of use are downloaded only after the user has agreed to them."""
@@ -167,7 +179,7 @@ class ModelPart:
             windowTitle=_("Terms of use"),
         )
         if agreed:
-            qt.QSettings().setValue(ACCEPTED_SETTING + info.name, "yes")
+            self.accept_terms(info.name)
         return bool(agreed)
 
     def _on_download_event(self, event: Event) -> None:
@@ -179,15 +191,19 @@ class ModelPart:
             self._say(str(event.header.get("message") or _("Downloading...")))
         elif event.name == "done":
             seconds = time.monotonic() - self._began
+            self._states[self._downloading] = "ready"
+            then, self._then = self._then, None
             self._download_is_over(_("Downloaded and checked in {s:.0f} s.").format(s=seconds))
-            self._states[self._parameters.backbone] = "ready"
-            self._describe()
+            if self._parameters is not None:
+                self._describe()
+                if then is not None:
+                    then()
 
     def _on_download_failed(self, message: str) -> None:
         self._download_is_over(message)
 
     def _download_is_over(self, message: str) -> None:
-        self._download = 0
+        self._download, self._then = 0, None
         self._ui.downloadButton.text = _("Download model")
         self._ui.modelProgressBar.visible = False
         self._say(message)
@@ -198,7 +214,9 @@ class ModelPart:
             qt.QSettings().remove(setting)
         else:
             path = qt.QFileDialog.getOpenFileName(
-                None, _("Weights of {name}").format(name=self._parameters.backbone), ""
+                slicer.util.mainWindow(),
+                _("Weights of {name}").format(name=self._parameters.backbone),
+                "",
             )
             path = path[0] if isinstance(path, tuple) else path
             if path:

@@ -1,7 +1,8 @@
-"""Part 4: confidence in the views, a chart of it along the slices, and slices to look at first."""
+"""Part 4: the result in 3D and in the Segment Editor, its confidence, slices to look at first."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -13,21 +14,32 @@ from OFLSAM2SlicerLib.panel import tables
 from OFLSAM2SlicerLib.panel.chart import confidence_chart
 from OFLSAM2SlicerLib.review import ScoredSlice
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
+from OFLSAM2SlicerLib.segmentation_writer import is_reviewed, mark_reviewed, volume_segmented
+from OFLSAM2SlicerLib.sequences import volumes_shown
 
-ROWS = 12
+ROWS = 8
 
 
 class ReviewPart:
-    def __init__(self, ui: Any, controller: Controller) -> None:
+    """is_open: whether the module is the one that is shown; else the views are left alone."""
+
+    def __init__(self, ui: Any, controller: Controller, say: Callable[[str], None]) -> None:
         self._ui = ui
         self._controller = controller
+        self._say = say
         self._overlay = ConfidenceOverlay()
         self._parameters: Any = None
         self._listed: list[ScoredSlice] = []
         self._shown: tuple[Any, int] = (None, 0)
-        tables.stretch(ui.doubtfulTable, 3)
+        self._is_filling = False
+        self.is_open = False
+        tables.stretch(ui.doubtfulTable, 4)
+        tables.fit(ui.doubtfulTable, ROWS)
         ui.doubtfulTable.connect("cellClicked(int,int)", self._on_clicked)
+        ui.doubtfulTable.connect("currentCellChanged(int,int,int,int)", self._on_current)
         ui.scoresTableButton.connect("clicked(bool)", self._on_table)
+        ui.editButton.connect("clicked(bool)", self._on_edit)
+        ui.reviewedButton.connect("clicked(bool)", self._on_reviewed)
         ui.legendLabel.text = _legend()
 
     def show(self, parameters: Any) -> None:
@@ -36,24 +48,35 @@ class ReviewPart:
         if parameters is None:
             self._overlay = ConfidenceOverlay()
         self.update_views()
+        self.update_result()
 
     def update_views(self) -> None:
-        """Make the slice views as the check box and the sliders say."""
+        """Make the slice views as the check box and the sliders say, while the module is open."""
         if self._parameters is None:
             return
         node = self._parameters.confidence
         if is_in_scene(node) and node.GetDisplayNode() is not None:
             show_only_below(node, self._parameters.confidenceThreshold)
-            if self._parameters.showConfidence:
-                self._overlay.show(node, self._parameters.confidenceOpacity)
+            if self._parameters.showConfidence and self.is_open:
+                self._overlay.show(node, self._parameters.confidenceOpacity, self._volumes())
                 return
-        if self._overlay.is_shown:
-            self._overlay.hide(slicer.mrmlScene)
+        self.leave_views()
 
     def leave_views(self) -> None:
         """Give the slice views back as they were before."""
         if self._overlay.is_shown:
             self._overlay.hide(slicer.mrmlScene)
+
+    def update_result(self) -> None:
+        """Whether there is a result to be shown, edited, and marked as reviewed."""
+        node = self._parameters.segmentation if self._parameters is not None else None
+        there = is_in_scene(node) and node.GetSegmentation().GetNumberOfSegments() > 0
+        running = self._controller.status.is_running
+        self._ui.show3DButton.setSegmentationNode(node if there else None)
+        self._ui.editButton.enabled = there
+        reviewed = there and is_reviewed(node)
+        self._ui.reviewedButton.enabled = there and not running and not reviewed
+        self._ui.reviewedButton.text = _("Reviewed: completed") if reviewed else _("Reviewed")
 
     def update_scores(self) -> None:
         """Show the scores of the run so far, where there are new ones."""
@@ -66,18 +89,70 @@ class ReviewPart:
         self._listed = scores.most_doubtful(ROWS) if scores is not None else []
         several = scores is not None and scores.has_several_frames
         texts = [
-            (_number(one, several), f"{one.doubt:.0f}", f"{one.confidence:.2f}", one.structure)
+            (
+                _number(one, several),
+                run.place_in_words(one) if run is not None else "",
+                f"{one.doubt:.0f}",
+                f"{one.confidence:.2f}",
+                one.structure,
+            )
             for one in self._listed
         ]
+        self._is_filling = True
         tables.fill(self._ui.doubtfulTable, texts)
+        tables.fit(self._ui.doubtfulTable, ROWS)
+        self._is_filling = False
         label = self._ui.chartLabel
         width = max(200, label.width)
         label.setPixmap(confidence_chart(scores.all() if scores is not None else [], width, 64))
 
-    def _on_clicked(self, row: int, column: int) -> None:
+    def go(self, step: int) -> None:
+        """To the next (1) or the previous (-1) of the listed slices; the first one at first."""
+        table = self._ui.doubtfulTable
+        if not self._listed:
+            return
+        current = table.currentRow()
+        row = 0 if current < 0 else min(max(current + step, 0), len(self._listed) - 1)
+        if row != current:
+            table.setCurrentCell(row, 0)  # and from that to the slice
+        else:
+            self._show_slice(row)
+
+    def _volumes(self) -> list[Any]:
+        """The volumes whose confidence is shown."""
         run = self._controller.run
-        if run is not None and is_in_scene(run.target) and row < len(self._listed):
+        nodes = [run.target] if run is not None and is_in_scene(run.target) else []
+        if self._parameters.target is not None:
+            nodes += volumes_shown(self._parameters.target)
+        return nodes
+
+    def _on_clicked(self, row: int, column: int) -> None:
+        self._show_slice(row)
+
+    def _on_current(self, row: int, *_others: int) -> None:
+        if not self._is_filling:
+            self._show_slice(row)
+
+    def _show_slice(self, row: int) -> None:
+        run = self._controller.run
+        if run is not None and is_in_scene(run.target) and 0 <= row < len(self._listed):
             run.show_slice(self._listed[row])
+
+    def _on_edit(self, *_args: Any) -> None:
+        node = self._parameters.segmentation
+        run = self._controller.run
+        volume = volume_segmented(node)
+        if volume is None and run is not None and run.segmentation is node:
+            volume = run.target
+        slicer.util.selectModule("SegmentEditor")
+        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+        editor.setSegmentationNode(node)
+        if volume is not None:
+            editor.setSourceVolumeNode(volume)
+
+    def _on_reviewed(self, *_args: Any) -> None:
+        mark_reviewed(self._parameters.segmentation)
+        self.update_result()
 
     def _on_table(self, *_args: Any) -> None:
         run = self._controller.run
@@ -86,7 +161,7 @@ class ReviewPart:
         name = f"{run.target.GetName()} confidence by slice"
         table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
         run.scores.write_table(table)
-        self._ui.messageLabel.text = _("Table '{name}' was made.").format(name=name)
+        self._say(_("Table '{name}' was made.").format(name=name))
 
 
 def _number(scored: ScoredSlice, of_several_frames: bool) -> str:

@@ -8,11 +8,20 @@ from slicer.i18n import tr as _
 
 from OFLSAM2Core.app.states import State, Status
 
+TITLES = {
+    "inputs": "Volume and support cases",
+    "model": "Model",
+    "review": "Review",
+    "task": "Learned task",
+    "advanced": "Advanced",
+}
+"""As messages name the parts of the panel; the panel may show them translated."""
+
 
 class RunPart:
     def __init__(self, ui: Any) -> None:
         self._ui = ui
-        self._shown_log = ""
+        self._message_shown = ""
 
     def show(self, status: Status, why_not: str, can_undo: bool) -> None:
         """why_not: why a run cannot start now; shown where there is nothing more important."""
@@ -32,7 +41,23 @@ class RunPart:
         # A maximum of 0 makes the bar move to and fro: busy, and nobody knows for how long.
         bar.maximum = status.total if running else 100
         bar.value = status.done if running else (100 if status.state is State.DONE else 0)
-        ui.messageLabel.text = self._message(status, why_not)
+        message = self._message(status, why_not)
+        if message != self._message_shown:
+            self._message_shown = message
+            ui.messageLabel.text = message
+            self._unfold(message)
+
+    def say(self, message: str) -> None:
+        """Something that is not of a run's status, until that changes."""
+        self._ui.messageLabel.text = message
+        self._unfold(message)
+
+    def _unfold(self, message: str) -> None:
+        """What a message sends the user to is to be seen."""
+        for part in TITLES:
+            button = getattr(self._ui, f"{part}CollapsibleButton")
+            if f"part {button.text}" in message or f"part {TITLES[part]}" in message:
+                button.collapsed = False
 
     def _message(self, status: Status, why_not: str) -> str:
         parts = [status.text] if status.text else []

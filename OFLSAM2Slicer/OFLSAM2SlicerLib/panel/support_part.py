@@ -18,6 +18,19 @@ from OFLSAM2SlicerLib.support_list import SupportList, SupportRow, rows_of, stru
 FINE = (0.16, 0.63, 0.35)
 REMARK = (0.95, 0.69, 0.14)
 PROBLEM = (0.83, 0.18, 0.18)
+ROWS = 8
+WIDGETS = (
+    "supportLabel",
+    "supportTable",
+    "supportVolumeSelector",
+    "supportLabelsSelector",
+    "addSupportButton",
+    "addAllButton",
+    "removeSupportButton",
+    "structuresLabel",
+    "structuresTable",
+    "allowMissingCheckBox",
+)
 
 
 class SupportPart:
@@ -30,6 +43,7 @@ class SupportPart:
         self._rows: list[SupportRow] = []
         self._found: list[FoundStructure] = []
         self._is_filling = False
+        self._is_enabled = True
         tables.stretch(ui.supportTable, 3)
         tables.stretch(ui.structuresTable, 0)
         ui.addSupportButton.connect("clicked(bool)", self._on_add)
@@ -50,6 +64,14 @@ class SupportPart:
         self._show_rows()
         self._show_structures(support.ignored() if support else set())
         self._changed()
+
+    def enable(self, enabled: bool) -> None:
+        """Support cases are of no use while a learned task is used: they are shown greyed."""
+        if enabled == self._is_enabled:
+            return
+        self._is_enabled = enabled
+        for name in WIDGETS:
+            getattr(self._ui, name).enabled = enabled
 
     @property
     def pairs(self) -> list[SupportPair]:
@@ -86,6 +108,7 @@ class SupportPart:
         for position, row in enumerate(self._rows):
             color = PROBLEM if row.problem else REMARK if row.remark else FINE
             table.item(position, 0).setIcon(tables.dot(color))
+        tables.fit(table, ROWS)
 
     def _show_structures(self, ignored: set[str]) -> None:
         self._is_filling = True
@@ -103,6 +126,9 @@ class SupportPart:
             is_ticked = one.structure.name not in ignored
             item.setCheckState(qt.Qt.Checked if is_ticked else qt.Qt.Unchecked)
             item.setIcon(tables.dot(one.structure.color))
+        tables.fit(table, ROWS)
+        for widget in (table, self._ui.structuresLabel, self._ui.allowMissingCheckBox):
+            widget.visible = bool(self._found)
         self._is_filling = False
 
     def _on_add(self, *_args: Any) -> None:
@@ -121,10 +147,11 @@ class SupportPart:
             return
         target, output = self._parameters.target, self._parameters.segmentation
         found = [
-            pair
-            for pair in matching_pairs(slicer.mrmlScene)
-            if pair.volume_node is not target and pair.labels_node is not output
+            pair for pair in matching_pairs(slicer.mrmlScene) if pair.volume_node is not target
         ]
+        if any(pair.labels_node is output for pair in found):
+            # The result of the volume before, still the chosen output: it teaches from now on.
+            self._parameters.segmentation = self._parameters.confidence = None
         support.add(found)
         self.refresh()
 

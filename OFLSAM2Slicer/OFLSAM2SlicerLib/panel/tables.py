@@ -7,6 +7,8 @@ from typing import Any
 
 import qt
 
+FRAME = 4
+
 
 def fill(table: Any, rows: Sequence[Sequence[str]]) -> None:
     """Show these texts, and nothing else."""
@@ -17,6 +19,14 @@ def fill(table: Any, rows: Sequence[Sequence[str]]) -> None:
             item.setToolTip(text)
             item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
             table.setItem(row, column, item)
+
+
+def fit(table: Any, most: int) -> None:
+    """Make a table as tall as its rows; with more than `most` it scrolls."""
+    line = qt.QFontMetrics(table.font).height() + 6
+    table.verticalHeader().setDefaultSectionSize(line)
+    table.horizontalHeader().setFixedHeight(line)
+    table.setFixedHeight(line * (1 + max(1, min(table.rowCount, most))) + FRAME)
 
 
 def stretch(table: Any, column: int) -> None:

@@ -1,4 +1,4 @@
-"""Part 5: the learned task, and what few people change."""
+"""Part 5: the learned task; and the worker, in the part Advanced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from slicer.i18n import tr as _
 from OFLSAM2Core.app.run_request import Learned
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2SlicerLib.controller import Controller, task_file
-from OFLSAM2SlicerLib.method_options import changed_options
 
 COMMAND_SETTING = "OFLSAM2/WorkerCommand"
 FILES = "OFL-SAM2 learned tasks (*.oflsam2)"
@@ -58,23 +57,21 @@ class TaskPart:
         except InputError as error:
             self._say(str(error))
 
-    def options(self) -> dict[str, Any]:
-        """What is set under Advanced, for the core."""
-        chosen = self._parameters
-        values = {
-            "slicing_axis": chosen.slicingAxis,
-            "intensity_window": chosen.intensityWindow.strip() or "auto",
-            "gamma": chosen.gamma,
-            "retrieved_slices": chosen.memories,
-            "epochs": chosen.epochs,
-            "iterations_learning": chosen.iterationsLearning,
-            "iterations_update": chosen.iterationsUpdate,
-        }
-        return changed_options(chosen.preset, values)
+    def can_load(self) -> str:
+        """The file of the task that the scene names, where none is loaded and it is there; else
+        "". It is read when the user presses Segment, not when a scene is opened."""
+        path = str(self._parameters.learnedTaskPath) if self._parameters is not None else ""
+        is_there = bool(path) and self._controller.learned is None and Path(path).is_file()
+        return path if is_there else ""
 
     def show_learned(self) -> None:
         learned = self._controller.learned
-        self._ui.learnedTaskLabel.text = in_words(learned)
+        path = self.can_load()
+        self._ui.learnedTaskLabel.text = (
+            _("{path}: read when Segment is pressed.").format(path=path)
+            if path
+            else in_words(learned)
+        )
         self._ui.saveTaskButton.enabled = learned is not None
         self._ui.forgetTaskButton.enabled = learned is not None
 
@@ -84,25 +81,36 @@ class TaskPart:
             if text != self._ui.logText.plainText:
                 self._ui.logText.plainText = text
 
-    def load(self, path: str) -> None:
-        """Load a task file, and use it from now on."""
+    def load(self, path: str, then: Callable[[], None] | None = None) -> None:
+        """Load a task file, use it from now on, and call `then`."""
         self._ui.learnedTaskLabel.text = _("Reading {path}...").format(path=path)
-        self._controller.load_task(path, lambda learned: self._on_loaded(path), self._say)
+        self._controller.load_task(path, lambda learned: self._on_loaded(path, then), self._say)
 
-    def _on_loaded(self, path: str) -> None:
-        if self._parameters is not None:
-            self._parameters.learnedTaskPath = path
-            self._parameters.useLearnedTask = True
+    def _on_loaded(self, path: str, then: Callable[[], None] | None) -> None:
+        if self._parameters is None:
+            return
+        self._parameters.learnedTaskPath = path
+        self._parameters.useLearnedTask = True
         self.show_learned()
         self._changed()
+        if then is not None:
+            then()
 
     def _on_load(self, *_args: Any) -> None:
-        path = _path(qt.QFileDialog.getOpenFileName(None, _("Load a learned task"), "", FILES))
+        path = _path(
+            qt.QFileDialog.getOpenFileName(
+                slicer.util.mainWindow(), _("Load a learned task"), "", FILES
+            )
+        )
         if path:
             self.load(path)
 
     def _on_save(self, *_args: Any) -> None:
-        path = _path(qt.QFileDialog.getSaveFileName(None, _("Save the learned task"), "", FILES))
+        path = _path(
+            qt.QFileDialog.getSaveFileName(
+                slicer.util.mainWindow(), _("Save the learned task"), "", FILES
+            )
+        )
         if not path:
             return
         file = task_file(path)

@@ -72,7 +72,9 @@ def install() -> None:
     slicer.app = application.Application()
     slicer.modules = types.SimpleNamespace()
     slicer.modules.oflsam2slicer = types.SimpleNamespace(path=str(MODULE_FILE))
+    slicer.modules.segmenteditor = application.SegmentEditor()
     replaced = ["loadUI", "childWidgetVariables", "confirmOkCancelDisplay", "messageBox"]
+    replaced += ["selectModule"]
     if not SOURCE:
         replaced += ["errorDisplay", "mainWindow", "modulePath", "pip_install"]
         replaced += ["startupEnvironment", "settingsValue"]

@@ -164,6 +164,34 @@ def pip_install(requirements: list[str]) -> None:
     slicer.util._executePythonModule("pip", ["install", *requirements])
 
 
+class SegmentEditor:
+    """`slicer.modules.segmenteditor`: what is chosen in it."""
+
+    def __init__(self) -> None:
+        self.editor = self
+        self.segmentation: Any = None
+        self.volume: Any = None
+        self.isShown = False
+
+    def widgetRepresentation(self) -> SegmentEditor:
+        return self
+
+    def self(self) -> SegmentEditor:
+        return self
+
+    def setSegmentationNode(self, node: Any) -> None:
+        self.segmentation = node
+
+    def setSourceVolumeNode(self, node: Any) -> None:
+        self.volume = node
+
+
+def selectModule(name: str) -> None:
+    for module in vars(slicer.modules).values():
+        if isinstance(module, SegmentEditor):
+            module.isShown = name == "SegmentEditor"
+
+
 def mainWindow() -> Any:
     return None
 

@@ -66,6 +66,7 @@ def _parameter(hint: Any) -> _Parameter:
 def parameterNodeWrapper(cls: type) -> type:
     hints = typing.get_type_hints(cls, include_extras=True)
     cls._parameters = {name: _parameter(hint) for name, hint in hints.items()}
+    cls.allParameters = cls._parameters
     for name, parameter in cls._parameters.items():
         if parameter.node_types:
             setattr(cls, name, _node_property(name))

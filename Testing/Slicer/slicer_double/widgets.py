@@ -198,6 +198,30 @@ class ctkSliderWidget(PythonQt, QtWidgets.QWidget):
         object.__getattribute__(self, "valueChanged").emit(value)
 
 
+class qMRMLSegmentationShow3DButton(PythonQt, QtWidgets.QPushButton):
+    """Makes and removes the closed surfaces of a segmentation."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._node: Any = None
+        self.setCheckable(True)
+        self.setEnabled(False)
+        object.__getattribute__(self, "toggled").connect(self._on_toggled)
+
+    def segmentationNode(self) -> Any:
+        return self._node
+
+    def setSegmentationNode(self, node: Any) -> None:
+        self._node = node
+        self.setEnabled(node is not None)
+
+    def _on_toggled(self, shown: bool) -> None:
+        if shown:
+            self._node.CreateClosedSurfaceRepresentation()
+        else:
+            self._node.RemoveClosedSurfaceRepresentation()
+
+
 class qMRMLSliderWidget(PythonQt, QtWidgets.QWidget):
     """Named by Slicer's parameter node wrapper; not used here, as the two below."""
 
