@@ -364,9 +364,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 backbone=chosen.backbone,
                 device=chosen.device,
                 method=self.optionsPart.method.name,
-                options=checked_options(
-                    self.optionsPart.options(), self.optionsPart.method.name
-                ),
+                options=checked_options(self.optionsPart.options(), self.optionsPart.method.name),
                 allow_missing=chosen.allowMissing,
                 weights=self.modelPart.weights_of(self.backbone()),
             )
