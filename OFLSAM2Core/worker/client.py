@@ -4,14 +4,15 @@
     client.start()
     job = client.segment(volume, task_path="liver.oflsam2")
     ...
-    for event in client.poll():                # from a GUI timer, say; never blocks
+    for event in client.poll():                # from a GUI timer, say; hardly takes time
         if event.name == "slice":
             result = event.slice_result()
             output[result.index_expression] = result.labels
         elif event.is_last and event.id == job:
             print(event.name, event.header)    # "done", or "failed" with kind, message and hint
 
-A program that may wait calls `client.wait(job, on_event=...)` instead.
+A program that may wait calls `client.wait(job, on_event=...)` instead. Nothing is read or written
+but in these calls: there is no thread, since in Slicer it would hardly ever run.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,15 +34,20 @@ import numpy.typing as npt
 
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.errors import ResourceError
+from OFLSAM2Core.errors import Cancelled, ResourceError
 from OFLSAM2Core.runtime.python_command import python_command, python_environment
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.connection import Connection
-from OFLSAM2Core.worker.process import exit_in_words, start_process
+from OFLSAM2Core.worker.failures import failure_of
+from OFLSAM2Core.worker.process import end_process, exit_in_words, start_process
 from OFLSAM2Core.worker.protocol import Arrays, Frame, ProtocolError
+from OFLSAM2Core.worker.shared_memory import VARIABLE, SharedMemory
 
 LAST_EVENTS = frozenset({"ready", "done", "failed"})
-LOG_LINES_SHOWN = 20
+LOG_LINES_SHOWN = 40  # the stacks of all threads after a crash
+POLL_S = 0.02
+SEND_S = 0.005  # a small request is sent at once
+LIVENESS_S = 0.02  # how soon the end of a process is noticed whose children hold its pipes
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +81,12 @@ class WorkerClient:
     command: any command that speaks the protocol, for instance
         `["ssh", "-o", "BatchMode=yes", "host", "oflsam2", "worker"]`; by default this Python's own.
     env, cwd: of the process; by default those of this process.
-    log: called with each line of the worker's log, from a thread.
+    log: called with each line of the worker's log, from the calls that read.
+    share_memory: whether large arrays go through memory that the worker sees, too, where it does;
+        otherwise everything goes through its pipes.
 
-    Only `close` and `wait`, and `poll` with a timeout, take time. A worker that has died gives a
-    "failed" event of kind "died" for each request it leaves, or for none (id None); `start` starts
-    it again.
+    Only `close`, `wait`, and `poll` with a timeout wait. A worker that has died gives a "failed"
+    event of kind "died" for each request it leaves, or for none (id None); `start` starts it again.
     """
 
     def __init__(
@@ -88,15 +95,18 @@ class WorkerClient:
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
         log: Callable[[str], None] | None = None,
+        share_memory: bool = True,
     ) -> None:
         self.command = list(command or python_command("OFLSAM2Core.worker"))
         self._env = worker_environment(os.environ if env is None else env)
         self._cwd = cwd
         self._log = log
+        self._share_memory = share_memory
         self._ids = itertools.count(1)
-        self._lock = threading.Lock()
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._pending: set[int] = set()
+        self._lock = threading.RLock()
+        self._events: deque[Event] = deque()
+        self._pending: dict[int, Mapping[str, Any]] = {}  # headers of requests
+        self._cancelled: dict[int, float] = {}  # when to kill the worker that does not stop
         self._hung: int | None = None  # the request whose cancelling has killed the worker
         self._connection: Connection | None = None
         self._alive = False
@@ -108,21 +118,46 @@ class WorkerClient:
         Raises InputError where the command cannot be started.
         """
         with self._lock:
-            if self._alive:
+            if self.alive:
                 return
-            process = start_process(self.command, self._env, self._cwd)
+            memory = SharedMemory.create() if self._share_memory else None
+            try:
+                process = start_process(
+                    self.command,
+                    {**self._env, VARIABLE: memory.description} if memory else self._env,
+                    self._cwd,
+                    memory.inherited if memory else (),
+                )
+            finally:
+                if memory is not None:
+                    memory.started()
             self._hung = None
             self._alive = True
-            self._connection = Connection(process, self._receive, self._ended, self._log)
+            self._connection = Connection(process, memory, self._log)
 
     @property
     def alive(self) -> bool:
-        return self._alive
+        with self._lock:
+            connection = self._connection
+            if self._alive and connection is not None and connection.process.poll() is not None:
+                while self._alive:  # what it left is read
+                    self._advance(0.1)
+            return self._alive
 
     @property
     def pid(self) -> int | None:
         """Of the process started last."""
         return self._connection.process.pid if self._connection else None
+
+    @property
+    def shares_memory(self) -> bool | None:
+        """Whether large arrays go through shared memory; None as long as that is not known."""
+        return self._connection.shares_memory if self._connection else None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request is not over yet, so that `poll` is needed."""
+        return bool(self._pending)
 
     def last_log_lines(self, count: int = LOG_LINES_SHOWN) -> list[str]:
         """The end of the worker's log, oldest line first; kept after its end."""
@@ -133,18 +168,19 @@ class WorkerClient:
     def request(
         self, name: str, fields: Mapping[str, Any] | None = None, arrays: Arrays | None = None
     ) -> int:
-        """Queue a request and return its id.
+        """Queue a request and return its id. What is not sent at once, `poll` and `wait` send.
 
         The arrays are not copied: leave them as they are until the request is over.
         Raises ResourceError where the worker does not run, ProtocolError for what cannot be sent.
         """
         with self._lock:
-            if self._connection is None or not self._alive:
+            if self._connection is None or not self.alive:
                 raise ResourceError("The worker is not running.", "Start it (again).")
             number = next(self._ids)
             header = {**(fields or {}), "request": name, "id": number}
             self._connection.send(header, dict(arrays or {}))
-            self._pending.add(number)
+            self._pending[number] = header
+            self._advance(SEND_S)
         return number
 
     def hello(self) -> int:
@@ -193,33 +229,49 @@ class WorkerClient:
         """Ask the worker to stop a job; if it has not after `grace_s`, kill its process tree.
 
         Either way the job ends with a "failed" event of kind "cancelled". A job that is over is
-        left alone.
+        left alone. The time is looked at by the calls that read events.
         """
         with self._lock:
-            connection = self._connection
-            if connection is None or request_id not in self._pending:
+            header, connection = self._pending.get(request_id), self._connection
+            if connection is None or header is None or request_id in self._cancelled:
+                return
+            if connection.unsend(header):
+                self._put(Event("failed", request_id, failure_of(Cancelled())))
                 return
             message = {"request": "cancel", "id": next(self._ids), "target": request_id}
             connection.send(message, {})
-        timer = threading.Timer(grace_s, self._kill_if_pending, (connection, request_id))
-        timer.daemon = True
-        timer.start()
+            self._cancelled[request_id] = time.monotonic() + grace_s
+            self._advance(SEND_S)
 
     # Events
 
+    def next_event(self, budget_s: float = 0.0) -> Event | None:
+        """The next event; reads and writes for up to about `budget_s` where none is there."""
+        with self._lock:
+            if not self._events:
+                self._advance(budget_s)
+            return self._events.popleft() if self._events else None
+
     def poll(self, timeout: float = 0.0) -> list[Event]:
-        """The events that have come since the last call, in order.
+        """The events that have come since the last call, in order; for about 20 ms at most.
 
         timeout: seconds to wait for the first, where there is none yet.
         """
         events: list[Event] = []
-        try:
-            if timeout > 0:
-                events.append(self._events.get(timeout=timeout))
-            while True:
-                events.append(self._events.get_nowait())
-        except queue.Empty:
-            return events
+        begin = time.monotonic()
+        while True:
+            event = self.next_event(POLL_S)
+            now = time.monotonic()
+            if event is not None:
+                events.append(event)
+            elif events or now >= begin + timeout:
+                return events
+            elif self._connection is not None and not self._connection.has_ended:
+                self._connection.wait(min(begin + timeout - now, LIVENESS_S))
+            else:  # nothing will come
+                time.sleep(min(begin + timeout - now, LIVENESS_S))
+            if events and now > begin + POLL_S:
+                return events
 
     def wait(
         self,
@@ -254,46 +306,56 @@ class WorkerClient:
             connection, was_alive = self._connection, self._alive
             self._alive = False
             self._pending.clear()
+            self._cancelled.clear()
             if connection is None or not was_alive:
                 return
-            connection.send({"request": "shutdown", "id": next(self._ids)}, {})
-        connection.close(timeout_s)
+            connection.hang_up()
+            end = time.monotonic() + timeout_s
+            while not connection.has_ended and time.monotonic() < end:
+                connection.receive(POLL_S)  # or it could not write its last words
+                connection.wait(0.005)
+            end_process(connection.process, 0.0)
+            while not connection.has_ended:
+                connection.receive(POLL_S)
 
-    def _kill_if_pending(self, connection: Connection, request_id: int) -> None:
-        with self._lock:
-            if request_id not in self._pending or connection is not self._connection:
-                return
-            self._hung = request_id
-        connection.kill()
-
-    # From the connection's reading thread
+    def _advance(self, budget_s: float) -> None:
+        """Read and write for a while, and note the next event."""
+        connection = self._connection
+        if connection is None or not self._alive:
+            return
+        now = time.monotonic()
+        for number, deadline in self._cancelled.items():
+            if now > deadline and self._hung is None:
+                self._hung = number
+                connection.kill()
+        frame = connection.receive(budget_s)
+        if frame is not None:
+            self._receive(connection, frame)
+        elif connection.has_ended:
+            self._ended(connection)
 
     def _receive(self, connection: Connection, frame: Frame) -> None:
         header = dict(frame.header)
         name, number = header.pop("event", None), header.pop("id", None)
         if not isinstance(name, str) or not isinstance(number, int | None):
-            raise ProtocolError("What the worker sent is not an event.")
-        event = Event(name, number, header, frame.arrays)
-        with self._lock:
-            if connection is self._connection and self._alive:
-                self._events.put(event)
-                if event.is_last and number is not None:
-                    self._pending.discard(number)
+            connection.refuse(ProtocolError("What the worker sent is not an event."))
+        else:
+            self._put(Event(name, number, header, frame.arrays))
 
-    def _ended(self, connection: Connection, error: ProtocolError | None) -> None:
-        with self._lock:
-            if connection is not self._connection or not self._alive:
-                return
-            self._alive = False
-            left: list[int | None] = [*sorted(self._pending)] or [None]
-            self._pending.clear()
-            for number in left:
-                self._events.put(Event("failed", number, self._why(connection, error, number)))
+    def _put(self, event: Event) -> None:
+        self._events.append(event)
+        if event.is_last and event.id is not None:
+            self._pending.pop(event.id, None)
+            self._cancelled.pop(event.id, None)
 
-    def _why(
-        self, connection: Connection, error: ProtocolError | None, number: int | None
-    ) -> dict[str, Any]:
-        log = self.last_log_lines()
+    def _ended(self, connection: Connection) -> None:
+        self._alive = False
+        left: list[int | None] = [*sorted(self._pending)] or [None]
+        for number in left:
+            self._put(Event("failed", number, self._why(connection, number)))
+
+    def _why(self, connection: Connection, number: int | None) -> dict[str, Any]:
+        log, error = self.last_log_lines(), connection.error
         again = "The next run starts it again. What went before is in its log."
         if self._hung is not None:
             kind = "cancelled" if number == self._hung else "died"

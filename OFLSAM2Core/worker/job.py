@@ -31,11 +31,15 @@ class Answer:
 class Job:
     """What a handler works with.
 
-    send: writes an event of this job, from any thread.
+    send: writes an event of this job, from any thread but the one that reads requests.
+    size: bytes of memory that the request takes, about.
     """
 
-    def __init__(self, frame: Frame, send: Callable[[dict[str, Any], Arrays], None]) -> None:
+    def __init__(
+        self, frame: Frame, send: Callable[[dict[str, Any], Arrays], None], size: int = 0
+    ) -> None:
         self.frame = frame
+        self.size = size
         self.id: int | str = frame.header["id"]
         self.name: str = frame.header["request"]
         self.started = time.monotonic()

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from OFLSAM2Core.errors import InputError
@@ -16,9 +16,14 @@ GRACE_S = 0.5  # between asking a process to end and killing it
 
 
 def start_process(
-    command: Sequence[str], env: Mapping[str, str] | None, cwd: str | Path | None
+    command: Sequence[str],
+    env: Mapping[str, str] | None,
+    cwd: str | Path | None,
+    inherited: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start `command` with raw pipes on its three streams, in a process group of its own.
+
+    inherited: descriptors that it inherits (POSIX).
 
     Raises InputError where the command cannot be started.
     """
@@ -31,6 +36,7 @@ def start_process(
             stderr=subprocess.PIPE,
             env=dict(env) if env is not None else None,
             cwd=cwd,
+            pass_fds=inherited,
             start_new_session=os.name == "posix",
             creationflags=_windows_flags(),
         )
@@ -42,12 +48,14 @@ def start_process(
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and all its descendants, and wait for the process itself.
+    """Kill the process and all its descendants, without waiting for their end.
 
     On POSIX its process group, and with psutil also descendants that left the group; on Windows
     what `taskkill /T` finds.
     """
     if sys.platform == "win32":
+        if process.poll() is not None:  # a tree is known by its root
+            return
         subprocess.run(
             ["taskkill", "/F", "/T", "/PID", str(process.pid)],
             stdout=subprocess.DEVNULL,
@@ -56,15 +64,16 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
             check=False,
         )
     else:
-        spurious_components = _descendants(process.pid)
+        strays = _descendants(process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        for pid in spurious_components:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(strays)
     process.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=GRACE_S)
+
+
+def kill_own_descendants() -> None:
+    """Kill all that this process has started and that still runs; needs psutil."""
+    _kill(_descendants(os.getpid()))
 
 
 def end_process(process: subprocess.Popen[bytes], timeout_s: float) -> None:
@@ -76,6 +85,8 @@ def end_process(process: subprocess.Popen[bytes], timeout_s: float) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=GRACE_S)
     kill_tree(process)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=GRACE_S)
 
 
 def exit_in_words(code: int | None) -> str:
@@ -109,6 +120,15 @@ def _descendants(pid: int) -> list[int]:
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.Error:
         return []
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if sys.platform == "win32":
+                os.kill(pid, signal.SIGTERM)  # there, too, without asking the process
+            else:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _windows_flags() -> int:

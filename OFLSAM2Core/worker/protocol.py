@@ -3,6 +3,13 @@
 A frame is 8 bytes (the header's length, unsigned, little-endian), a JSON header in UTF-8, and the
 raw bytes of the arrays that `header["arrays"]` lists: `{"name", "dtype", "shape"}` each, C order,
 little-endian, one after the other. Nothing in a frame can run: there is no pickle.
+
+Where both programs share memory the bytes of large arrays go there instead (`exchange.py`); the
+frame says so by `"in_memory": true` and is followed by no array bytes.
+
+Reading is written once, as steps: a generator that yields the buffer to be filled next and is sent
+the number of bytes that were put there (0 at the end of the stream). `read_frame` runs the steps
+on a stream that may wait; a program that must not wait goes on with them when bytes have come.
 """
 
 from __future__ import annotations
@@ -10,20 +17,21 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.errors import OFLSAM2Error
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_ARRAY_BYTES = 16 * 2**30  # all arrays of one frame; ten support CTs of 512x512x1000 are 8 GiB
 MAX_DIMENSIONS = 8
+PIECE_BYTES = 2**20  # arrays are copied in pieces: 0.3 ms each, so that a panel goes on between
 
 DTYPES = frozenset(
     [
@@ -34,6 +42,7 @@ DTYPES = frozenset(
 )
 
 Arrays = Mapping[str, npt.NDArray]
+Listed = tuple[str, np.dtype, tuple[int, ...]]
 
 
 class Reader(Protocol):
@@ -51,6 +60,7 @@ class Writer(Protocol):
 class ProtocolError(OFLSAM2Error):
     """A frame that is not one, or that does not say what it must.
 
+    kind: "protocol", or "resource" for a frame that was skipped for want of memory.
     synchronised: whether the stream stands at the start of the next frame, so that reading can
         go on.
     header: as far as it was understood, for the answer.
@@ -65,8 +75,10 @@ class ProtocolError(OFLSAM2Error):
         *,
         synchronised: bool = False,
         header: dict[str, Any] | None = None,
+        kind: str = "protocol",
     ) -> None:
         super().__init__(message, hint)
+        self.kind = kind
         self.synchronised = synchronised
         self.header = header or {}
 
@@ -79,6 +91,13 @@ class Frame:
     arrays: dict[str, npt.NDArray] = field(default_factory=dict)
 
 
+T = TypeVar("T")
+Steps = Generator[memoryview, int, T]
+Admit = Callable[[dict[str, Any], int], None]
+"""Called with a header and the bytes of memory that its frame will take, before they are taken. A
+ProtocolError that it raises is raised again when the frame has been skipped."""
+
+
 def write_frame(stream: Writer, header: Mapping[str, Any], arrays: Arrays | None = None) -> None:
     """Write one frame. Arrays of any layout and byte order are taken.
 
@@ -88,15 +107,21 @@ def write_frame(stream: Writer, header: Mapping[str, Any], arrays: Arrays | None
     write_encoded(stream, encode_header(header, arrays), arrays)
 
 
-def encode_header(header: Mapping[str, Any], arrays: Arrays) -> bytes:
-    """A frame's first bytes, to be followed by `arrays`. Raises ProtocolError."""
+def encode_header(header: Mapping[str, Any], arrays: Arrays, in_memory: bool = False) -> bytes:
+    """A frame's first bytes, to be followed by `arrays` unless they go through shared memory.
+
+    Raises ProtocolError.
+    """
     check_arrays(arrays)
     listed = [
         {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
         for name, array in arrays.items()
     ]
+    fields = {**header, "arrays": listed} if listed else {**header}
+    if in_memory:
+        fields["in_memory"] = True
     try:
-        text = json.dumps({**header, "arrays": listed} if listed else {**header}).encode()
+        text = json.dumps(fields).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"This cannot be sent as a header: {error}.") from error
     if len(text) > MAX_HEADER_BYTES:
@@ -106,11 +131,37 @@ def encode_header(header: Mapping[str, Any], arrays: Arrays) -> bytes:
 
 def write_encoded(stream: Writer, encoded_header: bytes, arrays: Arrays) -> None:
     """Write a frame whose header was encoded for these arrays. Raises OSError as `stream`."""
-    _write(stream, memoryview(encoded_header))
+    write_all(stream, memoryview(encoded_header))
+    for piece in pieces(arrays):
+        write_all(stream, piece)
+
+
+def pieces(arrays: Arrays) -> Iterator[memoryview]:
+    """The bytes of the arrays as they are sent, about PIECE_BYTES at a time.
+
+    An array of another layout or byte order is converted piece by piece.
+    """
     for array in arrays.values():
-        if array.size:
-            wire = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-            _write(stream, wire.reshape(-1).view(np.uint8).data)
+        yield from _pieces_of(array)
+
+
+def _pieces_of(array: npt.NDArray) -> Iterator[memoryview]:
+    wire = array.dtype.newbyteorder("<")
+    if array.size == 0:
+        return
+    if array.flags.c_contiguous and array.dtype == wire:
+        content = array.reshape(-1).view(np.uint8).data
+        for start in range(0, len(content), PIECE_BYTES):
+            yield content[start : start + PIECE_BYTES]
+    elif array.nbytes <= PIECE_BYTES or array.ndim == 0:
+        yield np.ascontiguousarray(array, dtype=wire).reshape(-1).view(np.uint8).data
+    elif (part := array.nbytes // len(array)) > PIECE_BYTES:
+        for one in array:
+            yield from _pieces_of(one)
+    else:
+        count = PIECE_BYTES // part
+        for start in range(0, len(array), count):
+            yield from _pieces_of(array[start : start + count])
 
 
 def read_frame(stream: Reader) -> Frame | None:
@@ -119,8 +170,64 @@ def read_frame(stream: Reader) -> Frame | None:
     The arrays are new, writable, C order. Raises ProtocolError: `synchronised` says whether the
     next frame can be read.
     """
-    prefix = _read(stream, 8, "a frame's length", may_end=True)
-    if prefix is None:
+    return run_steps(frame_steps(), stream)
+
+
+def run_steps(steps: Steps[T], stream: Reader) -> T:
+    """Run steps of reading on a stream that waits for bytes."""
+    try:
+        buffer = next(steps)
+        while True:
+            buffer = steps.send(stream.readinto(buffer) or 0)
+    except StopIteration as end:
+        return end.value
+
+
+def frame_steps(admit: Admit | None = None) -> Steps[Frame | None]:
+    """The steps of reading one frame whose arrays follow it; None at the end of the stream."""
+    head = yield from head_steps()
+    if head is None:
+        return None
+    if head.in_memory:
+        raise ProtocolError(
+            "A frame's arrays are in memory that is not shared.", header=head.header
+        )
+    return (yield from array_steps(head, admit))
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A frame before its arrays. size: bytes of memory that it takes, about."""
+
+    header: dict[str, Any]
+    listed: list[Listed]
+    in_memory: bool
+    size: int
+
+    @property
+    def array_bytes(self) -> int:
+        return _size(self.listed)
+
+    def make_arrays(self, admit: Admit | None = None) -> dict[str, npt.NDArray]:
+        """Arrays to read into. Raises ProtocolError where that cannot or must not be."""
+        if admit is not None:
+            admit(self.header, self.size)
+        try:
+            return {name: np.empty(shape, dtype) for name, dtype, shape in self.listed}
+        except MemoryError as error:
+            raise ProtocolError(
+                f"There is not enough memory to receive {self.array_bytes / 2**30:.1f} GiB "
+                "of arrays.",
+                "Close other programs, or crop the volume.",
+                header=self.header,
+                kind="resource",
+            ) from error
+
+
+def head_steps() -> Steps[Head | None]:
+    """The steps of reading a frame up to its arrays; None where the stream ends before it."""
+    prefix = bytearray(8)
+    if not (yield from _fill(memoryview(prefix), "a frame's length", may_end=True)):
         return None
     (length,) = struct.unpack("<Q", prefix)
     if length > MAX_HEADER_BYTES:
@@ -128,24 +235,31 @@ def read_frame(stream: Reader) -> Frame | None:
             f"A frame begins with a header of {length} bytes, more than {MAX_HEADER_BYTES}.",
             f"The stream is not made of frames; it begins with {bytes(prefix)!r}.",
         )
-    text = _read(stream, length, "a header")
-    header = _parse_header(text or b"")
-    shapes = _array_list(header)
+    text = bytearray(length)
+    yield from _fill(memoryview(text), "a header")
+    header = _parse_header(text)
+    listed = _array_list(header)
+    in_memory = header.pop("in_memory", False) is True
+    # JSON takes some ten times its length once it is read.
+    return Head(header, listed, in_memory, 10 * length + _size(listed))
+
+
+def array_steps(head: Head, admit: Admit | None = None) -> Steps[Frame]:
+    """The steps of reading the arrays that follow a header."""
     try:
-        arrays = {name: np.empty(shape, dtype) for name, dtype, shape in shapes}
-    except MemoryError as error:
-        size = _size(shapes)
-        _skip(stream, size)
-        raise ProtocolError(
-            f"There is not enough memory to receive {size / 2**30:.1f} GiB of arrays.",
-            "Close other programs, or crop the volume.",
-            synchronised=True,
-            header=header,
-        ) from error
+        arrays = head.make_arrays(admit)
+    except ProtocolError as error:
+        yield from _skip(head.array_bytes)
+        error.synchronised = True
+        raise
     for name, array in arrays.items():
-        if array.size:
-            _fill(stream, array.reshape(-1).view(np.uint8).data, f"array '{name}'")
-    return Frame(header, arrays)
+        yield from _fill(bytes_of(array), f"array '{name}'")
+    return Frame(head.header, arrays)
+
+
+def bytes_of(array: npt.NDArray) -> memoryview:
+    """The memory of an array in C order."""
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
 def check_arrays(arrays: Arrays) -> None:
@@ -162,9 +276,6 @@ def check_arrays(arrays: Arrays) -> None:
             f"({MAX_ARRAY_BYTES / 2**30:.0f} GiB).",
             "Crop the volumes, or use fewer of them.",
         )
-
-
-Listed = tuple[str, np.dtype, tuple[int, ...]]
 
 
 def _parse_header(text: bytes | bytearray) -> dict[str, Any]:
@@ -221,23 +332,17 @@ def _size(listed: list[Listed]) -> int:
     return sum(dtype.itemsize * math.prod(shape) for _, dtype, shape in listed)
 
 
-def _write(stream: Writer, data: memoryview) -> None:
+def write_all(stream: Writer, data: memoryview) -> None:
+    """Write to a stream that waits for room."""
     while data:
         data = data[stream.write(data) or 0 :]
 
 
-def _read(stream: Reader, length: int, what: str, *, may_end: bool = False) -> bytearray | None:
-    data = bytearray(length)
-    if not _fill(stream, memoryview(data), what, may_end=may_end):
-        return None
-    return data
-
-
-def _fill(stream: Reader, data: memoryview, what: str, *, may_end: bool = False) -> bool:
+def _fill(data: memoryview, what: str, *, may_end: bool = False) -> Steps[bool]:
     """False where the stream is at its end and may be."""
     done = 0
     while done < len(data):
-        count = stream.readinto(data[done:])
+        count = yield data[done:]
         if not count:
             if may_end and not done:
                 return False
@@ -246,9 +351,9 @@ def _fill(stream: Reader, data: memoryview, what: str, *, may_end: bool = False)
     return True
 
 
-def _skip(stream: Reader, length: int) -> None:
-    scratch = memoryview(bytearray(2**20))
+def _skip(length: int) -> Steps[None]:
+    scratch = memoryview(bytearray(PIECE_BYTES))
     while length:
         part = scratch[: min(length, len(scratch))]
-        _fill(stream, part, "arrays")
+        yield from _fill(part, "arrays")
         length -= len(part)

@@ -3,8 +3,9 @@
     python -m OFLSAM2Core.worker
 
 A thread reads requests, so that `cancel` arrives during a job; jobs run one after the other on the
-main thread. The end of stdin (the program that started the worker has gone) ends the worker, also
-in the middle of a job. Whatever prints to stdout prints to stderr, which is the log.
+main thread. The end of stdin (the program that started the worker has gone) ends the worker and all
+that it started, also in the middle of a job, and where nobody reads its output: the reading thread
+neither writes nor logs. Whatever prints to stdout prints to stderr, which is the log.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import importlib
 import logging
 import os
 import queue
@@ -24,21 +26,17 @@ from typing import Any
 
 from OFLSAM2Core.errors import Cancelled, OFLSAM2Error
 from OFLSAM2Core.runtime.log import start_log
+from OFLSAM2Core.worker.channel import Channel, memory_from_environment
 from OFLSAM2Core.worker.failures import failure_of, is_out_of_memory
 from OFLSAM2Core.worker.handlers import HANDLERS, warm_up
 from OFLSAM2Core.worker.job import Answer, Job
-from OFLSAM2Core.worker.protocol import (
-    Arrays,
-    Frame,
-    ProtocolError,
-    Reader,
-    Writer,
-    read_frame,
-    write_frame,
-)
+from OFLSAM2Core.worker.process import kill_own_descendants
+from OFLSAM2Core.worker.protocol import Arrays, Frame, ProtocolError, Reader, Writer
+from OFLSAM2Core.worker.shared_memory import SharedMemory
 from OFLSAM2Core.worker.warm import release_memory
 
 GRACE_S = 1.0  # for a job to end by itself after the end of stdin
+MAX_WAITING_BYTES = 2 * 2**30  # of requests, beside one that is as large as it may be
 NICE = 5  # Slicer stays responsive, and nothing is lost on a machine that is otherwise idle
 
 handlers: dict[str, Callable[[Job], Answer]] = dict(HANDLERS)
@@ -54,13 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="oflsam2 worker", description=_DESCRIPTION)
     parser.add_argument("--nice", type=int, default=NICE, help="priority (POSIX); default: 5")
     nice = parser.parse_args(arguments).nice
+    memory = memory_from_environment()
     requests, events = _take_over_streams()
+    # For the end: then it is too late to import, since a job may hold the lock of imports.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("psutil")
     faulthandler.enable()
     if hasattr(os, "nice"):
         os.nice(nice)
     log_file = start_log("worker", terminal_level=logging.INFO)
     _log.info("Worker started, Python %s", sys.version.split()[0])
-    server = Server(requests, events, log_file)
+    server = Server(requests, events, log_file, memory)
     try:
         code = server.run()
     except KeyboardInterrupt:
@@ -71,15 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 class Server:
     """Reads requests and answers them until the stream ends or `shutdown` comes."""
 
-    def __init__(self, requests: Reader, events: Writer, log_file: Path | None = None) -> None:
-        self._requests = requests
-        self._events = events
+    def __init__(
+        self,
+        requests: Reader,
+        events: Writer,
+        log_file: Path | None = None,
+        memory: SharedMemory | None = None,
+    ) -> None:
+        self._channel = Channel(requests, events, memory, self._admit)
         self._log_file = log_file
-        self._write_lock = threading.Lock()
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[int | str, Job] = {}  # queued or running
         self._running: Job | None = None
+        self._admitted = 0  # bytes of the request that is being read
         self._warming_up = False
         self._exit_code = 0
 
@@ -96,16 +103,23 @@ class Server:
                 warm_up()
             self._warming_up = False
             del job  # and its arrays
+        self._channel.flush()
         return self._exit_code
 
     def send(self, header: dict[str, Any], arrays: Arrays | None = None) -> None:
-        """Write an event, from any thread."""
+        """Write an event, from any thread but the one that reads."""
         try:
-            with self._write_lock:
-                write_frame(self._events, header, arrays)
+            self._channel.send(header, arrays)
         except OSError:  # nobody listens any more
             self._stop(1)
             raise Cancelled from None
+
+    def tell(self, text: str, level: str) -> None:
+        """Send a message of the log, from any thread; it comes before what is sent later."""
+        job = self._running
+        fields = {"event": "log", "id": job.id if job else None, "level": level, "text": text}
+        with contextlib.suppress(OSError):
+            self._channel.notify(fields)
 
     # On the main thread
 
@@ -138,7 +152,7 @@ class Server:
     def _read(self) -> None:
         while True:
             try:
-                frame = read_frame(self._requests)
+                frame = self._channel.receive()
                 if frame is None:
                     return self._stop(0)
                 if frame.header.get("request") == "shutdown":
@@ -146,10 +160,11 @@ class Server:
                 self._receive(frame)
                 del frame
             except ProtocolError as error:
-                self._refuse(error)
+                with contextlib.suppress(OSError):
+                    self._refuse(error)
                 if not error.synchronised:
                     return self._stop(1)
-            except (OSError, Cancelled):
+            except OSError:
                 return self._stop(1)
 
     def _receive(self, frame: Frame) -> None:
@@ -162,7 +177,7 @@ class Server:
         if not isinstance(name, str) or name not in handlers:
             known = ", ".join([*handlers, "cancel", "shutdown"])
             raise _refused(f"There is no request {name!r:.100}; known are {known}.", header)
-        job = Job(frame, self.send)
+        job = Job(frame, self.send, self._admitted)
         with self._lock:
             if number in self._jobs:
                 raise _refused(f"The id {number!r:.100} is in use.", {})
@@ -182,27 +197,40 @@ class Server:
             if job is self._running:
                 return
             del self._jobs[target]
-        job.send("failed", failure_of(Cancelled()))
+        self._channel.notify({**failure_of(Cancelled()), "event": "failed", "id": target})
+
+    def _admit(self, header: dict[str, Any], size: int) -> None:
+        """Refuses a request for which there is no room beside those that wait."""
+        with self._lock:
+            waiting = sum(job.size for job in self._jobs.values() if job is not self._running)
+        if waiting and waiting + size > MAX_WAITING_BYTES:
+            raise ProtocolError(
+                f"Requests of {waiting / 2**20:.0f} MiB wait for the worker; this one of "
+                f"{size / 2**20:.0f} MiB is refused.",
+                "Send it when some of them are done.",
+                header=header,
+                kind="resource",
+            )
+        self._admitted = size
 
     def _refuse(self, error: ProtocolError) -> None:
-        _log.info("Refused a request: %s", error.message)
         number = error.header.get("id")
         if not isinstance(number, int | str):
             number = None
-        with contextlib.suppress(Cancelled):
-            self.send({**failure_of(error), "event": "failed", "id": number})
+        self._channel.notify({**failure_of(error), "event": "failed", "id": number})
 
     def _stop(self, code: int) -> None:
         """No more requests: end now, or GRACE_S after asking the job to end."""
-        if self._warming_up:  # an import cannot be asked to end, and has no result that counts
-            _end_process(code)
         self._exit_code = code
         with self._lock:
             for job in self._jobs.values():
                 job.cancel()
             self._jobs = {job.id: job for job in (self._running,) if job is not None}
+        self._channel.close()
         self._queue.put(None)
-        timer = threading.Timer(GRACE_S, _end_process, (code,))
+        # An import cannot be asked to end, and has no result that counts.
+        grace = 0.1 if self._warming_up else GRACE_S
+        timer = threading.Timer(grace, _end_process, (code,))
         timer.daemon = True
         timer.start()
 
@@ -215,11 +243,7 @@ class _Forwarder(logging.Handler):
         self._server = server
 
     def emit(self, record: logging.LogRecord) -> None:
-        job = self._server._running
-        text, level = record.getMessage(), record.levelname.lower()
-        self._server.send(
-            {"event": "log", "id": job.id if job else None, "level": level, "text": text}
-        )
+        self._server.tell(record.getMessage(), record.levelname.lower())
 
 
 def _refused(message: str, header: dict[str, Any]) -> ProtocolError:
@@ -242,6 +266,7 @@ def _take_over_streams() -> tuple[FileIO, FileIO]:
 
 
 def _end_process(code: int) -> None:
+    kill_own_descendants()
     # Not sys.exit: threads of PyTorch and OpenVINO may take seconds to end, or never do, and a
     # hung job may hold any lock.
     os._exit(code)

@@ -55,7 +55,7 @@ class Controller:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to poll for."""
-        return self.presenter.is_settled and not self.link.is_busy
+        return self.presenter.is_settled and not self.link.needs_poll
 
     def poll(self) -> None:
         """One tick. Not again within one: what a tick calls may let the application go on (a

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from OFLSAM2Core.worker.client import Event, WorkerClient
@@ -17,15 +16,15 @@ Handler = Callable[[Event], None]
 class WorkerLink:
     """Requests to the worker, and their events to handlers.
 
-    `poll` is called from a timer and never waits. Handlers are called from it, in order, and only
-    until their request is over.
+    `poll` is called from a timer and never waits; all that goes to the worker and comes from it is
+    moved in these calls, on the main thread. Handlers are called from it, in order, and only until
+    their request is over.
     """
 
     def __init__(self, command: WorkerCommand) -> None:
         self._command = command
         self._client: WorkerClient | None = None
         self._handlers: dict[int, Handler] = {}
-        self._waiting: deque[Event] = deque()
 
     @property
     def command(self) -> WorkerCommand:
@@ -38,6 +37,11 @@ class WorkerLink:
     @property
     def is_busy(self) -> bool:
         return bool(self._handlers)
+
+    @property
+    def needs_poll(self) -> bool:
+        """Whether something is on its way: also a request that was dropped, until it has ended."""
+        return self.is_busy or (self._client is not None and self._client.is_waiting)
 
     @property
     def pid(self) -> int | None:
@@ -70,14 +74,19 @@ class WorkerLink:
         self._handlers.pop(number, None)
 
     def poll(self, budget_s: float = 0.02) -> None:
-        """Hand out what has come, for about `budget_s`; the rest waits for the next call."""
-        if self._client is None:
-            return
-        self._waiting.extend(self._client.poll())
+        """Move what can be moved and hand out what has come, for about `budget_s`.
+
+        What there is no time for waits in the worker, so it takes no memory here.
+        """
         end = time.monotonic() + budget_s
-        while self._waiting:
-            self._hand_out(self._waiting.popleft())
-            if time.monotonic() > end:
+        left = budget_s
+        while self._client is not None:  # a handler may close the link
+            event = self._client.next_event(left)
+            if event is None:
+                return
+            self._hand_out(event)
+            left = end - time.monotonic()
+            if left < 0:
                 return
 
     def log_lines(self) -> list[str]:
@@ -87,7 +96,6 @@ class WorkerLink:
         """End the worker and everything it started. The next request starts a new one."""
         client, self._client = self._client, None
         self._handlers.clear()
-        self._waiting.clear()
         if client is not None:
             client.close(timeout_s)
 

@@ -2,8 +2,8 @@
 
 For tests of what the panel does with a worker (streams, hangs, dies, warns), and for measuring the
 panel without the method. Options: --delay seconds a slice, --mode hang | die | deaf | warn |
-bare (without packages) | late (no slice before it is cancelled),
---structures n.
+bare (without packages) | late (no slice before it is cancelled), --structures n,
+--task-mb size of a learned task.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from OFLSAM2Core.worker.protocol import PROTOCOL_VERSION, Frame, read_frame, write_frame  # noqa: E402
+from OFLSAM2Core.worker.channel import Channel, memory_from_environment  # noqa: E402
+from OFLSAM2Core.worker.protocol import PROTOCOL_VERSION, Frame  # noqa: E402
 
 STEP = 100  # brightness of structure n is n * STEP
 
@@ -29,15 +30,14 @@ STEP = 100  # brightness of structure n is n * STEP
 class Worker:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._out = os.fdopen(os.dup(1), "wb", buffering=0)
+        streams = (os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0))
         os.dup2(2, 1)
-        self._lock = threading.Lock()
+        self._channel = Channel(*streams, memory_from_environment())
         self._cancelled: set[int] = set()
         self._fetched: list[str] = []
 
     def run(self) -> None:
-        stream = os.fdopen(os.dup(0), "rb", buffering=0)
-        while (frame := read_frame(stream)) is not None:
+        while (frame := self._channel.receive()) is not None:
             name = frame.header["request"]
             if name == "shutdown":
                 return
@@ -81,9 +81,10 @@ class Worker:
         for done in range(3):
             self._progress(frame, "learn", done + 1, 3)
             time.sleep(self._options.delay)
-        content = np.frombuffer(json.dumps(found).encode(), np.uint8)
+        text = json.dumps(found).ljust(self._options.task_mb * 10**6)
+        content = np.frombuffer(text.encode(), np.uint8)
         about = {"structures": found, "backbone": frame.header["backbone"], "summary": "synthetic"}
-        return about, {"task": content}
+        return {**about, "sent_at": time.time()}, {"task": content}
 
     def _load_task(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
@@ -135,12 +136,12 @@ class Worker:
     def _send(
         self, number: int, event: str, fields: dict[str, Any], arrays: dict[str, Any]
     ) -> None:
-        with self._lock:
-            write_frame(self._out, {"event": event, "id": number, **fields}, arrays)
+        self._channel.send({"event": event, "id": number, **fields}, arrays)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--mode", default="")
+    parser.add_argument("--task-mb", type=int, default=0)
     Worker(parser.parse_args()).run()
