@@ -19,14 +19,27 @@ from OFLSAM2Core import __version__
 from OFLSAM2Core.cohort.cases import CaseInput
 from OFLSAM2Core.cohort.folder import PREVIEWS, REPORT, TASK
 from OFLSAM2Core.cohort.manifest import FILE_NAME
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.evaluation.report import write_text
-from OFLSAM2Core.output_files import check_grid, write_confidence, write_labelmap
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import Volume
+from OFLSAM2Core.io.writing import check_grid, write_confidence, write_labelmap
 
 BIDS_VERSION = "1.10.0"
 
-_ENTITIES = ("sub", "ses", "sample", "task", "acq", "ce", "trc", "rec", "dir", "run", "echo", "space")
+_ENTITIES = (
+    "sub",
+    "ses",
+    "sample",
+    "task",
+    "acq",
+    "ce",
+    "trc",
+    "rec",
+    "dir",
+    "run",
+    "echo",
+    "space",
+)
 """Those of a source's name that its derivatives keep, in BIDS' order."""
 
 _ENTITY = re.compile(r"^([a-z]+)-([A-Za-z0-9+]+)$")

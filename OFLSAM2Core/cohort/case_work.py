@@ -22,14 +22,14 @@ from OFLSAM2Core.cohort.judgement import judge
 from OFLSAM2Core.cohort.memory_estimate import bytes_for
 from OFLSAM2Core.cohort.outputs import Layout, all_or_none, written_files
 from OFLSAM2Core.cohort.preview import write_preview
+from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import Cancelled, InputError, OFLSAM2Error
-from OFLSAM2Core.evaluation.memory_watch import MemoryWatch
-from OFLSAM2Core.evaluation.outcome import Outcome
-from OFLSAM2Core.image_io import check_writable, read_volume
-from OFLSAM2Core.memory_check import check_memory
-from OFLSAM2Core.results import Progress, ProgressCallback, SliceResult
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import Volume
+from OFLSAM2Core.io.reading import check_writable, read_volume
+from OFLSAM2Core.runtime.memory_check import check_memory
+from OFLSAM2Core.runtime.peak_memory import PeakMemory
 from OFLSAM2Core.worker.failures import failure_of
 
 _STILL_WANTED_EVERY_S = 1.0
@@ -45,6 +45,8 @@ class Segmenter(Protocol):
 
 class SegmenterSource(Protocol):
     """What a process needs to make the segmenter: small, picklable and hashable."""
+
+    def __hash__(self) -> int: ...
 
     def load(self) -> Segmenter:
         """Raises OFLSAM2Error where this process cannot (no such file, device, weights)."""
@@ -90,7 +92,7 @@ def segment_case(
     run has ended or was stopped.
     """
     started = time.monotonic()
-    watch = MemoryWatch()
+    watch = PeakMemory()
     details: dict[str, Any]
     with watch, _Notes() as notes:
         try:
@@ -139,8 +141,10 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
     settings.layout.check(volume)
     voxels = int(volume.array.size)
     check_writable(settings.folder / case.name, need_bytes=voxels)
-    check_memory(bytes_for(voxels), f"'{case.source}'", "Give workers more memory, or fewer of them.")
-    outcome = Outcome(volume)
+    check_memory(
+        bytes_for(voxels), f"'{case.source}'", "Give workers more memory, or fewer of them."
+    )
+    outcome = SegmentationBuffer(volume)
     for result in segmenter.segment(volume, _ending(report, settings)):
         outcome.add(result)
     if stamp_of(case.source) != source.stamp:
@@ -207,5 +211,3 @@ class _Notes(logging.Handler):
 
     def __exit__(self, *_: object) -> None:
         logging.getLogger("OFLSAM2Core").removeHandler(self)
-
-

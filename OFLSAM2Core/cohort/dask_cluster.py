@@ -25,7 +25,8 @@ def local_workers(
     """Worker processes of this computer.
 
     count: how many. cores: shared among them. memory_bytes: for each; one that takes more is ended
-    before the system has to choose whom to end. gpus: as CUDA_VISIBLE_DEVICES names them; workers get one each, in turn.
+    before the system has to choose whom to end. gpus: as CUDA_VISIBLE_DEVICES names them; workers
+    get one each, in turn.
     Raises ResourceError where Dask is not installed, or the processes cannot be started.
     """
     _need_dask()

@@ -129,7 +129,12 @@ class DaskWorkers:
         try:
             return dict(future.result(timeout=30))
         except OFLSAM2Error as error:
-            return {"state": "failed", "kind": error.kind, "reason": error.message, "hint": error.hint}
+            return {
+                "state": "failed",
+                "kind": error.kind,
+                "reason": error.message,
+                "hint": error.hint,
+            }
         except Exception as error:
             _log.info("a case was lost: %s", error)
             self._look(at_once=True)  # It may be the scheduler that was lost.
@@ -168,7 +173,7 @@ class DaskWorkers:
     def _admit(self, addresses: set[str]) -> None:
         """Workers with this very version begin to load backbone and task."""
         try:
-            versions = self.client.get_versions(packages=[_PACKAGE])["workers"]
+            versions = _versions(self.client)
         except Exception as error:
             _log.info("versions could not be asked for: %s", error)
             return
@@ -191,7 +196,11 @@ class DaskWorkers:
         except Exception as error:
             del self._workers[address]
             if future.status == "error":
-                text = str(error).replace("\n", " ") if isinstance(error, OFLSAM2Error) else repr(error)
+                text = (
+                    str(error).replace("\n", " ")
+                    if isinstance(error, OFLSAM2Error)
+                    else repr(error)
+                )
                 self._unfit[address] = text
 
     def _check_patience(self) -> None:
@@ -219,3 +228,9 @@ class DaskWorkers:
             f"The Dask scheduler has had no worker for {self.patience_s:.0f} s.",
             "Start workers (see docs/cohort.md); then run again, with --resume.",
         )
+
+
+def _versions(client: Client) -> dict[str, Any]:
+    """What each worker, by address, says of its packages."""
+    said: Any = client.get_versions(packages=[_PACKAGE])
+    return dict(said["workers"])

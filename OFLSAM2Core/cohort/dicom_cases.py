@@ -9,7 +9,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 _NO_IMAGES = frozenset(
-    "SEG RTSTRUCT RTPLAN RTDOSE RTRECORD SR PR KO REG FID DOC AU ECG PLAN RWV M3D".split()
+    ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO")
+    + ("REG", "FID", "DOC", "AU", "ECG", "PLAN", "RWV", "M3D")
 )
 """Modalities of series that hold no volume to segment."""
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from OFLSAM2Core.cohort.dicom_cases import series_files
-from OFLSAM2Core.dicom_series import split_series
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.sequences import frame_files
+from OFLSAM2Core.io.dicom_series import split_series
+from OFLSAM2Core.io.frames import frame_files
 
 _CHUNK = 1 << 20
 _DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(\S.*?)\s*$", re.M | re.I)

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from OFLSAM2Core.cohort.manifest import FILE_NAME, ManifestContent, read_manifest
 from OFLSAM2Core.errors import Cancelled, InputError, OFLSAM2Error, ResourceError
-from OFLSAM2Core.whole_files import written_whole
+from OFLSAM2Core.io.atomic_write import atomic_write
 
 PREVIEWS = "previews"
 REPORT = "report.html"
@@ -95,7 +95,7 @@ def start_run(folder: Path) -> str:
     """A new run begins: what earlier ones left unfinished goes, and workers of theirs that still
     work publish nothing more. Returns the run's mark, for `check_still_wanted`."""
     mark = secrets.token_hex(8)
-    with written_whole(folder / _RUN) as temporary:
+    with atomic_write(folder / _RUN) as temporary:
         temporary.write_text(mark)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return mark

@@ -13,10 +13,10 @@ from OFLSAM2Core.cohort.case_lists import is_list, read_case_list
 from OFLSAM2Core.cohort.cases import CaseInput, FoundCases, file_name, without_shared_ending
 from OFLSAM2Core.cohort.dicom_cases import series_of_folder
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.image_io import case_name
-from OFLSAM2Core.seg_nrrd import SEGMENTATION_EXTENSIONS
-from OFLSAM2Core.sequences import frame_files
-from OFLSAM2Core.sitk_files import is_image_file
+from OFLSAM2Core.io.frames import frame_files
+from OFLSAM2Core.io.reading import case_name
+from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
+from OFLSAM2Core.io.sitk_io import is_image_file
 
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 """nnU-Net's names: CASE_0000 is the first channel of CASE."""

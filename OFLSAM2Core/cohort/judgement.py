@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from OFLSAM2Core.cohort.cases import DONE, DOUBTFUL, EMPTY
-from OFLSAM2Core.evaluation.outcome import Outcome
-from OFLSAM2Core.structures import Structure
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.structures import Structure
 
 DOUBTFUL_BELOW = 0.7
 """S_cf is the Dice that the method expects; results below this are usually corrected by hand."""
@@ -18,7 +18,9 @@ _SLICES_LISTED = 5
 
 
 def judge(
-    outcome: Outcome, structures: Sequence[Structure], doubtful_below: float = DOUBTFUL_BELOW
+    outcome: SegmentationBuffer,
+    structures: Sequence[Structure],
+    doubtful_below: float = DOUBTFUL_BELOW,
 ) -> dict[str, Any]:
     """State, reason, confidence and volumes of a segmented case, as plain values.
 
@@ -28,7 +30,7 @@ def judge(
     """
     axis = outcome.axis or 0
     slices = np.moveaxis(outcome.labels, axis, 0)
-    described = []
+    described: list[dict[str, Any]] = []
     for structure in structures:
         areas = np.count_nonzero(slices == structure.label, axis=(1, 2))
         described.append(
@@ -63,7 +65,7 @@ def judge(
     }
 
 
-def _confidence(outcome: Outcome, name: str, areas: np.ndarray) -> float:
+def _confidence(outcome: SegmentationBuffer, name: str, areas: np.ndarray) -> float:
     scores = {index: own[name] for index, own in outcome.scores.items() if name in own}
     if not scores:
         return 0.0
@@ -74,7 +76,7 @@ def _confidence(outcome: Outcome, name: str, areas: np.ndarray) -> float:
     return round(float(np.average(values, weights=weights)), 4)
 
 
-def _review(outcome: Outcome) -> list[dict[str, Any]]:
+def _review(outcome: SegmentationBuffer) -> list[dict[str, Any]]:
     """The slices with most to correct: index along the axis, and voxels expected to be wrong."""
     errors = {index: outcome.doubt_of_slice(index) for index in outcome.scores}
     worst = sorted(errors, key=lambda index: -errors[index])[:_SLICES_LISTED]

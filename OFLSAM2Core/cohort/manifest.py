@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from OFLSAM2Core.cohort.cases import FAILED, RUNNING, SEGMENTED, STATES, WAITING, CaseInput
 from OFLSAM2Core.errors import InputError, ResourceError
-from OFLSAM2Core.whole_files import written_whole
+from OFLSAM2Core.io.atomic_write import atomic_write
 
 FILE_NAME = "manifest.jsonl"
 FORMAT = 1
@@ -160,7 +160,7 @@ class Manifest:
                 "Choose another --out, or restore the manifest from a copy.",
             )
         if kept is not None:
-            with written_whole(folder / FILE_NAME) as temporary:
+            with atomic_write(folder / FILE_NAME) as temporary:
                 temporary.write_bytes(b"".join(_line(event) for event in content.events))
         return cls(folder, content, _opened(folder / FILE_NAME, "r+b")), kept
 
@@ -172,9 +172,7 @@ class Manifest:
 
     def begin(self, identity: Mapping[str, Any], **described: Any) -> None:
         """A run begins."""
-        self._append(
-            {"event": "run", "format": FORMAT, "identity": dict(identity), **described}
-        )
+        self._append({"event": "run", "format": FORMAT, "identity": dict(identity), **described})
 
     def end(self, why: str) -> None:
         self._append({"event": "end", "why": why})

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from OFLSAM2Core.cohort.cases import CaseInput
 from OFLSAM2Core.cohort.folder import PREVIEWS, UNFINISHED
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import ResourceError
-from OFLSAM2Core.image_io import write_confidence, write_segmentation
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.volume import Volume
+from OFLSAM2Core.io.reading import write_confidence, write_segmentation
 
 LAYOUTS = ("flat", "bids")
 
@@ -123,5 +123,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-

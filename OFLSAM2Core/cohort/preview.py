@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image
 
 from OFLSAM2Core.cohort.outputs import preview_path
-from OFLSAM2Core.evaluation.outcome import Outcome
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.evaluation.pictures import Shown, strip
-from OFLSAM2Core.structures import Structure
-from OFLSAM2Core.whole_files import written_whole
+from OFLSAM2Core.io.atomic_write import atomic_write
 
 _COLUMNS = 4
 _WIDTH = 640
@@ -19,7 +19,7 @@ _WIDTH = 640
 
 
 def write_preview(
-    folder: Path, case: str, outcome: Outcome, structures: Sequence[Structure]
+    folder: Path, case: str, outcome: SegmentationBuffer, structures: Sequence[Structure]
 ) -> None:
     """Write `previews/CASE.webp` below `folder`."""
     picture = strip(
@@ -39,5 +39,5 @@ def write_preview(
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     path = preview_path(folder, case)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary, format="WEBP", quality=70, method=4)

@@ -14,7 +14,7 @@ from OFLSAM2Core.cohort.folder import REPORT
 from OFLSAM2Core.cohort.manifest import CaseRecord, ManifestContent, read_manifest
 from OFLSAM2Core.cohort.outliers import outliers
 from OFLSAM2Core.cohort.outputs import preview_path
-from OFLSAM2Core.whole_files import written_whole
+from OFLSAM2Core.io.atomic_write import atomic_write
 
 _PAGE = Path(__file__).parent / "page"
 
@@ -34,7 +34,7 @@ def write_report(folder: Path) -> Path:
         before, _, after = page.partition(mark)
         page = before + content + after
     path = folder / REPORT
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
@@ -66,15 +66,12 @@ def _structures(records: list[CaseRecord]) -> list[dict[str, Any]]:
     for record in records:
         if record.state in SEGMENTED:
             return [
-                {"name": one["name"], "color": one["color"]}
-                for one in record.details["structures"]
+                {"name": one["name"], "color": one["color"]} for one in record.details["structures"]
             ]
     return []
 
 
-def _case(
-    folder: Path, record: CaseRecord, structures: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _case(folder: Path, record: CaseRecord, structures: list[dict[str, Any]]) -> dict[str, Any]:
     details = record.details if record.state in SEGMENTED or record.state == "failed" else {}
     own = {one["name"]: one for one in details.get("structures", ())}
     return {

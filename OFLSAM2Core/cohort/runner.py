@@ -20,7 +20,7 @@ from OFLSAM2Core.cohort.workers import Workers
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 
 MOST_ATTEMPTS = 2
-"""A case whose worker ends under it is done again, once: two workers that ended were ended by it."""
+"""A case whose worker ends under it is done again, once: the second time it is the case's fault."""
 
 _log = logging.getLogger(__name__)
 
@@ -106,9 +106,7 @@ def _record(manifest: Manifest, case: CaseInput, result: dict[str, Any] | None) 
     manifest.finished(case.name, details.pop("state"), details)
 
 
-def plan(
-    cases: Iterable[CaseInput], manifest: Manifest, folder: Path
-) -> tuple[CaseInput, ...]:
+def plan(cases: Iterable[CaseInput], manifest: Manifest, folder: Path) -> tuple[CaseInput, ...]:
     """Tell the manifest which cases are to be done; return all, under the names that it knows.
 
     Done are new cases, those that failed or were begun, those whose input has changed since, and
@@ -168,4 +166,3 @@ def machine() -> dict[str, Any]:
 def has_failures(manifest: Manifest) -> bool:
     """Whether some case has no result: failed, or nothing found."""
     return bool(manifest.content.in_state(FAILED, EMPTY))
-

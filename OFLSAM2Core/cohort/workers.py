@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from OFLSAM2Core.cohort.case_work import RunSettings, prepare_process, segment_case
 from OFLSAM2Core.cohort.cases import CaseInput
-from OFLSAM2Core.results import ProgressCallback
+from OFLSAM2Core.data.results import ProgressCallback
 
 
 @dataclass(frozen=True)
