@@ -13,7 +13,13 @@ import psutil
 
 from OFLSAM2Core.cli.files import add_support_options, read_support, split_pair
 from OFLSAM2Core.cli.interrupt import call_in_background
-from OFLSAM2Core.cli.options import add_session_options, make_session, options_from, ready_weights
+from OFLSAM2Core.cli.options import (
+    add_session_options,
+    check_options,
+    make_session,
+    ready_weights,
+    settings_from,
+)
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cohort import folder as cohort_folder
 from OFLSAM2Core.cohort.case_work import RunSettings, software
@@ -222,16 +228,22 @@ def _segmenter(
     check_identity(manifest, {**identity, "task": sha256_of_task(path)})
     identity["task"] = sha256_of_task(path)
     task = call_in_background(lambda report: LearnedTask.load(path), bars)
-    options = options_from(args, task.options)
-    identity["options"] = options.to_json()
+    task.check_fits(
+        args.method or task.method, args.backbone or task.backbone, task.backbone_identity
+    )
+    given = check_options(args, task.method)
+    values = settings_from(args) if args.task is not None else {}
+    identity["options"] = given.for_segmenting(task.options, values).to_json()
     check_identity(manifest, identity)
-    ready_weights(task.backbone, args.weights, bars)
+    if task.backbone:
+        ready_weights(task.backbone, args.weights, bars)
     segmenter = TaskSegmenter(
         task=path.absolute(),
         sha256=identity["task"],
         device=args.device,
         weights=args.weights.absolute() if args.weights else None,
-        options=tuple(sorted((name, str(value)) for name, value in options.to_json().items())),
+        preset=args.preset,
+        options=tuple(sorted(settings_from(args).items())),
         seed=args.seed,
     )
     return segmenter, task, {**before, **identity}
@@ -249,9 +261,9 @@ def sha256_of_task(path: Path) -> str:
 
 def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
     pairs = [split_pair(text) for text in args.support]
-    options = options_from(args)
+    check_options(args)
     cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)
-    session = make_session(args, options, bars)
+    session = make_session(args, bars)
     task = call_in_background(
         lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
     )
@@ -266,7 +278,8 @@ def _support_hash(args: argparse.Namespace) -> str:
     content = {
         "files": [fingerprint(str(path)).sha256 for pair in pairs for path in pair],
         "labels": fingerprint(str(args.labels)).sha256 if args.labels else None,
-        "options": options_from(args).to_json(),
+        "options": settings_from(args),
+        "preset": args.preset,
         "backbone": args.backbone,
         "method": args.method,
         "weights": str(args.weights),

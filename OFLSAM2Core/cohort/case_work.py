@@ -147,6 +147,10 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
     outcome = SegmentationBuffer(volume)
     for result in segmenter.segment(volume, _ending(report, settings)):
         outcome.add(result)
+    if not outcome.is_complete:
+        raise RuntimeError(
+            f"the method gave {outcome.slices_done} of {outcome.slices_total} slices"
+        )
     if stamp_of(case.source) != source.stamp:
         raise InputError(
             f"'{case.source}' was changed or removed while it was segmented.",

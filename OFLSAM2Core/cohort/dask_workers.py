@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 CONNECT_S = 10.0
 """How long a scheduler is waited for."""
 
-_PACKAGE = "OFLSAM2Core"
 _LOOK_EVERY_S = 0.5
 _WAIT_S = 0.1
 
@@ -173,12 +172,11 @@ class DaskWorkers:
     def _admit(self, addresses: set[str]) -> None:
         """Workers with this very version begin to load backbone and task."""
         try:
-            versions = _versions(self.client)
-        except Exception as error:
+            versions = _versions(self.client, addresses)
+        except Exception as error:  # A worker that has just ended; it will not be there next time.
             _log.info("versions could not be asked for: %s", error)
             return
-        for address in addresses & set(versions):
-            found = (versions[address] or {}).get("packages", {}).get(_PACKAGE)
+        for address, found in versions.items():
             if found != __version__:
                 self._unfit[address] = (
                     f"it has oflsam2 {found}, not {__version__}"
@@ -230,7 +228,16 @@ class DaskWorkers:
         )
 
 
-def _versions(client: Client) -> dict[str, Any]:
-    """What each worker, by address, says of its packages."""
-    said: Any = client.get_versions(packages=[_PACKAGE])
-    return dict(said["workers"])
+def _versions(client: Client, addresses: set[str]) -> dict[str, str | None]:
+    """By address, which version of this package a worker has; None: none at all."""
+
+    # A function within a function travels whole, so that a worker without the package can run it.
+    def version() -> str | None:
+        try:
+            from OFLSAM2Core import __version__ as found
+        except ImportError:
+            return None
+        return found
+
+    said = client.run(version, workers=list(addresses), on_error="ignore")
+    return dict(said)

@@ -10,7 +10,7 @@ from PIL import Image
 from OFLSAM2Core.cohort.outputs import preview_path
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.evaluation.pictures import Shown, strip
+from OFLSAM2Core.evaluation.pictures import LINE, Shown, strip
 from OFLSAM2Core.io.atomic_write import atomic_write
 
 _COLUMNS = 4
@@ -34,6 +34,7 @@ def write_preview(
         ),
         _COLUMNS,
     )
+    picture = picture.crop((0, LINE, picture.width, picture.height))  # The page has the name.
     if picture.width > _WIDTH:
         size = (_WIDTH, round(picture.height * _WIDTH / picture.width))
         picture = picture.resize(size, Image.Resampling.LANCZOS)

@@ -23,13 +23,14 @@ class TaskSegmenter:
     """Implements `SegmenterSource`: what a process needs to segment with a learned task.
 
     task, sha256: the file, at the same path for every worker, and what it must contain.
-    options: of the method, changed by name. The rest as of `FewShotSession`.
+    preset, options: of segmenting, changed by name. The rest as of `FewShotSession`.
     """
 
     task: Path
     sha256: str
     device: str = "auto"
     weights: Path | None = None
+    preset: str | None = None
     options: tuple[tuple[str, str], ...] = ()
     seed: int = 0
 
@@ -40,7 +41,6 @@ class TaskSegmenter:
         weights; WeightsError; ResourceError where there is no such device.
         """
         from OFLSAM2Core.learned_task import LearnedTask
-        from OFLSAM2Core.methods.ofl_sam2_atlas.options import MethodOptions
         from OFLSAM2Core.session import FewShotSession
 
         if not self.task.is_file():
@@ -54,16 +54,17 @@ class TaskSegmenter:
                 "Put the right file back, or choose another --out for the new task.",
             )
         task = LearnedTask.load(self.task)
-        options = MethodOptions.from_json({**task.options.to_json(), **dict(self.options)})
         session = FewShotSession(
             task.backbone,
             self.device,
             method=task.method,
             weights=self.weights,
-            options=options,
+            preset=self.preset,
+            options=dict(self.options),
             seed=self.seed,
         )
-        task.check_fits(session.backbone.name, session.backbone.identity, session.method.name)
+        if task.backbone:
+            task.check_fits(task.method, session.backbone.name, session.backbone.identity)
         return LoadedTask(session, task)
 
 

@@ -229,7 +229,7 @@
       known.length < 8 ? "too few to say which are unusual" : `${unusual.length} unusual (red, click to open)`,
     ].filter(Boolean).join("; ") + ".";
     if (!known.length) return;
-    const [width, height, left, bottom] = [900, 190, 36, 34];
+    const [width, height, left, bottom] = [900, 230, 46, 44];
     const values = known.map((one) => one.ml[index]);
     let [low, high] = [Math.min(...values), Math.max(...values)];
     if (low === high) [low, high] = [low * 0.9, high * 1.1];
@@ -254,11 +254,11 @@
     for (let tick = 0; tick <= 4; tick += 1) {
       const value = low + (high - low) * tick / 4;
       const anchor = ["start", "middle", "middle", "middle", "end"][tick];
-      picture.append(drawn("text", { x: x(value), y: height - 4, "text-anchor": anchor },
+      picture.append(drawn("text", { x: x(value), y: height - 3, "text-anchor": anchor },
         `${milliliters(value)}${tick === 4 ? " ml" : ""}`));
     }
     for (const one of unusual) {
-      const mark = drawn("circle", { class: "outlier", cx: x(one.ml[index]), cy: height - bottom + 9, r: 5,
+      const mark = drawn("circle", { class: "outlier", cx: x(one.ml[index]), cy: height - bottom + 11, r: 7,
         "data-case": one.name });
       mark.append(drawn("title", {}, `${one.name}: ${milliliters(one.ml[index])} ml`));
       mark.addEventListener("click", () => open(one));
