@@ -1,0 +1,328 @@
+"""`oflsam2 cohort`: many volumes, one task; what fails is listed, and what is done stays done."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from OFLSAM2Core.cli.files import add_support_options, read_support, split_pair
+from OFLSAM2Core.cli.interrupt import call_in_background
+from OFLSAM2Core.cli.options import (
+    add_session_options,
+    check_options,
+    make_session,
+    ready_weights,
+    settings_from,
+)
+from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.cohort import folder as cohort_folder
+from OFLSAM2Core.cohort.case_work import RunSettings, software
+from OFLSAM2Core.cohort.cases import CaseInput, FoundCases
+from OFLSAM2Core.cohort.fingerprint import fingerprint
+from OFLSAM2Core.cohort.inputs import find_cases
+from OFLSAM2Core.cohort.judgement import DOUBTFUL_BELOW
+from OFLSAM2Core.cohort.manifest import FILE_NAME, Manifest
+from OFLSAM2Core.cohort.memory_estimate import usable_cores, workers_that_fit
+from OFLSAM2Core.cohort.outputs import LAYOUTS, layout_named
+from OFLSAM2Core.cohort.report import write_report
+from OFLSAM2Core.cohort.runner import (
+    CaseEnded,
+    check_identity,
+    has_failures,
+    machine,
+    plan,
+    run_cohort,
+)
+from OFLSAM2Core.cohort.status import counts, problem_lines, status_lines
+from OFLSAM2Core.cohort.task_segmenter import TaskSegmenter, sha256_of
+from OFLSAM2Core.cohort.workers import ThisProcess, Workers
+from OFLSAM2Core.data.results import Progress
+from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.learned_task import SUFFIX
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.learned_task import LearnedTask
+
+SOME_FAILED = 3
+"""Exit code where a case failed or nothing was found in it; all others are done."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = (
+        "oflsam2 cohort INPUTS ... (--task TASK | --support IMAGE=LABELS ...) --out DIR [options]\n"
+        "       oflsam2 cohort status DIR\n"
+        "       oflsam2 cohort report DIR"
+    )
+    parser.epilog = (
+        "Exit codes: 0 all cases are done; 3 some failed or were empty, and are listed; "
+        "2 nothing could be done; 130 stopped with Ctrl-C."
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUTS",
+        help="image files, folders, globs, CSV, TSV or JSON lists, DICOM folders",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--task", type=Path, metavar=f"TASK{SUFFIX}", help="a learned task")
+    source.add_argument(
+        "--support",
+        action="append",
+        metavar="IMAGE=LABELS",
+        help="a volume and its segmentation to learn from first; two or three of them",
+    )
+    outputs = parser.add_argument_group("output")
+    outputs.add_argument("--out", type=Path, metavar="DIR", help="the cohort's folder")
+    outputs.add_argument(
+        "--layout", choices=LAYOUTS, default="flat", help="flat, or BIDS derivatives"
+    )
+    outputs.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the cohort in DIR: what is not done, what failed, what has changed",
+    )
+    outputs.add_argument(
+        "--limit", type=_count, metavar="N", help="only the first N cases of INPUTS"
+    )
+    outputs.add_argument(
+        "--doubtful-below",
+        type=float,
+        default=DOUBTFUL_BELOW,
+        metavar="S",
+        help=f"confidence below which a case is called doubtful; default: {DOUBTFUL_BELOW}",
+    )
+    group = parser.add_argument_group("workers")
+    chosen = group.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--workers",
+        type=_count_or_none,
+        metavar="N",
+        help="processes on this computer; default: one a GPU, or what cores and memory allow; "
+        "0: this process alone",
+    )
+    chosen.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a Dask scheduler that runs (tcp://HOST:8786, or its scheduler file)",
+    )
+    group.add_argument(
+        "--worker-wait",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long a scheduler may be without workers; default: 300",
+    )
+    add_support_options(parser)
+    add_session_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.inputs[0] in ("status", "report") and not (args.out or args.task or args.support):
+        return _about_folder(args.inputs)
+    if args.out is None or (args.task is None and not args.support):
+        raise InputError(
+            "A cohort needs --out DIR, and --task TASK or --support IMAGE=LABELS.",
+            "Try: oflsam2 cohort --help",
+        )
+    bars = ProgressBars(args.quiet)
+    out = args.out.absolute()
+    found = call_in_background(
+        lambda report: find_cases(args.inputs, skip=[out], limit=args.limit), bars
+    )
+    cohort_folder.make_folder(out)
+    with cohort_folder.only_run(out), _manifest(out, args.resume, bars) as manifest:
+        return _run(args, found, manifest, out, bars)
+
+
+def _about_folder(words: list[str]) -> int:
+    if len(words) != 2:
+        raise InputError(f"`oflsam2 cohort {words[0]}` takes one folder.", "Give the cohort's DIR.")
+    if words[0] == "status":
+        print("\n".join(status_lines(Path(words[1]))))
+    else:
+        print(f"Written: {write_report(Path(words[1]))}")
+    return 0
+
+
+def _manifest(out: Path, resume: bool, bars: ProgressBars) -> Manifest:
+    if not (out / FILE_NAME).exists():
+        return Manifest.create(out)
+    if not resume:
+        raise InputError(
+            f"'{out}' holds a cohort already.",
+            "Add --resume to go on with it, or choose another --out.",
+        )
+    manifest, kept = Manifest.reopen(out)
+    if kept is not None:
+        bars.say(
+            f"The manifest was damaged; it is kept as '{kept}'. What can be read of it still "
+            "holds; the cases it does not tell of are done again."
+        )
+    return manifest
+
+
+def _run(
+    args: argparse.Namespace, found: FoundCases, manifest: Manifest, out: Path, bars: ProgressBars
+) -> int:
+    segmenter, task, identity = _segmenter(args, manifest, out, bars)
+    mark = cohort_folder.start_run(out)
+    if args.layout == "bids":
+        from OFLSAM2Core.cohort.bids import write_dataset_files
+
+        write_dataset_files(out, task.structures)
+    manifest.begin(
+        identity,
+        **machine(),
+        software=software(),
+        task=task.summary(),
+        left_out=[list(pair) for pair in found.left_out],
+    )
+    cases = call_in_background(lambda report: plan(found.cases, manifest, out), bars)
+    if found.left_out:
+        path, why = found.left_out[0]
+        bars.say(f"Left out: {len(found.left_out)} that are no cases, as '{path}' ({why}).")
+    settings = RunSettings(out, mark, segmenter, layout_named(args.layout), args.doubtful_below)
+    workers = _workers(args, list(cases), bars)
+
+    def on_case(ended: CaseEnded) -> None:
+        bad = len(manifest.content.in_state("failed"))
+        bars(Progress("segment", ended.done, ended.total, f"{bad} failed" if bad else ""))
+
+    try:
+        run_cohort(cases, settings, manifest, workers, on_case)
+    except KeyboardInterrupt:
+        bars.say(f"Stopped: {counts(manifest.content)}. Go on with --resume.")
+        raise
+    finally:
+        cohort_folder.end_run(out)
+        workers.close()
+    bars.close()
+    report = write_report(out)
+    print(f"{len(manifest.content.cases)} cases: {counts(manifest.content)}. {report}")
+    for line in problem_lines(manifest.content):
+        print(line)
+    return SOME_FAILED if has_failures(manifest) else 0
+
+
+def _segmenter(
+    args: argparse.Namespace, manifest: Manifest, out: Path, bars: ProgressBars
+) -> tuple[TaskSegmenter, LearnedTask, dict[str, Any]]:
+    """The task, read or learned; and what all results of the folder are made with."""
+    from OFLSAM2Core.learned_task import LearnedTask
+
+    before = manifest.content.identity
+    identity: dict[str, Any] = {"layout": args.layout}
+    path = args.task
+    if path is None:
+        path = out / cohort_folder.TASK
+        identity["support"] = _support_hash(args)
+        check_identity(manifest, identity)
+        if not before:
+            _learn(args, path, bars)
+    check_identity(manifest, {**identity, "task": sha256_of_task(path)})
+    identity["task"] = sha256_of_task(path)
+    task = call_in_background(lambda report: LearnedTask.load(path), bars)
+    task.check_fits(
+        args.method or task.method, args.backbone or task.backbone, task.backbone_identity
+    )
+    given = check_options(args, task.method)
+    values = settings_from(args) if args.task is not None else {}
+    identity["options"] = given.for_segmenting(task.options, values).to_json()
+    check_identity(manifest, identity)
+    if task.backbone:
+        ready_weights(task.backbone, args.weights, bars)
+    segmenter = TaskSegmenter(
+        task=path.absolute(),
+        sha256=identity["task"],
+        device=args.device,
+        weights=args.weights.absolute() if args.weights else None,
+        preset=args.preset,
+        options=tuple(sorted(settings_from(args).items())),
+        seed=args.seed,
+    )
+    return segmenter, task, {**before, **identity}
+
+
+def sha256_of_task(path: Path) -> str:
+    """Raises InputError where there is no such file."""
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise InputError(
+            f"The learned task '{path}' cannot be read: {error.strerror}.", "Check the path."
+        ) from error
+
+
+def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
+    pairs = [split_pair(text) for text in args.support]
+    check_options(args)
+    cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)
+    session = make_session(args, bars)
+    task = call_in_background(
+        lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
+    )
+    task.save(path)
+    names = ", ".join(structure.name for structure in task.structures)
+    bars.say(f"Learned {names} from {len(cases)} cases: {path}")
+
+
+def _support_hash(args: argparse.Namespace) -> str:
+    """Of all that a task learned from support depends on."""
+    pairs = [split_pair(text) for text in args.support]
+    content = {
+        "files": [fingerprint(str(path)).sha256 for pair in pairs for path in pair],
+        "labels": fingerprint(str(args.labels)).sha256 if args.labels else None,
+        "options": settings_from(args),
+        "preset": args.preset,
+        "backbone": args.backbone,
+        "method": args.method,
+        "weights": str(args.weights),
+        "seed": args.seed,
+        "allow_missing": args.allow_missing,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _workers(args: argparse.Namespace, cases: list[CaseInput], bars: ProgressBars) -> Workers:
+    if args.workers == 0:
+        return ThisProcess(lambda function: call_in_background(function, lambda progress: None))
+    from OFLSAM2Core.cohort.dask_cluster import local_workers, scheduler_workers
+
+    if args.scheduler is not None:
+        return scheduler_workers(args.scheduler, args.worker_wait, bars.say)
+    gpus = _gpus(args.device)
+    cores = usable_cores()
+    count = args.workers or workers_that_fit(cases, cores, len(gpus))
+    memory = int(psutil.virtual_memory().available * 0.95 / count)
+    return local_workers(count, cores, memory, gpus)
+
+
+def _gpus(device: str) -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them; none where the processor is asked for."""
+    if device not in ("auto", "cuda"):
+        return []
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return visible.split(",")[:count] if visible and count else [str(gpu) for gpu in range(count)]
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
+    return number
+
+
+def _count_or_none(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return number

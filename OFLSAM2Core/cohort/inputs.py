@@ -1,0 +1,252 @@
+"""What INPUTS of `oflsam2 cohort` name: files, folders, globs, lists, DICOM folders."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from OFLSAM2Core.cohort.case_lists import is_list, read_case_list
+from OFLSAM2Core.cohort.cases import CaseInput, FoundCases, file_name, without_shared_ending
+from OFLSAM2Core.cohort.dicom_cases import series_of_folder
+from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.frames import frame_files
+from OFLSAM2Core.io.reading import case_name
+from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
+from OFLSAM2Core.io.sitk_io import is_image_file
+
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+"""nnU-Net's names: CASE_0000 is the first channel of CASE."""
+
+_LABELS = re.compile(r"^(?P<case>.+)_(label|labels|seg|mask)$")
+"""Segmentations beside their images: left out where CASE_image is there."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A volume that was found: its source, and names from short to long (later ones tell apart
+    volumes whose earlier ones are alike)."""
+
+    source: str
+    names: tuple[str, ...]
+
+
+def find_cases(
+    inputs: Sequence[str], *, skip: Iterable[Path] = (), limit: int | None = None
+) -> FoundCases:
+    """The cases that `inputs` name, in order, each once.
+
+    inputs: paths of image files, folders (searched with the folders in them), globs, lists (see
+        `read_case_list`; `LIST.json#SECTION` for another section than "testing"), DICOM folders
+        (every series that is a volume is a case), `FOLDER#SERIES_UID`.
+    skip: folders that are not searched (of outputs).
+    limit: at most so many cases, the first ones.
+
+    Case names come from file names, with the folder before where that tells them apart. Raises
+    InputError naming what was given: it does not exist, holds no volume, or several channels.
+
+    >>> find_cases(["imagesTs"]).cases
+    (CaseInput(name='heart_004', source='/data/imagesTs/heart_004_0000.nii.gz'), ...)
+    """
+    skipped = {path.resolve() for path in skip}
+    left_out: list[tuple[str, str]] = []
+    places: list[_Place] = []
+    for text in inputs:
+        found = _places_of(text, lambda path: path.resolve() in skipped, left_out)
+        if not found:
+            raise InputError(
+                f"'{text}' holds no volume to segment.", _why_nothing(left_out) or _KINDS
+            )
+        places += found
+    places = list({place.source: place for place in places}.values())
+    cases = [
+        CaseInput(name, place.source)
+        for name, place in zip(_unique_names(places), places, strict=True)
+    ]
+    return FoundCases(tuple(cases[:limit]), tuple(dict(left_out).items()))
+
+
+_KINDS = (
+    "Give image files, folders with image files or DICOM series, a glob, or a CSV, TSV or JSON "
+    "list of them."
+)
+
+
+def _why_nothing(left_out: list[tuple[str, str]]) -> str:
+    return "; ".join(f"'{path}' was left out: {why}" for path, why in left_out[:3])
+
+
+def _places_of(
+    text: str, is_skipped: Callable[[Path], bool], left_out: list[tuple[str, str]]
+) -> list[_Place]:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _in_folder(path.absolute(), is_skipped, left_out)
+    if path.is_file():
+        return _in_list(path) if is_list(path) else [_of_file(path.absolute())]
+    before, number_sign, after = text.rpartition("#")
+    if number_sign and is_list(Path(before)) and Path(before).is_file():
+        return _in_list(Path(before), after)
+    if number_sign and Path(before).is_dir():
+        source = f"{Path(before).absolute()}#{after}"
+        return [_Place(source, (f"{Path(before).name}_s{after[-8:]}",))]
+    if glob.has_magic(str(path)):
+        return _in_glob(path, is_skipped, left_out)
+    raise InputError(f"There is no file or folder '{text}'.", "Check the path.")
+
+
+def _in_list(path: Path, section: str | None = None) -> list[_Place]:
+    places = []
+    for name, image in read_case_list(path.absolute(), section):
+        place = _of_file(Path(image).absolute())
+        places.append(_Place(place.source, (name, *place.names) if name else place.names))
+    return places
+
+
+def _in_glob(
+    pattern: Path, is_skipped: Callable[[Path], bool], left_out: list[tuple[str, str]]
+) -> list[_Place]:
+    matches = sorted(Path(match).absolute() for match in glob.glob(str(pattern), recursive=True))
+    if not matches:
+        raise InputError(f"No file or folder is called like '{pattern}'.", "Check the pattern.")
+    places: list[_Place] = []
+    files = [match for match in matches if match.is_file()]
+    for match in matches:
+        if match.is_dir() and not files:
+            places += _in_folder(match, is_skipped, left_out)
+        elif match.is_file() and not is_list(match):
+            places.append(_of_file(match))
+    return _shortened(places)
+
+
+def _of_file(path: Path) -> _Place:
+    stem = case_name(path)
+    return _Place(str(path), (stem, *_with_folders(stem, path.parent)))
+
+
+def _in_folder(
+    root: Path, is_skipped: Callable[[Path], bool], left_out: list[tuple[str, str]]
+) -> list[_Place]:
+    places: list[_Place] = []
+    folders = [root]
+    while folders:
+        folder = folders.pop(0)
+        # A cohort's own outputs are no inputs.
+        if is_skipped(folder) or (folder / "manifest.jsonl").is_file():
+            left_out.append((str(folder), "the outputs of a cohort"))
+            continue
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        images = _images(entries, left_out)
+        if images:
+            places += _shortened([_of_file(path) for path in _one_channel(folder, images)])
+        else:
+            places += _series_or_frames(folder, entries, left_out)
+        folders[:0] = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
+    return places
+
+
+def _images(entries: list[Path], left_out: list[tuple[str, str]]) -> list[Path]:
+    """Those of a folder's files that are volumes; segmentations beside them are left out."""
+    files = [path for path in entries if path.is_file() and is_image_file(path)]
+    stems = {case_name(path) for path in files}
+    images = []
+    for path in files:
+        labels = _LABELS.match(case_name(path))
+        if path.name.lower().endswith(SEGMENTATION_EXTENSIONS):
+            left_out.append((str(path), "a segmentation"))
+        elif labels and f"{labels['case']}_image" in stems:
+            left_out.append((str(path), f"the labels of {labels['case']}_image"))
+        else:
+            images.append(path)
+    return images
+
+
+def _one_channel(folder: Path, images: list[Path]) -> list[Path]:
+    """Raises InputError where the files are channels of cases, several each."""
+    matches = [_CHANNEL.match(case_name(path)) for path in images]
+    channels = [match["channel"] for match in matches if match]
+    cases = Counter(match["case"] for match in matches if match)
+    if len(channels) == len(images) and max(cases.values()) > 1:
+        first = min(channels)
+        raise InputError(
+            f"The folder '{folder}' has several channels a case "
+            f"({', '.join(sorted(set(channels)))}), and one volume a case is segmented.",
+            f"Name the channel that the task was learned from: '{folder / f'*_{first}.*'}'.",
+        )
+    return images
+
+
+def _series_or_frames(
+    folder: Path, entries: list[Path], left_out: list[tuple[str, str]]
+) -> list[_Place]:
+    if not any(path.is_file() for path in entries):
+        return []
+    series = series_of_folder(folder)
+    places = []
+    for one in series:
+        if one.left_out:
+            left_out.append((f"{folder}#{one.uid}", one.left_out))
+            continue
+        own = folder.name if len(series) == 1 else f"{folder.name}_{one.short_name}"
+        names = (own, *_with_folders(own, folder.parent), f"{own}_{one.uid}")
+        places.append(_Place(f"{folder}#{one.uid}", names))
+    if not series and len(frame_files(folder)) > 1:
+        names = (folder.name, *_with_folders(folder.name, folder.parent))
+        places.append(_Place(str(folder), names))
+    return places
+
+
+def _with_folders(name: str, folder: Path) -> tuple[str, ...]:
+    """The name with the folders it lies in before it, one more each time."""
+    longer = []
+    for parent in (folder, *folder.parents):
+        if parent.name:
+            name = f"{parent.name}_{name}"
+            longer.append(name)
+    return tuple(longer)
+
+
+def _shortened(places: list[_Place]) -> list[_Place]:
+    """Without an ending that says of every file only that it is an image."""
+    names = without_shared_ending(
+        [place.names[0] for place in places], [*_channel_ending(places), "_image"]
+    )
+    return [
+        _Place(place.source, (name, *(f"{other}" for other in _longer(place, name))))
+        for name, place in zip(names, places, strict=True)
+    ]
+
+
+def _channel_ending(places: list[_Place]) -> list[str]:
+    match = _CHANNEL.match(places[0].names[0]) if places else None
+    return [f"_{match['channel']}"] if match else []
+
+
+def _longer(place: _Place, name: str) -> Iterable[str]:
+    dropped = len(place.names[0]) - len(name)
+    return (other[: len(other) - dropped] for other in place.names[1:])
+
+
+def _unique_names(places: list[_Place]) -> list[str]:
+    """For every place its shortest name that no other has, fit for a file name."""
+    depth = [0] * len(places)
+    while True:
+        names = [
+            file_name(place.names[min(level, len(place.names) - 1)])
+            for place, level in zip(places, depth, strict=True)
+        ]
+        counts = Counter(name.casefold() for name in names)
+        alike = [number for number, name in enumerate(names) if counts[name.casefold()] > 1]
+        longer = [number for number in alike if depth[number] + 1 < len(places[number].names)]
+        if not longer:
+            break
+        for number in longer:
+            depth[number] += 1
+    seen: Counter[str] = Counter()
+    for number in alike:  # Paths that differ only in what a file name cannot hold.
+        seen[names[number].casefold()] += 1
+        names[number] = f"{names[number]}-{seen[names[number].casefold()]}"
+    return names

@@ -1,0 +1,87 @@
+"""What a case's result is worth: done, empty or doubtful, and where to look first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from OFLSAM2Core.cohort.cases import DONE, DOUBTFUL, EMPTY
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.structures import Structure
+
+DOUBTFUL_BELOW = 0.7
+"""S_cf is the Dice that the method expects; results below this are usually corrected by hand."""
+
+_SLICES_LISTED = 5
+
+
+def judge(
+    outcome: SegmentationBuffer,
+    structures: Sequence[Structure],
+    doubtful_below: float = DOUBTFUL_BELOW,
+) -> dict[str, Any]:
+    """State, reason, confidence and volumes of a segmented case, as plain values.
+
+    A structure's confidence is the mean S_cf of the slices it was found in, weighted by its area
+    there; of one that was not found, the least S_cf of any slice (how sure it is that there is
+    none). The case's is the least of its structures'. "ml" is None for a sequence.
+    """
+    axis = outcome.axis or 0
+    slices = np.moveaxis(outcome.labels, axis, 0)
+    described: list[dict[str, Any]] = []
+    for structure in structures:
+        areas = np.count_nonzero(slices == structure.label, axis=(1, 2))
+        described.append(
+            {
+                "name": structure.name,
+                "label": structure.label,
+                "color": [round(part, 4) for part in structure.color],
+                "voxels": int(areas.sum()),
+                "ml": None
+                if outcome.volume.is_sequence
+                else round(outcome.milliliters(structure.label), 4),
+                "confidence": _confidence(outcome, structure.name, areas),
+            }
+        )
+    confidence = min(one["confidence"] for one in described)
+    missing = [one["name"] for one in described if one["voxels"] == 0]
+    if len(missing) == len(described):
+        state, reason = EMPTY, "Nothing was found."
+    elif missing:
+        state, reason = DOUBTFUL, f"Not found: {', '.join(missing)}."
+    elif confidence < doubtful_below:
+        low = [one["name"] for one in described if one["confidence"] < doubtful_below]
+        state, reason = DOUBTFUL, f"Confidence {confidence:.2f}: {', '.join(low)}."
+    else:
+        state, reason = DONE, ""
+    return {
+        "state": state,
+        "reason": reason,
+        "confidence": confidence,
+        "structures": described,
+        "review": _review(outcome),
+    }
+
+
+def _confidence(outcome: SegmentationBuffer, name: str, areas: np.ndarray) -> float:
+    scores = {index: own[name] for index, own in outcome.scores.items() if name in own}
+    if not scores:
+        return 0.0
+    weights = np.array([areas[index] for index in scores], np.float64)
+    values = np.array(list(scores.values()))
+    if not weights.any():
+        return round(float(values.min()), 4)
+    return round(float(np.average(values, weights=weights)), 4)
+
+
+def _review(outcome: SegmentationBuffer) -> list[dict[str, Any]]:
+    """The slices with most to correct: index along the axis, and voxels expected to be wrong."""
+    errors = {index: outcome.doubt_of_slice(index) for index in outcome.scores}
+    worst = sorted(errors, key=lambda index: -errors[index])[:_SLICES_LISTED]
+    return [
+        {"index": index, "expected_errors": round(errors[index], 1)}
+        for index in worst
+        if errors[index] >= 0.5
+    ]
