@@ -49,7 +49,9 @@ class Toy:
     def __post_init__(self) -> None:
         installed = self.folder / "installed" / "cohort_toy-1.0.dist-info"
         installed.mkdir(parents=True)
-        (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: cohort-toy\nVersion: 1.0\n")
+        (installed / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: cohort-toy\nVersion: 1.0\n"
+        )
         (installed / "entry_points.txt").write_text(
             "[oflsam2.methods]\ncohort-toy = cohort_toy:ToyMethod\n"
         )

@@ -39,7 +39,10 @@ def write_cohort(folder: Path, count: int, previews: int = 20) -> Path:
             manifest.waiting(case)
             if number % 50 == 49:
                 manifest.failed(
-                    case.name, "input", f"'{case.source}' cannot be read: damaged.", "Copy it again."
+                    case.name,
+                    "input",
+                    f"'{case.source}' cannot be read: damaged.",
+                    "Copy it again.",
                 )
                 continue
             empty = number % 60 == 59
