@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.data.volume import SupportCase, Volume
 from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Memory
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import Context

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.data.volume import SupportCase, Volume
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from OFLSAM2Core.backbones.base import Memory
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.backbones.sam2_config import CONFIGS, build_sam2
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.methods import fate_sam2, fs_medsam2, get_method, sam2_mask_prompt
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames, Query, from_middle
 from OFLSAM2Core.methods.common.support_memory import SupportMemory
