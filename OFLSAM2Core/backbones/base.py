@@ -169,12 +169,17 @@ class Backbone(ABC):
         support: Sequence[Memory],
         recent: Sequence[tuple[int, Memory]],
         attention: LearnedAttention | None = None,
+        *,
+        support_offsets: Sequence[int | None] | None = None,
     ) -> Tensor:
         """Read memories out into one slice: (N, attended_channels, h, w).
 
         support: memories of support slices.
         recent: (offset, memory) of slices of this volume, offset 1 for the neighbour.
         attention: from `new_attention`, learned since.
+        support_offsets: how many slices lie between each support memory and this slice, where they
+            are frames of one video; None for one that lies ahead. Without them the support is of
+            other volumes.
         """
 
     @abstractmethod

@@ -150,6 +150,8 @@ class LiteMedSamBackbone(Backbone):
         support: Sequence[Memory],
         recent: Sequence[tuple[int, Memory]],
         attention: LearnedAttention | None = None,
+        *,
+        support_offsets: Sequence[int | None] | None = None,
     ) -> Tensor:
         memories = [*support, *(memory for _, memory in recent)]
         if attention is None:

@@ -164,7 +164,7 @@ class Sam2Backbone(Backbone):
         recent: Sequence[tuple[int, Memory]],
         attention: LearnedAttention | None = None,
         *,
-        support_offset: int = SUPPORT_OFFSET,
+        support_offsets: Sequence[int | None] | None = None,
     ) -> Tensor:
         """Read the memories out into the slice: E1, (N, 256, h, w).
 
@@ -172,8 +172,9 @@ class Sam2Backbone(Backbone):
         recent: (offset, memory), offset 1 for the slice before this one, 2 for the one before
             that. As in SAM2, features of the last 6 and pointers of the last 15 take part.
         attention: not used, SAM2's memory attention is frozen as a whole.
-        support_offset: how many slices lie between the support slices and this one, where they
-            are of one volume (the pointers carry it).
+        support_offsets: how many slices lie between each support slice and this one, where they
+            are frames of one video: the pointers carry it, and as in SAM2 the pointer of a frame
+            that lies ahead (None) is left out.
         """
         if features.position is None or not (support or recent):
             raise ValueError("attend needs features with their position, and at least one memory")
@@ -188,17 +189,22 @@ class Sam2Backbone(Backbone):
             time = model.maskmem_tpos_enc[offset - 1]
             positions.append((_as_tokens(position) + time).expand_as(tokens[-1]))
 
-        pointers = [(support_offset, memory.pointer) for memory in support]
+        if support_offsets is None:
+            support_offsets = [SUPPORT_OFFSET] * len(support)
+        pointers = [
+            (offset, memory.pointer)
+            for offset, memory in zip(support_offsets, support, strict=True)
+            if offset is not None
+        ]
         pointers += [
             (offset, memory.pointer)
             for offset, memory in recent
             if offset < model.max_obj_ptrs_in_encoder
         ]
-        pointer_tokens, pointer_positions = self._pointer_tokens(pointers)
+        count = tokens[0].shape[1]
+        pointer_tokens, pointer_positions = self._pointer_tokens(pointers, count)
         tokens.append(pointer_tokens)
         positions.append(pointer_positions)
-
-        count = pointer_tokens.shape[1]
         attended = model.memory_attention(
             curr=_as_tokens(_for_each(features.embedding, count)),
             curr_pos=_as_tokens(_for_each(features.position, count)),
@@ -253,14 +259,18 @@ class Sam2Backbone(Backbone):
         logits = interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
         return (logits > 0).float()
 
-    def _pointer_tokens(self, pointers: list[tuple[int, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    def _pointer_tokens(
+        self, pointers: list[tuple[int, Tensor | None]], count: int
+    ) -> tuple[Tensor, Tensor]:
         """Each pointer (N, 256) becomes four tokens (N, 64), with how long ago it was made."""
         from sam2.modeling.sam2_utils import get_1d_sine_pe
 
         known = [(offset, made) for offset, made in pointers if made is not None]
+        if not known:
+            none = torch.zeros(0, count, MEMORY, device=self.device)
+            return none, none
         stacked = torch.stack([made.to(self.device, torch.float32) for _, made in known])
         parts = HIDDEN // MEMORY
-        count = stacked.shape[1]
         tokens = stacked.reshape(-1, count, parts, MEMORY).permute(0, 2, 1, 3).flatten(0, 1)
         offsets = torch.tensor([offset for offset, _ in known], device=self.device)
         times = get_1d_sine_pe(offsets / (self.model.max_obj_ptrs_in_encoder - 1), dim=HIDDEN)

@@ -89,7 +89,7 @@ def _by_the_backbone(backbone: Sam2Backbone, frames: Path, last: int, keep: int 
     for index in range(1, last + 1):
         features = backbone.encode(images[index : index + 1])
         recent = [(offset + 1, memory) for offset, memory in enumerate(reversed(done[-keep:]))]
-        target = backbone.attend(features, [support], recent, support_offset=index)
+        target = backbone.attend(features, [support], recent, support_offsets=[index])
         decoded = backbone.decode(features, target)
         logits = shown_logits(decoded)
         square = interpolate(logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False)

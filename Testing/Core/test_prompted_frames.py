@@ -1,0 +1,237 @@
+"""The SAM2 family's methods: the same masks as SAM2's own video predictor for the same frames and
+prompts, and each method's own choice of prompts and order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from OFLSAM2Core.backbones.base import Memory
+from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.backbones.sam2_config import CONFIGS, build_sam2
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.methods import fate_sam2, fs_medsam2, get_method, sam2_mask_prompt
+from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames, Query, from_middle
+from OFLSAM2Core.methods.common.support_memory import SupportMemory
+from OFLSAM2Core.session import FewShotSession
+
+SIDE = 128
+FRAMES = 18
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _disc(index: int) -> npt.NDArray[np.bool_]:
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    return (columns - 30 - 3 * index) ** 2 + (rows - 60 - 10 * np.sin(index / 3)) ** 2 < 18**2
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bright disc that wanders through noise, as a folder of JPEG frames."""
+    folder = tmp_path_factory.mktemp("frames")
+    rng = np.random.default_rng(0)
+    for index in range(FRAMES):
+        image = 60 + rng.normal(0, 10, (SIDE, SIDE)) + 120 * _disc(index)
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).convert("RGB").save(folder / f"{index:05d}.jpg", quality=95)
+    return folder
+
+
+def _images(frames: Path) -> Tensor:
+    """(T, 3, S, S) in [0, 1]."""
+    stack = np.stack([np.array(Image.open(file)) for file in sorted(frames.glob("*.jpg"))])
+    return torch.from_numpy(stack / 255.0).permute(0, 3, 1, 2).float()
+
+
+def _by_the_predictor(
+    backbone: Sam2Backbone,
+    architecture: str,
+    folder: Path,
+    prompted: list[int],
+    passes: list[tuple[int, bool]],
+) -> dict[int, Tensor]:
+    """Logits by frame, of SAM2VideoPredictor. prompted: frames with the disc's own mask. passes:
+    start and whether backwards, one after the other."""
+    from sam2.sam2_video_predictor import SAM2VideoPredictor
+
+    predictor = build_sam2(CONFIGS[architecture], SIDE, SAM2VideoPredictor)
+    predictor.load_state_dict(backbone.model.state_dict())
+    state = predictor.init_state(str(folder))
+    for frame in prompted:
+        predictor.add_new_mask(state, frame_idx=frame, obj_id=1, mask=_disc(frame))
+    found = {}
+    for start, reverse in passes:
+        shown = predictor.propagate_in_video(state, start_frame_idx=start, reverse=reverse)
+        found.update({frame: logits[0, 0].clone() for frame, _, logits in shown})
+    return found
+
+
+def _by_prompted_frames(
+    backbone: Sam2Backbone, folder: Path, prompted: list[int], order: list[tuple[int, int]]
+) -> dict[int, Tensor]:
+    """The same logits. order: frame and direction."""
+    images = _images(folder)
+    prompts = []
+    for frame in prompted:
+        mask = torch.from_numpy(_disc(frame))[None, None].float()
+        prompts.append((frame, backbone.remember(backbone.encode(images[frame][None]), mask)))
+    frames = PromptedFrames(backbone)
+    found = {}
+    for frame, direction in order:
+        features = backbone.encode(images[frame][None])
+        shown = frames.predict(frame, features, prompts, direction)
+        logits = torch.logit(shown.double(), eps=1e-15)[None].float()
+        square = interpolate(logits, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        found[frame] = square[0, 0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("architecture", "seed", "prompted", "passes", "order"),
+    [
+        # Two prompts, then forwards to the end.
+        ("sam2-toy", 3, [0, 1], [(2, False)], [(f, 1) for f in range(2, FRAMES)]),
+        # Three prompts; from the middle forwards, then backwards from there.
+        (
+            "sam2-toy",
+            6,
+            [0, 1, 2],
+            [(9, False), (8, True)],
+            [*((f, 1) for f in range(9, FRAMES)), *((f, -1) for f in range(8, 2, -1))],
+        ),
+        # A prompt that lies ahead; the real encoder and memory attention.
+        ("sam2-tiny", 8, [0, 6], [(1, False)], [(f, 1) for f in range(1, 5)]),
+    ],
+)
+def test_prompted_frames_give_the_masks_of_sam2_video_predictor(
+    frames: Path,
+    architecture: str,
+    seed: int,
+    prompted: list[int],
+    passes: list[tuple[int, bool]],
+    order: list[tuple[int, int]],
+) -> None:
+    backbone = Sam2Backbone.random(architecture, seed, SIDE)
+    theirs = _by_the_predictor(backbone, architecture, frames, prompted, passes)
+    ours = _by_prompted_frames(backbone, frames, prompted, order)
+    for frame, logits in ours.items():
+        # Far from 0 a probability says nothing about its logit any more.
+        near = theirs[frame].abs() < 10
+        assert near.any(), frame
+        assert (logits - theirs[frame])[near].abs().max() <= TOLERANCE, frame
+    masks = [theirs[frame] > 0 for frame in ours]
+    assert all(0.02 < mask.float().mean() < 0.98 for mask in masks)
+    assert not torch.equal(masks[0], masks[-1])
+
+
+STRUCTURES = (Structure("disc", 1), Structure("bar", 4))
+
+
+def _case(number: int, slices: int = 7) -> SupportCase:
+    rng = np.random.default_rng(number)
+    image = rng.normal(100, 5, (slices, 60, 50))
+    labels = np.zeros(image.shape, np.uint8)
+    row, column = np.mgrid[:60, :50]
+    for index in range(1, slices):
+        labels[index][(row - 20 - number - index) ** 2 + (column - 18 - index) ** 2 < 80] = 1
+        labels[index][45:52, 10 + number : 40] = 4
+    image += 200 * (labels == 1) + 100 * (labels == 4)
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    return SupportCase(
+        Volume(image.astype(np.float32), affine, f"case{number}"), labels, STRUCTURES
+    )
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Sam2Backbone:
+    return Sam2Backbone.random(seed=3, image_size=SIDE)
+
+
+@pytest.mark.parametrize("name", ["sam2-mask-prompt", "fs-medsam2", "fate-sam2"])
+def test_each_method_learns_without_training_and_segments_every_slice(
+    backbone: Sam2Backbone, name: str, tmp_path: Path
+) -> None:
+    from OFLSAM2Core.learned_task import LearnedTask
+
+    session = FewShotSession(backbone, method=name)
+    task = LearnedTask.load(session.learn([_case(0), _case(1)]).save(tmp_path / "task.oflsam2"))
+    volume = _case(2).volume
+    found = np.full((2, *volume.grid_shape), 255, np.uint8)
+    for _ in range(2):  # A run leaves nothing behind in task or backbone.
+        before = found.copy()
+        for result in session.segment(volume, task):
+            found[0][result.index_expression] = result.labels
+            found[1][result.index_expression] = result.confidence
+    assert np.array_equal(found, before)
+    assert set(np.unique(found[0])) <= {0, 1, 4}
+
+
+# Which slices are prompted, and in which order
+
+
+def _query(count: int, likeness: list[list[float]], is_sequence: bool = False) -> Query:
+    """likeness: of each support slice and each slice of the volume, as unit vectors' cosines."""
+    table = torch.tensor(likeness)
+    memories = [Memory(torch.zeros(1, 1, 1, 1)) for _ in table]
+    known = torch.ones(len(table), dtype=torch.bool)
+    memory = SupportMemory(memories, table, known, torch.zeros(len(table)))
+    return Query(count, is_sequence, range(count), memory, lambda i: torch.eye(count)[i])
+
+
+def test_mask_prompts_are_the_most_similar_slices_and_the_best_is_nearest() -> None:
+    query = _query(3, [[0.1, 0.2, 0.0], [0.0, 0.9, 0.1], [0.5, 0.0, 0.0]])
+    visits = list(sam2_mask_prompt.plan(query, 2))
+    assert [visit.index for visit in visits] == [0, 1, 2]
+    assert all(visit.direction == 1 for visit in visits)
+    assert visits[0].prompts == [(-2, 2), (-1, 1)]
+
+
+def test_fs_medsam2_takes_the_middle_of_each_part_and_goes_both_ways_from_the_middle() -> None:
+    assert fs_medsam2.middles([4, 5, 6, 7, 8, 9, 10, 11, 12], 3) == [5, 8, 11]
+    assert fs_medsam2.middles([4, 5], 3) == [4, 5]
+    visits = list(fs_medsam2.plan(_query(5, [[0.0] * 5] * 2)))
+    assert [(v.index, v.direction) for v in visits] == [(2, 1), (3, 1), (4, 1), (1, -1), (0, -1)]
+    assert all(visit.prompts == [(-2, 0), (-1, 1)] for visit in visits)
+    frames = list(fs_medsam2.plan(_query(3, [[0.0] * 3], is_sequence=True)))
+    assert [(v.index, v.direction) for v in frames] == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_fate_sam2_conditions_each_slice_on_its_own_most_similar_ones() -> None:
+    query = _query(3, [[0.9, 0.1, 0.3], [0.2, 0.8, 0.2], [0.1, 0.3, 0.7]])
+    visits = {visit.index: visit for visit in fate_sam2.plan(query, 2)}
+    assert [visit.direction for visit in visits.values()] == [-1, -1, 1]
+    assert {i: [which for _, which in v.prompts] for i, v in visits.items()} == {
+        1: [1, 2],
+        0: [0, 1],
+        2: [2, 0],
+    }
+
+
+def test_from_the_middle_every_slice_has_its_turn_once() -> None:
+    for count in (1, 2, 7, 8):
+        for backwards_first in (False, True):
+            order = [index for index, _ in from_middle(count, backwards_first)]
+            assert sorted(order) == list(range(count))
+            assert order[0] == count // 2
+
+
+def test_the_names_are_known() -> None:
+    for name in ("sam2-mask-prompt", "fs-medsam2", "fate-sam2"):
+        assert get_method(name).name == name
