@@ -54,7 +54,7 @@ def start_log(
     logging.getLogger("OFLSAM2Core").setLevel(logging.INFO)
     logging.captureWarnings(True)
     if problem is not None:
-        logging.getLogger(__name__).warning("No log file: %s", problem)
+        logging.getLogger(__name__).warning("There is no log file: %s.", problem.strerror)
         return None
     return path
 

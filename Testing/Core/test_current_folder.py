@@ -106,3 +106,16 @@ def test_arguments_arrive_as_with_minus_m() -> None:
         python_command("json.tool", "--help"), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0 and "usage" in done.stdout
+
+
+def test_the_command_line_answers_ctrl_c_before_it_imports_anything_large() -> None:
+    program = "import sys, OFLSAM2Core.cli.main; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert not {"numpy", "torch", "SimpleITK", "tqdm", "argparse"} & set(done.stdout.split())

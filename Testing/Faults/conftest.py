@@ -1,0 +1,67 @@
+"""Quick runs of the command line on small volumes, and a task for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from programs import Programs
+
+METHOD = ("--method", "nearest-intensity")
+OUTPUTS = {
+    "--out": "out.seg.nrrd",
+    "--labelmap": "out.nii.gz",
+    "--confidence": "confidence.nii.gz",
+    "--report": "report.json",
+    "--picture": "sheet.png",
+}
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Programs]:
+    with Programs() as programs:
+        yield programs
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four volumes of eight slices with a bright block each, as a data set."""
+    folder = tmp_path_factory.mktemp("data")
+    noise = np.random.default_rng(0)
+    for case in range(4):
+        labels = np.zeros((8, 32, 32), np.uint8)
+        labels[2:6, 8:20, 8 + case : 20 + case] = 1
+        image = (labels * 100 + noise.normal(0, 5, labels.shape)).astype(np.int16)
+        for name, array in (("image", image), ("label", labels)):
+            made = sitk.GetImageFromArray(array)
+            made.SetSpacing((1.0, 1.0, 2.0))
+            sitk.WriteImage(made, str(folder / f"case{case}_{name}.nii.gz"))
+    content = {"labels": {"1": "block"}, "support": ["case0", "case1"], "test": ["case2", "case3"]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def support(data: Path) -> list[str]:
+    words = ["--labels", str(data / "dataset.json")]
+    for case in ("case0", "case1"):
+        words += ["--support", f"{data / case}_image.nii.gz={data / case}_label.nii.gz"]
+    return words
+
+
+def segment(data: Path, task: Path, *words: object) -> list[object]:
+    """The words of a command that writes everything there is to write."""
+    outputs = [part for pair in OUTPUTS.items() for part in pair]
+    return ["segment", data / "case2_image.nii.gz", "--task", task, *outputs, *words]
+
+
+@pytest.fixture(scope="session")
+def task(programs: Programs, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("task")
+    words = ["learn", *support(data), "--out", "block.oflsam2", *METHOD]
+    ended = programs.run(*words, folder=folder)
+    assert ended.code == 0, ended.err
+    return folder / "block.oflsam2"
