@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.atlas.deformable_registration import STEPS, register
 from OFLSAM2Core.atlas.isotropic_grid import IsotropicGrid, Point
+from OFLSAM2Core.atlas.label_fusion import locally_weighted
 from OFLSAM2Core.atlas.mind import mind_ssc
 from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
 from OFLSAM2Core.data.overlap import bounding_box, dice
@@ -35,12 +35,6 @@ AROUND = 24.0
 
 OF_EXTENT = 0.15
 """Of what they measure together."""
-
-LIKER = 3.0
-"""How much more a case counts that looks liker."""
-
-NEARBY = 5
-"""Cells along the side of what is compared for that."""
 
 OTHERS = 2
 """By how many others a support case is known, to see how well that goes."""
@@ -209,9 +203,9 @@ class AtlasSet:
     def _said(
         self, volume: Tensor, cases: Tensor, points: Tensor, which: Tensor | list[int]
     ) -> Tensor:
-        """`fused`, of what the cases `which` and a volume look like; points: of `register`."""
+        """`locally_weighted` votes of the cases `which`; points: of `register`."""
         labels = self.grid.at(self.labels[which].float() / 255, points)
-        return fused(labels, self.grid.at(cases, points) - volume, self._has[which])
+        return locally_weighted(labels, self.grid.at(cases, points) - volume, self._has[which])
 
     def _looks(self, greys: Tensor) -> Tensor:
         """What is compared of grey values (B, 1, D, H, W): (B, CHANNELS + 1, D, H, W)."""
@@ -362,20 +356,6 @@ def averaged(
 def _odds(dice: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
     likely = np.clip(dice, 0.02, 0.98)
     return likely / (1 - likely)
-
-
-def fused(labels: Tensor, apart: Tensor, has: Tensor) -> Tensor:
-    """(N, D, H, W): what cases say, laid over a volume, those that look liker counting for more.
-
-    labels: (S, N, D, H, W). apart: by how much they look otherwise than it, (S, C, D, H, W). has:
-    which case has which structure, (S, N); the others say nothing of it.
-    """
-    apart = apart.square().mean(dim=1, keepdim=True)
-    around = F.pad(apart, [NEARBY // 2] * 6, mode="replicate")
-    nearby = F.avg_pool3d(around, NEARBY, stride=1)
-    weights = torch.exp(-LIKER * nearby / nearby.mean().clamp(min=1e-6))
-    weights = weights * has[:, :, None, None, None]
-    return (weights * labels).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-6)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ DEFAULT = "ofl-sam2-atlas"
 _BUILT_IN = {
     "ofl-sam2-atlas": "OFLSAM2Core.methods.ofl_sam2_atlas:OflSam2Atlas",
     "ofl-sam2": "OFLSAM2Core.methods.ofl_sam2:OflSam2",
+    "atlas": "OFLSAM2Core.methods.atlas:Atlas",
     "sam2-mask-prompt": "OFLSAM2Core.methods.sam2_mask_prompt:Sam2MaskPrompt",
     "fs-medsam2": "OFLSAM2Core.methods.fs_medsam2:FsMedSam2",
     "fate-sam2": "OFLSAM2Core.methods.fate_sam2:FateSam2",

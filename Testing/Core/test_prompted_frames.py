@@ -19,9 +19,11 @@ from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.backbones.sam2_config import CONFIGS, build_sam2
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.methods import fate_sam2, fs_medsam2, get_method, sam2_mask_prompt
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames, Query, from_middle
 from OFLSAM2Core.methods.common.support_memory import SupportMemory
+from OFLSAM2Core.methods.fate_sam2 import FateSam2
+from OFLSAM2Core.methods.fs_medsam2 import FsMedSam2
+from OFLSAM2Core.methods.sam2_mask_prompt import Sam2MaskPrompt
 from OFLSAM2Core.session import FewShotSession
 
 SIDE = 128
@@ -197,25 +199,28 @@ def _query(count: int, likeness: list[list[float]], is_sequence: bool = False) -
 
 def test_mask_prompts_are_the_most_similar_slices_and_the_best_is_nearest() -> None:
     query = _query(3, [[0.1, 0.2, 0.0], [0.0, 0.9, 0.1], [0.5, 0.0, 0.0]])
-    visits = list(sam2_mask_prompt.plan(query, 2))
+    options = Sam2MaskPrompt.SegmentOptions(retrieved_slices=2)
+    visits = list(Sam2MaskPrompt().plan(query, options))
     assert [visit.index for visit in visits] == [0, 1, 2]
     assert all(visit.direction == 1 for visit in visits)
     assert visits[0].prompts == [(-2, 2), (-1, 1)]
 
 
 def test_fs_medsam2_takes_the_middle_of_each_part_and_goes_both_ways_from_the_middle() -> None:
-    assert fs_medsam2.middles([4, 5, 6, 7, 8, 9, 10, 11, 12], 3) == [5, 8, 11]
-    assert fs_medsam2.middles([4, 5], 3) == [4, 5]
-    visits = list(fs_medsam2.plan(_query(5, [[0.0] * 5] * 2)))
+    method, learn, segment = FsMedSam2(), FsMedSam2.LearnOptions(), FsMedSam2.SegmentOptions()
+    assert method.choose(range(4, 13), learn) == [5, 8, 11]
+    assert method.choose([4, 5], learn) == [4, 5]
+    visits = list(method.plan(_query(5, [[0.0] * 5] * 2), segment))
     assert [(v.index, v.direction) for v in visits] == [(2, 1), (3, 1), (4, 1), (1, -1), (0, -1)]
     assert all(visit.prompts == [(-2, 0), (-1, 1)] for visit in visits)
-    frames = list(fs_medsam2.plan(_query(3, [[0.0] * 3], is_sequence=True)))
+    frames = list(method.plan(_query(3, [[0.0] * 3], is_sequence=True), segment))
     assert [(v.index, v.direction) for v in frames] == [(0, 1), (1, 1), (2, 1)]
 
 
 def test_fate_sam2_conditions_each_slice_on_its_own_most_similar_ones() -> None:
     query = _query(3, [[0.9, 0.1, 0.3], [0.2, 0.8, 0.2], [0.1, 0.3, 0.7]])
-    visits = {visit.index: visit for visit in fate_sam2.plan(query, 2)}
+    options = FateSam2.SegmentOptions(retrieved_slices=2)
+    visits = {visit.index: visit for visit in FateSam2().plan(query, options)}
     assert [visit.direction for visit in visits.values()] == [-1, -1, 1]
     assert {i: [which for _, which in v.prompts] for i, v in visits.items()} == {
         1: [1, 2],
@@ -230,8 +235,3 @@ def test_from_the_middle_every_slice_has_its_turn_once() -> None:
             order = [index for index, _ in from_middle(count, backwards_first)]
             assert sorted(order) == list(range(count))
             assert order[0] == count // 2
-
-
-def test_the_names_are_known() -> None:
-    for name in ("sam2-mask-prompt", "fs-medsam2", "fate-sam2"):
-        assert get_method(name).name == name

@@ -125,11 +125,11 @@ class PromptState:
         support: Sequence[SupportCase],
         slicing_axis: str,
         intensity_window: str,
-        choose: Callable[[list[int]], list[int]] | None = None,
+        choose: Callable[[list[int]], list[int] | None],
     ) -> PromptState:
         """Encode labelled slices of the support; nothing is trained.
 
-        choose: which of a case's labelled slices are kept; an even part where there are very many.
+        choose: which of a case's labelled slices are kept; None: all, of very many an even part.
         """
         backbone = ctx.needed_backbone
         prepared, cases = SlicePreparation.learn(
@@ -143,7 +143,7 @@ class PromptState:
         memories, descriptors, numbers = [], [], []
         for number, case in enumerate(cases):
             indices = case.labelled.tolist()
-            indices = choose(indices) if choose else spread(indices, MOST_SLICES // len(cases))
+            indices = choose(indices) or spread(indices, MOST_SLICES // len(cases))
             features = SliceFeatures(backbone, case)
             statistics = _statistics(ctx, case, features)
             for done, index in enumerate(indices):

@@ -60,12 +60,22 @@ class SlicedVolume:
         """Labels, confidence and S_cf of a slice, in the volume's own grid; and S_cf, (N,).
 
         probabilities: (N, s, s) of each structure by itself, on the network's grid at any
-        resolution. Structures share voxels by soft aggregation (RGMP, Oh et al. 2018): every voxel
-        gets the label that is likeliest, and its share as confidence.
+        resolution. Labels and confidence as in `result_on_grid`.
+        """
+        own = self.prepared.to_grid(probabilities.float()).clamp(0, 1)
+        return self.result_on_grid(index, own, structures, revision)
+
+    def result_on_grid(
+        self, index: int, probabilities: Tensor, structures: Sequence[Structure], revision: int = 0
+    ) -> tuple[SliceResult, Tensor]:
+        """The same from probabilities (N, H, W) on the slice's own grid.
+
+        Structures share voxels by soft aggregation (RGMP, Oh et al. 2018): every voxel gets the
+        label that is likeliest, and its share as confidence.
         """
         import torch
 
-        shares = soft_label_competition(self.prepared.to_grid(probabilities.float()).clamp(0, 1))
+        shares = soft_label_competition(probabilities)
         likelihood, which = shares.max(dim=0)
         scores = slice_confidence(shares)
         values = torch.tensor([0, *(s.label for s in structures)], dtype=torch.uint8)

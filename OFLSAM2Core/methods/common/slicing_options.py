@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.methods.options import Options, option
 
 AXES = ("auto", "sagittal", "coronal", "axial")
 
@@ -27,3 +29,11 @@ def intensity_window(text: str) -> tuple[float, float] | None:
             "Give the lower and the higher intensity as LOW,HIGH (-160,240), or auto.",
         )
     return low, high
+
+
+@dataclass(frozen=True)
+class SlicingOptions(Options):
+    """How a volume is cut and its intensities are mapped, and nothing else."""
+
+    slicing_axis: str = option("auto", AXIS_HELP, choices=AXES)
+    intensity_window: str = option("auto", WINDOW_HELP)

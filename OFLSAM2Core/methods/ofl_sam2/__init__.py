@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from OFLSAM2Core.methods.ofl_sam2.options import PRESETS, LearnOptions, SegmentOptions
+from OFLSAM2Core.methods.ofl_sam2 import options as own
 
 if TYPE_CHECKING:
     from OFLSAM2Core.data.volume import SupportCase, Volume
@@ -32,12 +32,12 @@ class OflSam2:
     description = "OFL-SAM2 as published: memory, mapping network, fusion, frozen decoder"
     needs_backbone = True
     sequences = True
-    LearnOptions = LearnOptions
-    SegmentOptions = SegmentOptions
-    presets = PRESETS
+    LearnOptions = own.LearnOptions
+    SegmentOptions = own.SegmentOptions
+    presets = own.PRESETS
 
     def learn(
-        self, ctx: Context, support: Sequence[SupportCase], options: LearnOptions
+        self, ctx: Context, support: Sequence[SupportCase], options: own.LearnOptions
     ) -> MethodState:
         """Encode the support, fit the mapping network, train fusion, fill the memory bank."""
         from OFLSAM2Core.methods.common.sliced_volume import SlicePreparation
@@ -67,7 +67,7 @@ class OflSam2:
         return OflSam2State(prepared, trained, mapping, memory).encode()
 
     def open(
-        self, ctx: Context, volume: Volume, task: LearnedTask, options: SegmentOptions
+        self, ctx: Context, volume: Volume, task: LearnedTask, options: own.SegmentOptions
     ) -> OflSam2Run:
         """A run over one volume or sequence. Raises TaskError or InputError."""
         from OFLSAM2Core.methods.ofl_sam2.propagation import OflSam2Run

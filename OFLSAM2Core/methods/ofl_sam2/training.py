@@ -90,7 +90,7 @@ class Training:
             )
             for fold, own in equations.items()
         }
-        self._predicted: dict[tuple[int, int, int], Tensor] = {}
+        self._predicted: dict[tuple[int, ...], Tensor] = {}
         self._by_place = {(s.case, s.copy, s.index): s for s in slices}
 
     def run(self) -> Trained:

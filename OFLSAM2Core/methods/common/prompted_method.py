@@ -1,0 +1,53 @@
+"""What the methods of the SAM2 family share, without PyTorch: nothing is trained, labelled support
+slices are kept, and a plan says which of them prompt which slice of a volume, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.data.volume import SupportCase, Volume
+    from OFLSAM2Core.learned_task import LearnedTask
+    from OFLSAM2Core.methods.base import Context, MethodState
+    from OFLSAM2Core.methods.common.prompted_frames import PromptedRun, Query, Visit
+
+
+class PromptedMethod:
+    """A method of the family; `plan` is its own."""
+
+    name: str
+    needs_backbone = True
+    sequences = True
+    presets: dict[str, dict[str, Any]] = {}
+
+    def choose(self, labelled: Sequence[int], options: Any) -> list[int] | None:
+        """Which of a case's labelled slices are kept; None: an even part of very many."""
+        return None
+
+    def plan(self, query: Query, options: Any) -> Iterable[Visit]:
+        """Every slice of a volume once, with its prompts."""
+        raise NotImplementedError
+
+    def learn(
+        self, ctx: Context, support: Sequence[SupportCase], options: SlicingOptions
+    ) -> MethodState:
+        """Encode labelled support slices."""
+        from OFLSAM2Core.methods.common.prompted_frames import PromptState
+
+        state = PromptState.learn(
+            ctx,
+            support,
+            options.slicing_axis,
+            options.intensity_window,
+            lambda labelled: self.choose(labelled, options),
+        )
+        return state.encode()
+
+    def open(self, ctx: Context, volume: Volume, task: LearnedTask, options: Any) -> PromptedRun:
+        """A run over one volume or sequence. Raises TaskError or InputError."""
+        from OFLSAM2Core.methods.common.prompted_frames import PromptedRun
+
+        return PromptedRun(ctx, volume, task, lambda query: self.plan(query, options))
