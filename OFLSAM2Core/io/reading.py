@@ -9,6 +9,7 @@ folder of masks.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def read_volume(path: str | Path) -> Volume:
     """
     path = Path(path)
     file, series = _split(path)
-    if file.is_dir():
+    if os.path.isdir(file):  # False also for names that no file can have
         volume = _read_folder(file, series)
     else:
         kind = kind_of(file)
