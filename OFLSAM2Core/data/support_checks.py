@@ -64,7 +64,7 @@ def _same(one: npt.NDArray, other: npt.NDArray) -> bool:
 
 def _check_labelled_slices(case: SupportCase) -> None:
     geometry = SliceGeometry.for_volume(case.volume)
-    labelled = geometry.to_slices(case.labels).any(axis=(1, 2)).nonzero()[0]
+    labelled = np.flatnonzero(geometry.to_slices(case.labels).any(axis=(1, 2)))
     total = geometry.count
     if len(labelled) == 1 and total > _FEW_SLICES:
         told = f"Only 1 of {total} {geometry.orientation} slices"

@@ -1,6 +1,7 @@
 """Folders of labelled cases, as `oflsam2 evaluate` reads them.
 
-A folder holds `<case>_image.nii.gz`, `<case>_label.nii.gz` and `dataset.json`:
+A folder in one of the layouts of `dataset_layouts`; our own has `<case>_image.nii.gz`,
+`<case>_label.nii.gz` and `dataset.json`:
 
     {"name": "...", "labels": {"1": "left atrium"}, "nominal_spacing": false,
      "support": ["case1", ...], "test": ["case4", ...]}
@@ -11,27 +12,30 @@ in voxels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import OFLSAM2Core
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.evaluation.dataset_layouts import SUPPORT, find_layout
 from OFLSAM2Core.io.label_table import LabelTable
-from OFLSAM2Core.io.reading import read_support_case
+from OFLSAM2Core.io.reading import read_segmentation, read_support_case
 from OFLSAM2Core.runtime.redaction import keep_out
-
-_FORM = "See the README, section 'Evaluate', for what dataset.json must hold."
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A folder of labelled cases.
 
-    support, test: names of the cases to learn from and to segment, in order.
+    support, test: names of the cases to learn from and to segment, in order. Where the folder does
+        not say, the first three are learned from.
     nominal_spacing: whether the spacing in the files means nothing.
+    files: image and labels of every case. channel: which volume of 4D images.
     """
 
     folder: Path
@@ -40,37 +44,29 @@ class Dataset:
     support: tuple[str, ...]
     test: tuple[str, ...]
     nominal_spacing: bool = False
+    files: dict[str, tuple[Path, Path]] = field(default_factory=dict)
+    channel: int | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> Dataset:
-        """Read `dataset.json` and see that every case's files are there.
+        """See what is in the folder, and that every case's files are there.
 
         Raises InputError naming the folder, the file or the case.
         """
         folder = Path(folder)
-        path = folder / "dataset.json"
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"'{path}' cannot be read: {error.strerror}.", _FORM) from error
-        except ValueError as error:
-            raise InputError(f"'{path}' is not JSON: {error}.", _FORM) from error
-        lists = [data.get(key) if isinstance(data, dict) else None for key in ("support", "test")]
-        if not all(_is_list_of_names(names) for names in lists):
-            raise InputError(f"'{path}' does not list 'support' and 'test' cases.", _FORM)
-        support, test = (tuple(names or ()) for names in lists)
-        keep_out([folder, *support, *test])
-        dataset = cls(
+        found = find_layout(folder)
+        names = tuple(found.files)
+        keep_out([folder, *names])
+        return cls(
             folder=folder,
-            name=str(data.get("name", folder.name)),
-            table=LabelTable.read(path),
-            support=support,
-            test=test,
-            nominal_spacing=bool(data.get("nominal_spacing", False)),
+            name=found.name,
+            table=_table(folder, found.labels, found.files),
+            support=names[:SUPPORT] if found.support is None else found.support,
+            test=names if found.test is None else found.test,
+            nominal_spacing=found.nominal_spacing,
+            files=found.files,
+            channel=found.channel,
         )
-        for case in (*support, *test):
-            dataset._files_of(case)
-        return dataset
 
     def choose(
         self, supports: int | None, support_cases: Sequence[str] | None, cases: int | None
@@ -113,20 +109,26 @@ class Dataset:
 
         may_be_empty: of a test case, in which there may be nothing to find.
         """
-        image, labels = self._files_of(name)
-        case = read_support_case(image, labels, table=self.table, may_be_empty=may_be_empty)
+        image, labels = self.files[name]
+        case = read_support_case(
+            image, labels, table=self.table, may_be_empty=may_be_empty, channel=self.channel
+        )
         return replace(case, volume=replace(case.volume, name=name))
 
-    def _files_of(self, case: str) -> tuple[Path, Path]:
-        files = [self.folder / f"{case}_{kind}.nii.gz" for kind in ("image", "label")]
-        for file in files:
-            if not file.is_file():
-                raise InputError(
-                    f"'{self.folder / 'dataset.json'}' lists the case '{case}', but there is no "
-                    f"'{file.name}'.",
-                    "Add the file, or take the case off the list.",
-                )
-        return files[0], files[1]
+
+def _table(folder: Path, labels: Any, files: dict[str, tuple[Path, Path]]) -> LabelTable:
+    """From the folder's own table, else from the values that the labels have."""
+    if isinstance(labels, Path):
+        return LabelTable.read(labels)
+    if labels is not None:
+        return LabelTable.from_json(labels, str(folder / "dataset.json"))
+    values: set[int] = set()
+    for _, path in files.values():
+        read, _, structures = read_segmentation(path, may_be_empty=True)
+        if any(not one.name.startswith("Structure ") for one in structures):
+            return LabelTable(structures, str(path))
+        values |= set(np.unique(read[read > 0]).tolist())
+    return LabelTable.for_values(sorted(values))
 
 
 def sample_data() -> Dataset:
@@ -141,7 +143,3 @@ def sample_data() -> Dataset:
         "The sample data that come with oflsam2 are not installed.",
         f"Install oflsam2 again; they belong in {folders[0]}.",
     )
-
-
-def _is_list_of_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -105,8 +105,12 @@ def read_header(path: Path, kind: str | None = None) -> ImageHeader:
     return reader(path)
 
 
-def read_image(path: Path, kind: str | None = None) -> tuple[npt.NDArray, ImageHeader]:
+def read_image(
+    path: Path, kind: str | None = None, channel: int | None = None
+) -> tuple[npt.NDArray, ImageHeader]:
     """Voxels (K, J, I) of one 3D grey volume, and their header.
+
+    channel: of a file with several volumes, which one; None: there must be one.
 
     Voxels keep their stored type unless the header scales them. A flat picture is one slice; axes
     of length 1 beyond the third are left out; colours become grey. What had to be chosen is said.
@@ -117,6 +121,13 @@ def read_image(path: Path, kind: str | None = None) -> tuple[npt.NDArray, ImageH
     check_scalar_type(path, header.dtype)
     array = scaled(read_voxels(header), header)
     header.say_notes()
+    if channel is not None and header.components == 1 and array.ndim == 4:
+        if not 0 <= channel < len(array):
+            raise InputError(
+                f"'{path}' has {len(array)} volumes, none of the number {channel}.",
+                "Volumes are counted from 0.",
+            )
+        array = array[channel]
     return one_volume(path, array, header.components), header
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import re
 import shlex
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,20 @@ _VALUE_COLUMNS = (
 _NAME_COLUMNS = ("name", "label name", "labelname", "structure", "segment", "text", "label")
 
 
+_MOST_BYTES = 16_000_000
+
+
 def read_text(path: Path) -> str:
-    """The text of a file, in UTF-8 or with a byte order mark of UTF-16, else Latin-1."""
-    content = path.read_bytes()
+    """The text of a file, in UTF-8 or with a byte order mark of UTF-16, else Latin-1.
+
+    Raises OSError, or ValueError where it is no file or far too large.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
+    with open(path, "rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError("it is far larger than a label table")
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16")
     try:

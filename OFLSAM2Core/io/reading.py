@@ -9,6 +9,7 @@ folder of masks.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,24 +38,26 @@ __all__ = [
 ]
 
 
-def read_volume(path: str | Path) -> Volume:
+def read_volume(path: str | Path, *, channel: int | None = None) -> Volume:
     """A volume, or a sequence where `path` is a folder of JPEG or PNG frames.
 
     The voxels keep their stored type, unless the header scales them. What a header does not say,
     or says in two ways, is chosen by one rule and said in a warning. NaN and infinite voxels become
-    background, colours grey. Raises InputError naming the file: missing, damaged, several volumes,
-    geometry that is none.
+    background, colours grey. channel: of a file with several volumes (4D), which one, from 0.
+    Raises InputError naming the file: missing, damaged, several volumes, geometry that is none.
     """
     path = Path(path)
     file, series = _split(path)
-    if file.is_dir():
+    if os.path.isdir(file):  # False also for names that no file can have
         volume = _read_folder(file, series)
     else:
         kind = kind_of(file)
         if kind == "zip":
             with unpacked(file) as inside:
                 return replace(
-                    read_volume(inside if series is None else f"{inside}#{series}"),
+                    read_volume(
+                        inside if series is None else f"{inside}#{series}", channel=channel
+                    ),
                     name=case_name(file),
                     source=path,
                 )
@@ -63,7 +66,7 @@ def read_volume(path: str | Path) -> Volume:
         elif kind == "picture":
             volume = read_picture(file)
         else:
-            array, header = read_image(file, kind)
+            array, header = read_image(file, kind, channel)
             volume = Volume(array, header.affine, nifti_forms=header.forms)
     array = replace_not_finite(volume.array, path)
     volume = replace(volume, array=array, name=case_name(file), source=path)
@@ -77,15 +80,16 @@ def read_support_case(
     *,
     table: LabelTable | None = None,
     may_be_empty: bool = False,
+    channel: int | None = None,
 ) -> SupportCase:
     """A volume and its segmentation, put onto the volume's grid.
 
     The segmentation may cover only a part of the volume's grid (Slicer crops what it saves) or
     store its axes in another order; on another grid it is resampled in patient space, with a
     warning that says how the grids differ. may_be_empty: accept labels without a structure, to
-    compare with. Raises InputError naming the files.
+    compare with. channel: as of `read_volume`. Raises InputError naming the files.
     """
-    volume = read_volume(image_path)
+    volume = read_volume(image_path, channel=channel)
     labels, affine, structures = read_segmentation(
         labels_path, table=table, may_be_empty=may_be_empty, volume=volume
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def read_segmentation(
     the table.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         labels, affine, structures = _read_folder(path, table, volume)
     else:
         labels, affine, structures = _read_file(path, table, volume, may_be_empty)

@@ -7,6 +7,10 @@ from pathlib import Path
 
 from OFLSAM2Core.errors import OFLSAM2Error
 
+# What a path can be wrong in.
+_OF_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM)
+_LONGEST = 120
+
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
 
 
@@ -24,6 +28,14 @@ def failure_of(error: BaseException, log_file: Path | None = None) -> dict[str, 
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failed("resource", "The disk is full.", "Free some space and try again.")
+    if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename:
+        name = str(error.filename)
+        return _failed(
+            "input",
+            f"'{name if len(name) <= _LONGEST else name[:_LONGEST] + '...'}' cannot be used: "
+            f"{error.strerror}.",
+            "Check the path.",
+        )
     if isinstance(error, ModuleNotFoundError):
         return _failed(
             "resource",

@@ -1,0 +1,244 @@
+"""Where the cases of a folder are, in the layouts that people have.
+
+- our own: `CASE_image.nii.gz`, `CASE_label.nii.gz`, and `support` and `test` in `dataset.json`;
+- Medical Segmentation Decathlon: `imagesTr`, `labelsTr`, and `training` in `dataset.json`;
+- nnU-Net: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`;
+- BIDS: `sub-*/anat/*.nii.gz`, with labels beside them or in `derivatives`, paired by their names.
+
+Of images with several channels the first is read, and that is said.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.image_files import IMAGE_EXTENSIONS
+from OFLSAM2Core.io.label_table_formats import read_text
+
+SUPPORT = 3
+"""So many cases are learned from where a folder does not say which."""
+
+_FORM = "See the README, section 'Evaluate', for the folders that can be read."
+
+# What names a derivative, and not the image it was made from.
+_OF_LABELS = ("desc", "label", "space", "seg", "atlas", "res", "hemi", "den")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is in a folder.
+
+    files: image and labels by the case's name, in order.
+    support, test: names, None where the folder does not say.
+    labels: the data or the file of a label table; None where there is none.
+    channel: which volume of 4D images is read; None: there are none.
+    """
+
+    name: str
+    files: dict[str, tuple[Path, Path]]
+    labels: Any = None
+    support: tuple[str, ...] | None = None
+    test: tuple[str, ...] | None = None
+    nominal_spacing: bool = False
+    channel: int | None = None
+
+
+def find_layout(folder: Path) -> Layout:
+    """Raises InputError naming the folder or the file: none of the layouts, or files missing."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        if any(folder.glob("sub-*")):
+            return _bids(folder)
+        if (folder / "imagesTr").is_dir() and (folder / "labelsTr").is_dir():
+            return _folders(folder, {})
+        why = "is no folder" if not folder.is_dir() else "has no dataset.json, and is not BIDS"
+        raise InputError(f"'{folder}' {why}.", _FORM)
+    data = _read_json(path)
+    if "support" in data or "test" in data:
+        return _own(folder, path, data)
+    listed = data.get("training")
+    if isinstance(listed, list) and all(isinstance(one, dict) for one in listed) and listed:
+        return _decathlon(folder, path, data, listed)
+    if (folder / "imagesTr").is_dir():
+        return _folders(folder, data)
+    raise InputError(f"'{path}' does not list 'support' and 'test' cases.", _FORM)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(read_text(path))
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror}.", _FORM) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"'{path}' is not JSON: {error}.", _FORM) from error
+    if not isinstance(data, dict):
+        raise InputError(f"'{path}' does not list 'support' and 'test' cases.", _FORM)
+    return data
+
+
+def _own(folder: Path, path: Path, data: dict[str, Any]) -> Layout:
+    names: list[tuple[str, ...]] = []
+    for key in ("support", "test"):
+        listed = data.get(key)
+        if not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
+            raise InputError(f"'{path}' does not list 'support' and 'test' cases.", _FORM)
+        names.append(tuple(listed))
+    files = {}
+    for case in (*names[0], *names[1]):
+        pair = [folder / f"{case}_{kind}.nii.gz" for kind in ("image", "label")]
+        for file in pair:
+            _require(path, case, file)
+        files[case] = (pair[0], pair[1])
+    return Layout(
+        str(data.get("name", folder.name)),
+        files,
+        data.get("labels"),
+        *names,
+        nominal_spacing=bool(data.get("nominal_spacing", False)),
+    )
+
+
+def _decathlon(
+    folder: Path, path: Path, data: dict[str, Any], listed: list[dict[str, Any]]
+) -> Layout:
+    files = {}
+    for entry in listed:
+        try:
+            pair = folder / str(entry["image"]), folder / str(entry["label"])
+        except KeyError as error:
+            raise InputError(f"A case of '{path}' has no {error}.", _FORM) from error
+        case = _stem(pair[1])
+        # nnU-Net took the list over, and gave images a channel in their names.
+        if not pair[0].is_file():
+            numbered = pair[0].with_name(f"{_stem(pair[0])}_0000{_extension(pair[0])}")
+            pair = (numbered if numbered.is_file() else pair[0]), pair[1]
+        for file in pair:
+            _require(path, case, file)
+        files[case] = pair
+    modalities = data.get("modality")
+    several = isinstance(modalities, dict) and len(modalities) > 1
+    if several:
+        _log.warning("Cases in '%s' have several channels; the first one is read.", folder)
+    name = str(data.get("name", folder.name))
+    return Layout(name, files, data.get("labels"), channel=0 if several else None)
+
+
+def _folders(folder: Path, data: dict[str, Any]) -> Layout:
+    """nnU-Net's folders of images and labels."""
+    images = {_stem(path): path for path in _images(folder / "imagesTr")}
+    channels = {re.sub(r"_0000$", "", name) for name in images if re.search(r"_0000$", name)}
+    files, unlabelled = {}, []
+    labels = {_stem(path): path for path in _images(folder / "labelsTr")}
+    for case in sorted(channels or images):
+        image = images[f"{case}_0000" if channels else case]
+        if case in labels:
+            files[case] = (image, labels[case])
+        else:
+            unlabelled.append(case)
+    without = sorted(set(labels) - set(files))
+    if without:
+        raise InputError(
+            f"'{folder / 'labelsTr'}' has labels of '{without[0]}', of which there is no image.",
+            "Add the image, or take the labels out.",
+        )
+    if not files:
+        raise InputError(f"'{folder}' has no case with image and labels.", _FORM)
+    if unlabelled:
+        _log.warning("%d images in '%s' have no labels; left out.", len(unlabelled), folder)
+    if any(re.search(r"_0001$", name) for name in images):
+        _log.warning("Cases in '%s' have several channels; the first one is read.", folder)
+    return Layout(str(data.get("name", folder.name)), files, data.get("labels"))
+
+
+def _bids(folder: Path) -> Layout:
+    found = [path for path in _images(folder, deep=True) if path.name.startswith("sub-")]
+    labels = [path for path in found if _is_labels(folder, path)]
+    images = [
+        path
+        for path in found
+        if path not in set(labels) and "derivatives" not in path.relative_to(folder).parts
+    ]
+    files: dict[str, tuple[Path, Path]] = {}
+    for path in labels:
+        image = _image_of(path, images)
+        case = _stem(image)
+        if case in files:
+            raise InputError(
+                f"The image '{image.name}' has several labels: '{files[case][1].name}' and "
+                f"'{path.name}'.",
+                "Leave one kind of labels in the folder.",
+            )
+        files[case] = (image, path)
+    if not files:
+        raise InputError(
+            f"'{folder}' has subjects, but no labels (*_dseg.nii.gz, *_mask.nii.gz).", _FORM
+        )
+    tables = sorted(folder.rglob("*dseg.tsv"))
+    name = folder.name
+    if (folder / "dataset_description.json").is_file():
+        name = str(_read_json(folder / "dataset_description.json").get("Name", name))
+    return Layout(name, dict(sorted(files.items())), tables[0] if tables else None)
+
+
+def _is_labels(folder: Path, path: Path) -> bool:
+    stem = _stem(path)
+    if re.search(r"_(dseg|mask|seg|label|lesion|roi)$", stem) or re.search(r"_(seg|label)-", stem):
+        return True
+    return "labels" in path.relative_to(folder).parts
+
+
+def _image_of(labels: Path, images: list[Path]) -> Path:
+    """The image whose name the labels' name begins with, else the one of the same subject,
+    session and run. Raises InputError where it is none or several."""
+    stem = _stem(labels)
+    begun = [path for path in images if re.match(re.escape(_stem(path)) + r"[_-]", stem)]
+    if not begun:
+        entities = _entities(stem)
+        begun = [path for path in images if _entities(_stem(path)) == entities]
+    if len(begun) != 1:
+        told = ", ".join(f"'{path.name}'" for path in begun[:3]) or "none"
+        raise InputError(
+            f"The labels '{labels.name}' belong to no image by their name ({told} may be meant).",
+            "Begin the name of labels with the whole name of their image.",
+        )
+    return begun[0]
+
+
+def _entities(stem: str) -> dict[str, str]:
+    pairs = (part.partition("-") for part in stem.split("_") if "-" in part)
+    return {name: value for name, _, value in pairs if name not in _OF_LABELS}
+
+
+def _images(folder: Path, deep: bool = False) -> list[Path]:
+    return sorted(
+        path
+        for path in (folder.rglob("*") if deep else folder.glob("*"))
+        if path.name.lower().endswith(IMAGE_EXTENSIONS)
+        and not path.name.startswith(".")
+        and not path.name.lower().endswith((".img", ".img.gz"))
+    )
+
+
+def _extension(path: Path) -> str:
+    known = sorted(IMAGE_EXTENSIONS, key=len, reverse=True)
+    return next((end for end in known if path.name.lower().endswith(end)), path.suffix)
+
+
+def _stem(path: Path) -> str:
+    return path.name[: len(path.name) - len(_extension(path))]
+
+
+def _require(listed_in: Path, case: str, file: Path) -> None:
+    if not file.is_file():
+        raise InputError(
+            f"'{listed_in}' lists the case '{case}', but there is no '{file.name}'.",
+            "Add the file, or take the case off the list.",
+        )
