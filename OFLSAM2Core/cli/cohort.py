@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from OFLSAM2Core.cli.files import add_support_options, read_support, split_pair
-from OFLSAM2Core.cli.interrupt import call_in_background
+from OFLSAM2Core.cli.interrupt import call_in_background, raise_if_stopped
 from OFLSAM2Core.cli.options import (
     add_session_options,
     check_options,
@@ -43,7 +43,7 @@ from OFLSAM2Core.cohort.status import counts, problem_lines, status_lines
 from OFLSAM2Core.cohort.task_segmenter import TaskSegmenter, sha256_of
 from OFLSAM2Core.cohort.workers import ThisProcess, Workers
 from OFLSAM2Core.data.results import Progress
-from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2Core.learned_task import SUFFIX
 
 if TYPE_CHECKING:
@@ -132,10 +132,10 @@ def run(args: argparse.Namespace) -> int:
         )
     bars = ProgressBars(args.quiet)
     out = args.out.absolute()
+    cohort_folder.check_folder(out)
     found = call_in_background(
         lambda report: find_cases(args.inputs, skip=[out], limit=args.limit), bars
     )
-    cohort_folder.make_folder(out)
     with cohort_folder.only_run(out), _manifest(out, args.resume, bars) as manifest:
         return _run(args, found, manifest, out, bars)
 
@@ -188,14 +188,14 @@ def _run(
         path, why = found.left_out[0]
         bars.say(f"Left out: {len(found.left_out)} that are no cases, as '{path}' ({why}).")
     settings = RunSettings(out, mark, segmenter, layout_named(args.layout), args.doubtful_below)
-    workers = _workers(args, list(cases), bars)
+    workers = call_in_background(lambda report: _workers(args, list(cases), bars), bars)
 
     def on_case(ended: CaseEnded) -> None:
         bad = len(manifest.content.in_state("failed"))
         bars(Progress("segment", ended.done, ended.total, f"{bad} failed" if bad else ""))
 
     try:
-        run_cohort(cases, settings, manifest, workers, on_case)
+        run_cohort(cases, settings, manifest, workers, on_case, raise_if_stopped)
     except KeyboardInterrupt:
         bars.say(f"Stopped: {counts(manifest.content)}. Go on with --resume.")
         raise
@@ -203,11 +203,18 @@ def _run(
         cohort_folder.end_run(out)
         workers.close()
     bars.close()
-    report = write_report(out)
-    print(f"{len(manifest.content.cases)} cases: {counts(manifest.content)}. {report}")
+    print(f"{len(manifest.content.cases)} cases: {counts(manifest.content)}. {_reported(out)}")
     for line in problem_lines(manifest.content):
         print(line)
     return SOME_FAILED if has_failures(manifest) else 0
+
+
+def _reported(out: Path) -> str:
+    """Where the report is, or why there is none: the cases are done all the same."""
+    try:
+        return str(write_report(out))
+    except OFLSAM2Error as error:
+        return f"No report: {error.message} Mend that; then: oflsam2 cohort report DIR"
 
 
 def _segmenter(

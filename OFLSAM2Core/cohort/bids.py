@@ -22,7 +22,7 @@ from OFLSAM2Core.cohort.manifest import FILE_NAME
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.evaluation.report import write_text
-from OFLSAM2Core.io.writing import check_grid, write_confidence, write_labelmap
+from OFLSAM2Core.io.writing import write_confidence, write_labelmap
 
 BIDS_VERSION = "1.10.0"
 
@@ -49,10 +49,6 @@ _DATATYPES = ("anat", "pet", "perf", "func", "dwi", "fmap", "micr")
 
 class BidsLayout:
     """sub-X/[ses-Y/]anat/sub-X_[...]_desc-oflsam2_dseg.nii.gz with its .tsv and .json."""
-
-    def check(self, volume: Volume) -> None:
-        """Raises InputError for a sheared grid, which NIfTI cannot hold."""
-        check_grid("dseg.nii.gz", volume)
 
     def write(
         self,

@@ -101,7 +101,7 @@ def segment_case(
             raise
         except Exception as error:
             if not isinstance(error, OFLSAM2Error):
-                logging.getLogger(__name__).info("case %s failed", case.name, exc_info=True)
+                logging.getLogger(__name__).info("case '%s' failed", case.name, exc_info=True)
             failure = failure_of(error)
             details = {
                 "state": "failed",
@@ -138,7 +138,6 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
     segmenter = _segmenter(settings.segmenter)
     source = fingerprint(case.source)
     volume = read_volume(case.source)
-    settings.layout.check(volume)
     voxels = int(volume.array.size)
     check_writable(settings.folder / case.name, need_bytes=voxels)
     check_memory(

@@ -62,10 +62,8 @@ class DaskWorkers:
     _said_waiting: bool = False
 
     def start(self, settings: RunSettings) -> None:
-        """Wait until one worker is ready."""
+        """Workers begin to load backbone and task; they are `idle` when they have."""
         self._settings = settings
-        while not self.idle():
-            time.sleep(_WAIT_S)
 
     def idle(self) -> list[str]:
         """Addresses of workers that are ready and have no case."""

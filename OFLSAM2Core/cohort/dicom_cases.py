@@ -1,12 +1,21 @@
-"""The DICOM series of a folder that are volumes."""
+"""DICOM series that are volumes, found among files by their headers."""
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import SimpleITK as sitk
+import pydicom
+from pydicom.dataset import Dataset
+
+from OFLSAM2Core.io.dicom_file import SEGMENTATION, is_dicom, text_of
+
+_TAGS = ["SeriesInstanceUID", "Modality", "ImageType", "NumberOfFrames", "SeriesNumber"]
+_TAGS += ["SOPClassUID", "Rows", "Columns"]
 
 _NO_IMAGES = frozenset(
     ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO")
@@ -14,76 +23,113 @@ _NO_IMAGES = frozenset(
 )
 """Modalities of series that hold no volume to segment."""
 
-_MODALITY, _IMAGE_TYPE, _FRAMES, _SERIES_NUMBER = (
-    "0008|0060",
-    "0008|0008",
-    "0028|0008",
-    "0020|0011",
-)
-
 
 @dataclass(frozen=True)
 class Series:
-    """A series: its UID, a short name within its folder ("s3"), and why it is no case, or ""."""
+    """A series.
+
+    folder: the one that holds all of its files, perhaps further down. short_name: tells it apart
+    from the others of that folder ("s3"). alone: whether there is no other in the folder.
+    left_out: why it is no case, or "". is_several_frames: whether one file holds a volume.
+    """
 
     uid: str
+    folder: Path
     short_name: str
-    left_out: str = ""
+    alone: bool
+    left_out: str
+    is_several_frames: bool
+
+    @property
+    def source(self) -> str:
+        """As `read_volume` takes it."""
+        return f"{self.folder}#{self.uid}"
 
 
-def series_of_folder(folder: Path) -> list[Series]:
-    """All series of a folder (not of folders in it), by series number; none where it has no DICOM
-    files."""
-    uids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+def find_series(files: Iterable[Path]) -> list[Series]:
+    """The series of DICOM files, by folder and series number. Files that are no DICOM are passed
+    over; one that cannot be read is left to the reader of its series."""
+    members: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
+    for path in files:
+        header = _header(path)
+        if header is not None and (uid := text_of(header, "SeriesInstanceUID")):
+            members[uid].append((path, header))
+    places = {uid: _common_folder([path for path, _ in own]) for uid, own in members.items()}
+    whys = {uid: _why_not([header for _, header in own]) for uid, own in members.items()}
+    numbers = {uid: _number(own[0][1], "SeriesNumber") for uid, own in members.items()}
+    in_folder = Counter(places[uid] for uid in members if not whys[uid])
+    numbered = Counter((places[uid], numbers[uid]) for uid in members)
     found = []
-    for uid in uids:
-        files = series_files(folder, uid)
-        header = _header(files[0]) if files else {}
-        number = header.get(_SERIES_NUMBER, "")
-        found.append((_as_number(number), uid, _why_not(header, len(files))))
-    found.sort()
-    numbers = Counter(number for number, _, _ in found)
-    return [
+    for uid in sorted(members, key=lambda uid: (places[uid], numbers[uid], uid)):
+        folder, number = places[uid], numbers[uid]
         # Not every series has a number of its own; the end of its UID tells it apart.
-        Series(uid, f"s{number}" if numbers[number] == 1 and number >= 0 else f"s{uid[-8:]}", why)
-        for number, uid, why in found
+        own_number = number >= 0 and numbered[folder, number] == 1
+        name = f"s{number}" if own_number else f"s{uid.replace('.', '')[-8:]}"
+        frames = _number(members[uid][0][1], "NumberOfFrames") > 1
+        found.append(Series(uid, folder, name, in_folder[folder] <= 1, whys[uid], frames))
+    return found
+
+
+def series_files(folder: Path, uid: str) -> list[Path]:
+    """The files of a series in a folder and below it, by path."""
+    return [
+        path
+        for path in files_below(folder)
+        if (header := _header(path)) is not None and text_of(header, "SeriesInstanceUID") == uid
     ]
 
 
-def series_files(folder: Path, uid: str | None = None) -> tuple[str, ...]:
-    """The files of a series in the order of its slices; of the first one where none is named."""
-    reader = sitk.ImageSeriesReader
-    return tuple(reader.GetGDCMSeriesFileNames(str(folder), *([uid] if uid else [])))
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and below it that may be DICOM, by path."""
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(base, name)
+            if not name.startswith(".") and is_dicom(path):
+                yield path
 
 
-def _why_not(header: dict[str, str], files: int) -> str:
-    modality = header.get(_MODALITY, "")
-    if not header:
-        return "its files cannot be read"
-    if modality in _NO_IMAGES:
-        return f"a series of kind {modality}, no images"
-    if "LOCALIZER" in header.get(_IMAGE_TYPE, "").upper():
+def series_voxels(folder: Path, uid: str | None) -> int:
+    """Of a series, or of all DICOM files of a folder; 0 where headers do not say."""
+    total = 0
+    for path in files_below(folder):
+        header = _header(path)
+        if header is not None and uid in (None, text_of(header, "SeriesInstanceUID")):
+            sides = _number(header, "Rows"), _number(header, "Columns")
+            total += max(0, sides[0]) * max(0, sides[1]) * max(1, _number(header, "NumberOfFrames"))
+    return total
+
+
+def _header(path: Path) -> Dataset | None:
+    if not is_dicom(path):
+        return None
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+    except Exception:  # Of many kinds: the parser checks little.
+        return None
+
+
+def _why_not(headers: list[Dataset]) -> str:
+    first = headers[0]
+    modality = text_of(first, "Modality")
+    if modality in _NO_IMAGES or text_of(first, "SOPClassUID").startswith(SEGMENTATION):
+        return f"a series of kind {modality or 'SEG'}, no images"
+    if "LOCALIZER" in text_of(first, "ImageType").upper():
         return "a localizer"
-    if files == 1 and _as_number(header.get(_FRAMES, "")) <= 1:
+    if len(headers) == 1 and _number(first, "NumberOfFrames") <= 1:
         return "a single picture, no volume"
     return ""
 
 
-def _header(file: str) -> dict[str, str]:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return {}
-    tags = (_MODALITY, _IMAGE_TYPE, _FRAMES, _SERIES_NUMBER)
-    return {
-        tag: reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else "" for tag in tags
-    }
+def _common_folder(paths: list[Path]) -> Path:
+    return Path(os.path.commonpath([path.parent for path in paths]))
 
 
-def _as_number(text: str) -> int:
+def _number(header: Dataset, keyword: str) -> int:
+    """-1 where there is none."""
     try:
-        return int(text)
+        return int(float(text_of(header, keyword)))
     except ValueError:
         return -1

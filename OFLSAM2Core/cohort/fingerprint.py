@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from OFLSAM2Core.cohort.dicom_cases import series_files
+from OFLSAM2Core.cohort.dicom_cases import files_below, series_files
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.io.dicom_series import split_series
+from OFLSAM2Core.io.dicom_folder import split_series
 from OFLSAM2Core.io.frames import frame_files
 
 _CHUNK = 1 << 20
@@ -39,7 +39,7 @@ def fingerprint(source: str) -> Fingerprint:
     Raises InputError where a file cannot be read.
     """
     files = files_of(source)
-    stamp = _stamp(files)
+    stamp = _stamp(_near_files(source))
     digest, size = hashlib.sha256(), 0
     for path in files:
         own = hashlib.sha256()
@@ -57,7 +57,7 @@ def fingerprint(source: str) -> Fingerprint:
 def stamp_of(source: str) -> str | None:
     """`Fingerprint.stamp` without reading the files; None where the input is not there."""
     try:
-        return _stamp(files_of(source))
+        return _stamp(_near_files(source))
     except InputError:
         return None
 
@@ -65,25 +65,34 @@ def stamp_of(source: str) -> str | None:
 def files_of(source: str) -> list[Path]:
     """The files of a source. Raises InputError where it is not there."""
     path, series = split_series(source)
+    files = _near_files(source) if series is None else series_files(path, series)
+    if not files:
+        raise _gone(source)
+    return files
+
+
+def _near_files(source: str) -> list[Path]:
+    """The files of a source; of a series all DICOM files of its folder, whose headers need not be
+    read then."""
+    path, _ = split_series(source)
     if path.is_dir():
-        files = [Path(name) for name in series_files(path, series)] or frame_files(path)
+        files = list(files_below(path)) or frame_files(path)
         if not files:
-            raise InputError(
-                f"'{source}' has no DICOM files or frames any more.", "Check the folder."
-            )
+            raise _gone(source)
         return files
     if not path.is_file():
-        raise InputError(
-            f"'{source}' does not exist (any more).", "Check the path, or put the file back."
-        )
+        raise _gone(source)
     return [path, *_data_files(path)]
 
 
 def _data_files(path: Path) -> list[Path]:
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
+    if path.suffix.lower() == ".hdr":
+        data = path.with_suffix(".img")
+    elif path.suffix.lower() in (".mhd", ".nhdr"):
+        match = _DATA_FILE.search(path.read_bytes()[:100_000])
+        data = path.parent / match[1].decode("utf-8", "replace") if match else path
+    else:
         return []
-    match = _DATA_FILE.search(path.read_bytes()[:100_000])
-    data = path.parent / match[1].decode("utf-8", "replace") if match else path
     return [data] if data.is_file() and data != path else []
 
 
@@ -101,4 +110,10 @@ def _stamp(files: list[Path]) -> str:
 def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError(
         f"'{path}' cannot be read: {error.strerror}.", "Check that the file is still there."
+    )
+
+
+def _gone(source: str) -> InputError:
+    return InputError(
+        f"'{source}' does not exist (any more).", "Check the path, or put the files back."
     )

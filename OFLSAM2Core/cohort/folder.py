@@ -24,10 +24,10 @@ UNFINISHED = ".unfinished"
 _LOCK, _RUN = ".lock", ".run"
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder where it is not there; its parent must be.
+def check_folder(folder: Path) -> None:
+    """Before the work: the folder can be made, or is empty, or holds a cohort.
 
-    Raises InputError where it holds something and no cohort, or cannot be made.
+    Raises InputError.
     """
     if not folder.parent.is_dir():
         raise InputError(
@@ -35,13 +35,13 @@ def make_folder(folder: Path) -> None:
             "Create it, or choose another one.",
         )
     try:
-        folder.mkdir(exist_ok=True)
-        others = [path.name for path in folder.iterdir() if path.name not in (_LOCK, _RUN)]
+        there = list(folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise InputError(
             f"The output folder '{folder}' cannot be used: {error.strerror}.",
             "Choose another one.",
         ) from error
+    others = [path.name for path in there if path.name not in (_LOCK, _RUN)]
     if others and FILE_NAME not in others:
         raise InputError(
             f"The output folder '{folder}' is not empty ('{others[0]}') and holds no cohort.",
@@ -51,10 +51,11 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold the folder: a second run is refused with InputError until this one ends, however it
+    """Make the folder where it is not there, and hold it: a second run is refused with InputError until this one ends, however it
     does."""
     lock = FileLock(folder / _LOCK)
     try:
+        folder.mkdir(exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(

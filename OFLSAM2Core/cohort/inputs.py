@@ -11,12 +11,13 @@ from pathlib import Path
 
 from OFLSAM2Core.cohort.case_lists import is_list, read_case_list
 from OFLSAM2Core.cohort.cases import CaseInput, FoundCases, file_name, without_shared_ending
-from OFLSAM2Core.cohort.dicom_cases import series_of_folder
+from OFLSAM2Core.cohort.dicom_cases import Series, find_series
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.dicom_file import is_dicom
 from OFLSAM2Core.io.frames import frame_files
+from OFLSAM2Core.io.image_files import is_image_file
 from OFLSAM2Core.io.reading import case_name
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
-from OFLSAM2Core.io.sitk_io import is_image_file
 
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 """nnU-Net's names: CASE_0000 is the first channel of CASE."""
@@ -123,14 +124,26 @@ def _in_glob(
 
 
 def _of_file(path: Path) -> _Place:
+    if is_dicom(path):  # One slice names its series.
+        series = find_series([path])
+        if series and not series[0].is_several_frames:
+            return _of_series(series[0])
     stem = case_name(path)
     return _Place(str(path), (stem, *_with_folders(stem, path.parent)))
+
+
+def _of_series(series: Series) -> _Place:
+    folder = series.folder
+    own = folder.name if series.alone else f"{folder.name}_{series.short_name}"
+    names = (own, *_with_folders(own, folder.parent), f"{own}_{series.uid}")
+    return _Place(series.source, names)
 
 
 def _in_folder(
     root: Path, is_skipped: Callable[[Path], bool], left_out: list[tuple[str, str]]
 ) -> list[_Place]:
     places: list[_Place] = []
+    perhaps_dicom: list[Path] = []
     folders = [root]
     while folders:
         folder = folders.pop(0)
@@ -139,27 +152,40 @@ def _in_folder(
             left_out.append((str(folder), "the outputs of a cohort"))
             continue
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        images = _images(entries, left_out)
-        if images:
-            places += _shortened([_of_file(path) for path in _one_channel(folder, images)])
-        else:
-            places += _series_or_frames(folder, entries, left_out)
+        files = [entry for entry in entries if entry.is_file()]
+        images = _images(files, left_out)
+        dicom = [path for path in files if not is_image_file(path) and is_dicom(path)]
+        places += _shortened([_of_file(path) for path in _one_channel(folder, images)])
+        perhaps_dicom += dicom
+        if not images and not dicom and len(frame_files(folder)) > 1:
+            names = (folder.name, *_with_folders(folder.name, folder.parent))
+            places.append(_Place(str(folder), names))
         folders[:0] = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
+    # Of all folders together: a series may lie in several.
+    for series in find_series(perhaps_dicom):
+        if series.left_out:
+            left_out.append((series.source, series.left_out))
+        else:
+            places.append(_of_series(series))
     return places
 
 
-def _images(entries: list[Path], left_out: list[tuple[str, str]]) -> list[Path]:
+def _images(files: list[Path], left_out: list[tuple[str, str]]) -> list[Path]:
     """Those of a folder's files that are volumes; segmentations beside them are left out."""
-    files = [path for path in entries if path.is_file() and is_image_file(path)]
-    stems = {case_name(path) for path in files}
     images = []
+    stems = {case_name(path) for path in files if is_image_file(path)}
+    headers = {path.with_suffix("").name for path in files if path.suffix.lower() == ".hdr"}
     for path in files:
         labels = _LABELS.match(case_name(path))
-        if path.name.lower().endswith(SEGMENTATION_EXTENSIONS):
+        if path.suffix.lower() == ".zip":
+            left_out.append((str(path), "an archive: name it, or give a glob"))
+        elif not is_image_file(path):
+            continue
+        elif path.name.lower().endswith(SEGMENTATION_EXTENSIONS):
             left_out.append((str(path), "a segmentation"))
         elif labels and f"{labels['case']}_image" in stems:
             left_out.append((str(path), f"the labels of {labels['case']}_image"))
-        else:
+        elif path.suffix.lower() != ".img" or path.stem not in headers:
             images.append(path)
     return images
 
@@ -169,7 +195,7 @@ def _one_channel(folder: Path, images: list[Path]) -> list[Path]:
     matches = [_CHANNEL.match(case_name(path)) for path in images]
     channels = [match["channel"] for match in matches if match]
     cases = Counter(match["case"] for match in matches if match)
-    if len(channels) == len(images) and max(cases.values()) > 1:
+    if images and len(channels) == len(images) and max(cases.values()) > 1:
         first = min(channels)
         raise InputError(
             f"The folder '{folder}' has several channels a case "
@@ -177,26 +203,6 @@ def _one_channel(folder: Path, images: list[Path]) -> list[Path]:
             f"Name the channel that the task was learned from: '{folder / f'*_{first}.*'}'.",
         )
     return images
-
-
-def _series_or_frames(
-    folder: Path, entries: list[Path], left_out: list[tuple[str, str]]
-) -> list[_Place]:
-    if not any(path.is_file() for path in entries):
-        return []
-    series = series_of_folder(folder)
-    places = []
-    for one in series:
-        if one.left_out:
-            left_out.append((f"{folder}#{one.uid}", one.left_out))
-            continue
-        own = folder.name if len(series) == 1 else f"{folder.name}_{one.short_name}"
-        names = (own, *_with_folders(own, folder.parent), f"{own}_{one.uid}")
-        places.append(_Place(f"{folder}#{one.uid}", names))
-    if not series and len(frame_files(folder)) > 1:
-        names = (folder.name, *_with_folders(folder.name, folder.parent))
-        places.append(_Place(str(folder), names))
-    return places
 
 
 def _with_folders(name: str, folder: Path) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def _confidence(outcome: SegmentationBuffer, name: str, areas: np.ndarray) -> fl
 
 def _review(outcome: SegmentationBuffer) -> list[dict[str, Any]]:
     """The slices with most to correct: index along the axis, and voxels expected to be wrong."""
-    errors = {index: outcome.doubt_of_slice(index) for index in outcome.scores}
+    errors = {index: outcome.expected_error_voxels(index) for index in outcome.scores}
     worst = sorted(errors, key=lambda index: -errors[index])[:_SLICES_LISTED]
     return [
         {"index": index, "expected_errors": round(errors[index], 1)}

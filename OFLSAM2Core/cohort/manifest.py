@@ -53,13 +53,15 @@ class ManifestContent:
 
     runs: the event with which each run began, oldest first: task, options, software, machine.
     ended: how the last run ended ("finished", "interrupted", ...); None while it runs, or where it
-    was killed. damaged: lines that could not be read, by number from 1.
+    was killed. damaged: lines that could not be read, by number from 1. torn: whether the last line
+    was not (or is just being) written to its end.
     """
 
     runs: list[dict[str, Any]] = field(default_factory=list)
     cases: dict[str, CaseRecord] = field(default_factory=dict)
     ended: str | None = None
     damaged: list[int] = field(default_factory=list)
+    torn: bool = False
     events: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @property
@@ -115,9 +117,8 @@ def read_manifest(folder: Path) -> ManifestContent:
         ) from error
     content = ManifestContent()
     # After the last end of line comes nothing, or what was not written to its end.
+    content.torn = bool(lines.pop())
     for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not line:
-            break
         try:
             content.take(_event(line))
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -151,7 +152,7 @@ class Manifest:
         Raises InputError where nothing in it says what the folder's results were made with.
         """
         content = read_manifest(folder)
-        is_damaged = bool(content.damaged or (content.cases and not content.runs))
+        is_damaged = content.torn or bool(content.damaged or (content.cases and not content.runs))
         kept = _keep_aside(folder / FILE_NAME) if is_damaged else None
         if is_damaged and not content.runs:
             raise InputError(

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
-import SimpleITK as sitk
 
 from OFLSAM2Core.cohort.cases import CaseInput
-from OFLSAM2Core.cohort.fingerprint import files_of
+from OFLSAM2Core.cohort.dicom_cases import series_voxels
 from OFLSAM2Core.errors import OFLSAM2Error
+from OFLSAM2Core.io.dicom_folder import split_series
+from OFLSAM2Core.io.image_files import read_header
 
 BASE_BYTES = 1_500_000_000
 """A process with PyTorch, the default backbone and a task."""
@@ -31,15 +32,13 @@ def bytes_for(voxels: int) -> int:
 
 def voxels_of(case: CaseInput) -> int | None:
     """From the headers alone; None where they cannot be read (segmenting will say why)."""
+    path, series = split_series(case.source)
     try:
-        files = files_of(case.source)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(files[0]))
-        reader.ReadImageInformation()
-        voxels = math.prod(reader.GetSize())
-    except (OFLSAM2Error, OSError, RuntimeError):
+        if path.is_dir():
+            return series_voxels(path, series) or None
+        return math.prod(read_header(path).shape[:3])
+    except (OFLSAM2Error, OSError):
         return None
-    return voxels * len(files) if len(files) > 2 else voxels
 
 
 def largest(cases: Iterable[CaseInput]) -> int:

@@ -25,9 +25,6 @@ LAYOUTS = ("flat", "bids")
 class Layout(Protocol):
     """How a cohort's folder is laid out. Picklable; knows nothing of other cases."""
 
-    def check(self, volume: Volume) -> None:
-        """Before the work: raises InputError where the layout's formats cannot hold the grid."""
-
     def write(
         self,
         folder: Path,
@@ -42,9 +39,6 @@ class Layout(Protocol):
 
 class FlatLayout:
     """CASE.seg.nrrd and CASE_confidence.nrrd, side by side. NRRD holds every grid."""
-
-    def check(self, volume: Volume) -> None:
-        """Every grid will do."""
 
     def write(
         self,

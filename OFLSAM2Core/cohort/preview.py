@@ -29,7 +29,7 @@ def write_preview(
             structures=structures,
             title="",
             confidence=outcome.confidence,
-            scores=outcome.confidence_of_slices(),
+            scores=outcome.min_scores(),
             axis=outcome.axis,
         ),
         _COLUMNS,

@@ -40,12 +40,13 @@ def run_cohort(
     manifest: Manifest,
     workers: Workers,
     on_case: Callable[[CaseEnded], None],
+    on_tick: Callable[[], None] = lambda: None,
 ) -> None:
     """Segment all cases that wait, each recorded as it begins and ends.
 
     The manifest has begun a run (`Manifest.begin`) and knows the cases (`plan`). One bad case
-    stops nothing. Where this is interrupted, or workers are gone for good, what was running waits
-    again, and "end" says why.
+    stops nothing. on_tick: called several times a second; it may raise to stop. Where this is
+    interrupted, or workers are gone for good, what was running waits again, and "end" says why.
     """
     todo = deque(case for case in cases if manifest.content.cases[case.name].state == WAITING)
     total, done = len(todo), 0
@@ -55,6 +56,7 @@ def run_cohort(
         if todo:
             workers.start(settings)
         while todo or running:
+            on_tick()
             if todo:
                 for worker in workers.idle():
                     if not todo:
@@ -66,7 +68,7 @@ def run_cohort(
             for finished in workers.finished():
                 case = running.pop(finished.case.name)
                 if finished.result is None and _may_try_again(manifest, case):
-                    _log.info("the worker of case %s ended; it is done again", case.name)
+                    _log.info("the worker of case '%s' ended; it is done again", case.name)
                     todo.appendleft(case)
                     continue
                 _record(manifest, case, finished.result)

@@ -23,7 +23,7 @@ _FLAGS = (
 
 
 def start_browser(profile: Path) -> webdriver.Chrome:
-    """Fails the test that asks where there is no browser: a page that nobody opened is not tested."""
+    """Fails the test where there is no browser: a page that nobody opened is not tested."""
     program = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
     driver = shutil.which("chromedriver")
     if program is None or driver is None:
