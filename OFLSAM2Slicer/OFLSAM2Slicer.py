@@ -50,6 +50,7 @@ from OFLSAM2SlicerLib.worker_link import shared_link  # noqa: E402
 from OFLSAM2Core.app.run_request import Learned, RunSettings  # noqa: E402
 from OFLSAM2Core.app.states import State, Status  # noqa: E402
 from OFLSAM2Core.errors import OFLSAM2Error  # noqa: E402
+from OFLSAM2Core.methods import DEFAULT  # noqa: E402
 
 VOLUME = "vtkMRMLVolumeNode"
 POLL_MS = 30  # the worker's answers are looked for this often; views are redrawn at most at 10 Hz
@@ -325,11 +326,14 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return "-".join((worker, self.backbone(), chosen.device, *effort))
 
     def backbone(self) -> str:
-        """The model of the next run: a learned task needs the one it was learned with."""
+        """The model of the next run: a learned task needs the one it was learned with, and some
+        methods need none ("")."""
         assert self.logic is not None
         learned = self.logic.controller.learned
-        use_task = self._parameterNode.useLearnedTask and learned is not None
-        return str(learned.backbone if use_task else self._parameterNode.backbone)
+        if self._parameterNode.useLearnedTask and learned is not None:
+            return learned.backbone
+        needed = self.optionsPart.method.needs_backbone
+        return str(self._parameterNode.backbone) if needed else ""
 
     def onTick(self) -> None:
         """Once a poll, while there is something to follow."""
@@ -361,12 +365,12 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         use_task = chosen.useLearnedTask
         try:
             settings = RunSettings(
-                backbone=chosen.backbone,
+                backbone=self.backbone(),
                 device=chosen.device,
                 method=self.optionsPart.method.name,
                 options=checked_options(self.optionsPart.options(), self.optionsPart.method.name),
                 allow_missing=chosen.allowMissing,
-                weights=self.modelPart.weights_of(self.backbone()),
+                weights=self.modelPart.weights_of(self.backbone()) if self.backbone() else "",
             )
             output = chosen.segmentation
             if output is not None and holds_result_of_others(output, volumes_shown(chosen.target)):
@@ -446,6 +450,7 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         learnedTask: Learned | str | Path | None = None,
         backbone: str = "litemedsam",
         device: str = "auto",
+        method: str = DEFAULT,
         options: dict[str, Any] | None = None,
         allowMissing: bool = False,
         withConfidence: bool = True,
@@ -460,6 +465,7 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         :param supportPairs: (volume node, segmentation or labelmap node) of each support case.
         :param outputSegmentation: segmentation node; one is made where None.
         :param learnedTask: used instead of support cases: what `learn` returned, or a file.
+        :param method: its name, one of `OFLSAM2Core.methods.names()`.
         :param options: of the method, by name, for instance {"preset": "fast", "gamma": 0.7}.
         :param workerCommand: another Python, or a command such as "ssh gpu-host oflsam2 worker".
         :param wait: True returns when the segmentation is complete, and raises RuntimeError where
@@ -474,7 +480,8 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         settings = RunSettings(
             backbone=backbone,
             device=device,
-            options=checked_options(options or {}),
+            method=method,
+            options=checked_options(options or {}, method),
             allow_missing=allowMissing,
         )
         segmentation = self.controller.segment(
@@ -494,6 +501,7 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         *,
         backbone: str = "litemedsam",
         device: str = "auto",
+        method: str = DEFAULT,
         options: dict[str, Any] | None = None,
         allowMissing: bool = False,
         workerCommand: str = "",
@@ -503,7 +511,8 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         settings = RunSettings(
             backbone=backbone,
             device=device,
-            options=checked_options(options or {}),
+            method=method,
+            options=checked_options(options or {}, method),
             allow_missing=allowMissing,
         )
         pairs = [SupportPair(volume, labels) for volume, labels in supportPairs]

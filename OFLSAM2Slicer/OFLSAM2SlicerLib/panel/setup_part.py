@@ -37,15 +37,17 @@ class SetupPart:
         ui.installButton.connect("clicked(bool)", self._on_install)
 
     def prepare(self, backbone: str, then: Callable[[], None], needs: str = "") -> bool:
-        """Get what a run with this model needs; `then` is called once all is there.
+        """Get what a run with this model needs ("": none); `then` is called once all is there.
 
         needs: what a run has just failed for want of (`Status.needs`).
         Returns whether there is anything to get; then the user has been asked, and `then` may
         never be called.
         """
         packages = self._packages()
-        unknown = bool(packages) and not self._model.has_weights(backbone)
-        weights = needs == "weights" or unknown or self._model.lacks_weights(backbone)
+        weights = unknown = False
+        if backbone:
+            unknown = bool(packages) and not self._model.has_weights(backbone)
+            weights = needs == "weights" or unknown or self._model.lacks_weights(backbone)
         if not packages and not weights:
             return False
         problem = self._installer.problem() if packages else ""

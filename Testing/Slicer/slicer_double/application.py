@@ -80,6 +80,9 @@ class Application(Emitter):
     def extensionsManagerModel(self) -> ExtensionsManager:
         return self._extensions
 
+    def topLevelWidgets(self) -> list[Any]:
+        return []  # no main window
+
     def testingEnabled(self) -> bool:
         return True  # no dialog that nobody closes
 
