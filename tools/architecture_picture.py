@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from import_graph import CORE, LAYERS, MODULE, ROOT, Import, folder_edges, modules  # noqa: E402
 
-BOX_WIDTH, BOX_HEIGHT = 190, 46
-ROW_HEIGHT, COLUMN_WIDTH = 92, 230
-MARGIN = 24
+BOX_WIDTH, BOX_HEIGHT = 420, 52
+ROW_HEIGHT, COLUMN_WIDTH = 84, 450
+MARGIN, TOP = 100, 24
 COLUMNS = max(map(len, LAYERS))
+WORDS = 68
 
 
 def first_sentence(root: Path, folder: str) -> str:
@@ -31,7 +32,12 @@ def first_sentence(root: Path, folder: str) -> str:
     if name not in known:
         return ""
     words = ast.get_docstring(ast.parse(known[name].read_text(encoding="utf-8"))) or ""
-    return " ".join(words.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    return " ".join(words.split("\n\n")[0].split()).split(". ")[0].rstrip(".").replace("`", "")
+
+
+def shortened(words: str) -> str:
+    """As much as a box is wide."""
+    return words if len(words) <= WORDS else words[: WORDS - 3].rsplit(" ", 1)[0] + " ..."
 
 
 def reduced(edges: dict[tuple[str, str], list[Import]]) -> dict[tuple[str, str], int]:
@@ -62,19 +68,19 @@ def positions(folders: set[str]) -> dict[str, tuple[float, float]]:
     for number, row in enumerate(filter(None, rows)):
         for column, folder in enumerate(row):
             x = middle + (column - (len(row) - 1) / 2) * COLUMN_WIDTH
-            places[folder] = (x, MARGIN + BOX_HEIGHT / 2 + number * ROW_HEIGHT)
+            places[folder] = (x, TOP + BOX_HEIGHT / 2 + number * ROW_HEIGHT)
     return places
 
 
-def arrow(start: tuple[float, float], end: tuple[float, float], bend: float) -> str:
-    """A curve from below one box to above another, led around the boxes between them."""
+def arrow(start: tuple[float, float], end: tuple[float, float], side: int, crossed: int) -> str:
+    """Straight down to the next row; past `crossed` rows a curve along the right or left side."""
     (x0, y0), (x1, y1) = start, end
-    y0, y1 = y0 + BOX_HEIGHT / 2, y1 - BOX_HEIGHT / 2 - 5
-    third = (y1 - y0) / 3
-    return (
-        f"M{x0 + bend / 8:.0f},{y0:.0f} C{x0 + bend:.0f},{y0 + third:.0f} "
-        f"{x1 + bend:.0f},{y1 - third:.0f} {x1 + bend / 8:.0f},{y1:.0f}"
-    )
+    if not crossed:
+        return f"M{x0:.0f},{y0 + BOX_HEIGHT / 2:.0f} L{x1:.0f},{y1 - BOX_HEIGHT / 2 - 4:.0f}"
+    x0, x1 = x0 + side * BOX_WIDTH / 2, x1 + side * (BOX_WIDTH / 2 + 4)
+    y0, y1 = y0 + 10, y1 - 10
+    out = side * (18 + 13 * crossed)
+    return f"M{x0:.0f},{y0:.0f} C{x0 + out:.0f},{y0:.0f} {x1 + out:.0f},{y1:.0f} {x1:.0f},{y1:.0f}"
 
 
 def picture(root: Path = ROOT) -> str:
@@ -83,7 +89,7 @@ def picture(root: Path = ROOT) -> str:
     folders = {folder for edge in edges for folder in edge}
     places = positions(folders)
     width = COLUMNS * COLUMN_WIDTH + 2 * MARGIN
-    height = max(y for _, y in places.values()) + BOX_HEIGHT / 2 + MARGIN
+    height = max(y for _, y in places.values()) + BOX_HEIGHT / 2 + TOP
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" font-family="sans-serif" text-anchor="middle">',
@@ -97,13 +103,11 @@ def picture(root: Path = ROOT) -> str:
     for (source, target), count in sorted(reduced(edges).items()):
         start, end = places[source], places[target]
         crossed = rows.index(end[1]) - rows.index(start[1]) - 1
-        bend = 0.0
-        if crossed > 0:  # Left and right in turn, so that long arrows do not lie on each other.
-            sides += 1
-            bend = (BOX_WIDTH * 0.62 + 14 * crossed) * (1 if sides % 2 else -1)
+        sides += crossed > 0  # Left and right in turn, so that they do not lie on each other.
+        line = arrow(start, end, 1 if sides % 2 else -1, crossed)
         words = f"{source} imports {target} ({count} import{'s' * (count > 1)})"
         parts.append(
-            f'<path d="{arrow(start, end, bend)}" fill="none" stroke="#5c6f82" '
+            f'<path d="{line}" fill="none" stroke="#5c6f82" '
             f'stroke-width="1.4" marker-end="url(#head)"><title>{escape(words)}</title></path>'
         )
     for folder, (x, y) in places.items():
@@ -115,8 +119,10 @@ def picture(root: Path = ROOT) -> str:
             f"<g><title>{escape(first_sentence(root, folder))}</title>"
             f'<rect x="{x - BOX_WIDTH / 2:.0f}" y="{y - BOX_HEIGHT / 2:.0f}" '
             f'width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" fill="{fill}" stroke="#5c6f82"/>'
-            f'<text x="{x:.0f}" y="{y + 5:.0f}" font-size="16" fill="#1c2733">'
-            f"{escape(name)}</text></g>"
+            f'<text x="{x:.0f}" y="{y - 3:.0f}" font-size="16" fill="#1c2733">'
+            f"{escape(name)}</text>"
+            f'<text x="{x:.0f}" y="{y + 16:.0f}" font-size="11" fill="#44566a" '
+            f'class="words">{escape(shortened(first_sentence(root, folder)))}</text></g>'
         )
     return "\n".join([*parts, "</svg>", ""])
 

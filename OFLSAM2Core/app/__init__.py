@@ -1,0 +1,1 @@
+"""What a user interface needs and no toolkit: states of a run, requests, the presenter."""

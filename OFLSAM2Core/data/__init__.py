@@ -1,0 +1,1 @@
+"""Plain values without torch: volumes, structures, slice geometry, results, overlap."""

@@ -1,0 +1,1 @@
+"""Measuring: data sets with reference labels, metrics, reports, pictures, calibration."""

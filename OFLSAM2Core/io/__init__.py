@@ -1,0 +1,1 @@
+"""Reading and writing files: volumes, DICOM series, frames, segmentations, label tables."""

@@ -1,0 +1,1 @@
+"""From probabilities of slices to a volume: smoothing, components, intensities, confidence."""

@@ -1,0 +1,1 @@
+"""From volumes to what the network sees: intensity mapping, ROI crop, letterbox."""

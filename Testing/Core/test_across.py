@@ -246,6 +246,7 @@ def task(session: FewShotSession) -> LearnedTask:
     return session.learn([_part(number) for number in ("001", "003")])
 
 
+@pytest.mark.slow
 def test_a_sam2_backbone_looks_across_too_and_with_a_task_read_from_a_file(
     session: FewShotSession, task: LearnedTask, tmp_path: Path
 ) -> None:
@@ -262,6 +263,7 @@ def test_a_sam2_backbone_looks_across_too_and_with_a_task_read_from_a_file(
         assert (segmented(session, without, _part("006"))[0] != first[0]).any()
 
 
+@pytest.mark.slow
 def test_a_task_that_learned_to_look_across_does_so_with_any_preset(
     session: FewShotSession, task: LearnedTask
 ) -> None:
@@ -272,6 +274,7 @@ def test_a_task_that_learned_to_look_across_does_so_with_any_preset(
     assert {"sagittal slices", "coronal slices"} < set(messages)
 
 
+@pytest.mark.slow
 def test_a_task_without_what_was_learned_along_another_axis_is_refused(
     session: FewShotSession, task: LearnedTask
 ) -> None:
@@ -281,6 +284,7 @@ def test_a_task_without_what_was_learned_along_another_axis_is_refused(
             segmented(session, replace(task, tensors=kept), _part("006"))
 
 
+@pytest.mark.slow
 def test_only_the_preset_accurate_learns_to_look_across() -> None:
     assert [name for name in PRESETS if PRESETS[name].get("multi_planar")] == ["accurate"]
     options = dict(epochs=1, augmented_copies=0, slicing_axis="axial")
