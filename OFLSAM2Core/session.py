@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
-from OFLSAM2Core.data.support import harmonize
+from OFLSAM2Core.data.support import fit_structures, harmonize
 from OFLSAM2Core.data.support_checks import check_support
 from OFLSAM2Core.data.validation import check_labels, check_volume
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods import DEFAULT, get_method
-from OFLSAM2Core.methods.base import Context, Method, Run
+from OFLSAM2Core.methods.base import Context, Method
 from OFLSAM2Core.methods.changed_options import ChangedOptions
+from OFLSAM2Core.open_volume import OpenVolume
 from OFLSAM2Core.preprocessing.intensity_comparison import compare_with_support, support_ranges
 from OFLSAM2Core.runtime.timings import Timings
 
@@ -140,7 +142,7 @@ class FewShotSession:
         on_progress: ProgressCallback | None = None,
         *,
         options: Mapping[str, Any] | None = None,
-    ) -> Run:
+    ) -> OpenVolume:
         """Make ready to segment a volume: slices, and corrections after that.
 
         options: values for this volume alone, by name; the others are the session's where it
@@ -157,7 +159,7 @@ class FewShotSession:
         if used is not None:
             used = used.with_precision(task.backbone_precision)
         ctx = self._context(used, on_progress or _no_progress)
-        return self.method.open(ctx, volume, task, settled)
+        return OpenVolume(self.method.open(ctx, volume, task, settled), ctx, volume, task)
 
     def segment(
         self,
@@ -173,6 +175,36 @@ class FewShotSession:
         `on_progress` raises to stop.
         """
         return self.open(volume, task, on_progress, options=options).slices()
+
+    def add_case(
+        self,
+        task: LearnedTask,
+        case: SupportCase,
+        on_progress: ProgressCallback | None = None,
+    ) -> LearnedTask:
+        """The task with a reviewed volume as one more support case.
+
+        Raises TaskError (the task is for another method, backbone or weights), or InputError (the
+        case lacks a structure of the task, or the method cannot add a case to what it learned).
+        """
+        used = self._backbone if self.method.needs_backbone else None
+        task.check_fits(self.method.name, used.name if used else "", used.identity if used else "")
+        check_volume(case.volume)
+        check_labels(case.labels, case.structures, case.name)
+        self._check_kind(case.volume)
+        add = getattr(self.method, "add_case", None)
+        if add is None:
+            raise InputError(
+                f"The method '{self.method.name}' cannot add a case to a learned task.",
+                "Learn the task again with this case among the support.",
+            )
+        settled = self.method.LearnOptions.from_values(
+            {name: task.options[name] for name in self.method.LearnOptions.names()}
+        )
+        if used is not None:
+            used = used.with_precision(task.backbone_precision)
+        ctx = self._context(used, on_progress or _no_progress)
+        return replace(task, state=add(ctx, task, fit_structures(case, task.structures), settled))
 
     def _context(self, backbone: Backbone | None, report: ProgressCallback) -> Context:
         self.timings = Timings()

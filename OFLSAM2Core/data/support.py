@@ -45,6 +45,26 @@ def harmonize(cases: Sequence[SupportCase], allow_missing: bool = False) -> tupl
     return tuple(harmonized)
 
 
+def fit_structures(case: SupportCase, structures: tuple[Structure, ...]) -> SupportCase:
+    """A case with the structures of a learned task, and their values.
+
+    What it has besides them becomes background. Raises InputError where it has none of them.
+    """
+    shared = ambiguous_codes((case.structures, structures))
+    own = np.zeros(case.labels.shape, dtype=np.uint8)
+    for wanted in structures:
+        here = find_structure(wanted, case.structures, shared)
+        if here is not None:
+            own[case.labels == here.label] = wanted.label
+    if not own.any():
+        names = ", ".join(structure.name for structure in structures)
+        raise InputError(
+            f"The segmentation of '{case.name}' holds no structure of the learned task ({names}).",
+            "Pick the segmentation that was made with this task.",
+        )
+    return replace(case, labels=own, structures=structures)
+
+
 def _common(cases: Sequence[SupportCase], shared: frozenset[str]) -> tuple[Structure, ...]:
     common: list[Structure] = []
     for case in cases:

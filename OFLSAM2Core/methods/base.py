@@ -77,9 +77,9 @@ class Run(Protocol):
         the work. A slice may come again, with a higher revision."""
 
     def correct(self, corrections: Corrections) -> Iterator[SliceResult]:
-        """Learn from what a person corrected, and give the slices that change by it. Voxels that
-        are known keep their labels. Raises InputError where the method cannot, or where the
-        corrections are not of this volume."""
+        """Learn from what a person corrected, which was checked, and give the slices that change by
+        it; all of them where `slices` was not called before. Raises InputError, at the call, where
+        the method cannot."""
 
     def state(self) -> MethodState:
         """What was learned, the corrections included."""
@@ -109,6 +109,16 @@ class Method(Protocol):
     def open(self, ctx: Context, volume: Volume, task: LearnedTask, options: Any) -> Run:
         """Make ready to segment a volume that was checked. Raises TaskError or InputError where the
         task or the volume will not do; nothing heavy is calculated yet."""
+
+
+class ExtensibleMethod(Method, Protocol):
+    """A method that can learn one more case without learning from nothing."""
+
+    def add_case(
+        self, ctx: Context, task: LearnedTask, case: SupportCase, options: Any
+    ) -> MethodState:
+        """The task's state with one more support case, whose structures are the task's. options:
+        those of learning that the task was learned with."""
 
 
 def describe(method: Method) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The threshold lies between the mean intensities of labelled and unlabelled suppo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,9 +36,10 @@ class ToyRun:
         self, ctx: Context, volume: Volume, task: LearnedTask, options: ToySegmentOptions
     ) -> None:
         self._ctx, self._volume, self._task, self._options = ctx, volume, task, options
+        self._intensities = task.state.tensors["intensities"]
 
     def slices(self) -> Iterator[SliceResult]:
-        dark, bright = self._task.state.tensors["intensities"].tolist()
+        dark, bright = self._intensities.tolist()
         level = dark + self._options.threshold * (bright - dark)
         structure = self._task.structures[0]
         for index, plane in enumerate(self._volume.array):
@@ -54,10 +55,13 @@ class ToyRun:
             )
 
     def correct(self, corrections: Corrections) -> Iterator[SliceResult]:
-        yield from ()
+        known = self._volume.array[corrections.known]
+        labels = corrections.labels[corrections.known]
+        self._intensities = torch.tensor([known[labels == 0].mean(), known[labels > 0].mean()])
+        return self.slices()
 
     def state(self) -> MethodState:
-        return self._task.state
+        return replace(self._task.state, tensors={"intensities": self._intensities})
 
 
 class ToyMethod:
@@ -76,6 +80,14 @@ class ToyMethod:
         outside = np.concatenate([case.volume.array[case.labels == 0] for case in support])
         both = torch.tensor([outside.mean() + options.bias, inside.mean() + options.bias])
         return MethodState(1, {"cases": len(support)}, {"intensities": both}, {"kind": "toy"})
+
+    def add_case(
+        self, ctx: Context, task: LearnedTask, case: SupportCase, options: ToyLearnOptions
+    ) -> MethodState:
+        one = self.learn(ctx, [case], options)
+        had, cases = task.state.tensors["intensities"], task.state.metadata["cases"]
+        both = (cases * had + one.tensors["intensities"]) / (cases + 1)
+        return replace(task.state, metadata={"cases": cases + 1}, tensors={"intensities": both})
 
     def open(
         self, ctx: Context, volume: Volume, task: LearnedTask, options: ToySegmentOptions
