@@ -17,6 +17,7 @@ COMMANDS = {
     "learn": "learn a task from labelled volumes and save it",
     "segment": "segment a volume with a learned task, or straight from labelled volumes",
     "cohort": "segment many volumes, on one computer or many, and go on where it stopped",
+    "refine": "learn from a corrected result, and predict the rest of the volume anew",
     "evaluate": "learn and segment a folder of labelled cases and compare with the labels",
     "bench": "measure speed and memory, beside plain SAM2 video propagation",
     "backbones": "list, fetch, verify or remove the weights of backbones",

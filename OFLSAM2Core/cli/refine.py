@@ -22,6 +22,7 @@ from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.support import fit_structures
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.reading import read_support_case, write_confidence, write_segmentation
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
@@ -108,10 +109,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace, task: LearnedTask) -> tuple[SupportCase, SupportCase]:
     """The result and what was corrected of it, with the task's structures and values."""
+    table = LabelTable(task.structures, "the learned task")
     cases = []
     for path in (args.result, args.corrected):
-        case = read_support_case(args.image, path)
-        cases.append(fit_structures(case, task.structures))
+        case = read_support_case(args.image, path, table=table, may_be_empty=True)
+        cases.append(fit_structures(case, task.structures, no_others=True))
     return cases[0], cases[1]
 
 
@@ -139,7 +141,6 @@ def _check_slices(slices: list[int], volume: Volume, axis: int) -> None:
     beyond = [index for index in slices if not 0 <= index < count]
     if beyond:
         raise InputError(
-            f"--slices names {', '.join(map(str, beyond))}, and '{volume.name}' has the slices 0 to "
-            f"{count - 1}.",
+            f"--slices names {', '.join(map(str, beyond))}; '{volume.name}' has 0 to {count - 1}.",
             "Count from 0 along the slicing axis.",
         )

@@ -45,18 +45,30 @@ def harmonize(cases: Sequence[SupportCase], allow_missing: bool = False) -> tupl
     return tuple(harmonized)
 
 
-def fit_structures(case: SupportCase, structures: tuple[Structure, ...]) -> SupportCase:
+def fit_structures(
+    case: SupportCase, structures: tuple[Structure, ...], *, no_others: bool = False
+) -> SupportCase:
     """A case with the structures of a learned task, and their values.
 
-    What it has besides them becomes background. Raises InputError where it has none of them.
+    What it has besides them becomes background, or is an error with `no_others`, which also allows
+    a case without any of them. Raises InputError.
     """
     shared = ambiguous_codes((case.structures, structures))
+    for structure in case.structures if no_others else ():
+        unknown = find_structure(structure, structures, shared) is None
+        if unknown and (case.labels == structure.label).any():
+            names = ", ".join(each.name for each in structures)
+            raise InputError(
+                f"The segmentation of '{case.name}' holds '{structure.name}', which is no "
+                f"structure of the learned task ({names}).",
+                "Rename the segment, or take it out of the segmentation.",
+            )
     own = np.zeros(case.labels.shape, dtype=np.uint8)
     for wanted in structures:
         here = find_structure(wanted, case.structures, shared)
         if here is not None:
             own[case.labels == here.label] = wanted.label
-    if not own.any():
+    if not own.any() and not no_others:
         names = ", ".join(structure.name for structure in structures)
         raise InputError(
             f"The segmentation of '{case.name}' holds no structure of the learned task ({names}).",

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import Cancelled, ResourceError
@@ -216,7 +217,7 @@ class WorkerClient:
     ) -> int:
         """Segment with the task at `task_path` on the worker's machine, or with a task's bytes.
 
-        Further fields: device, options, weights.
+        Further fields: device, preset, options, weights, and keep, for `correct`.
         """
         described, arrays = payloads.volume_to(volume)
         if task is not None:
@@ -224,6 +225,24 @@ class WorkerClient:
         if task_path is not None:
             fields["task_path"] = str(task_path)
         return self.request("segment", {**fields, **described}, arrays)
+
+    def correct(self, corrections: Corrections, segmented: int, **fields: Any) -> int:
+        """Learn from corrections of the volume of the "segment" request with the id `segmented`,
+        which was made with `keep=True`; slices that change by it are sent.
+
+        Further field: return_task, to have the "done" event carry the task with what was taught.
+        """
+        arrays = payloads.corrections_to(corrections)
+        return self.request("correct", {**fields, "segmented": segmented}, arrays)
+
+    def add_case(
+        self, case: SupportCase, task: bytes | npt.NDArray[np.uint8], **fields: Any
+    ) -> int:
+        """Add a support case to a task, given as its file's bytes; the "done" event carries the
+        grown task's. Further fields: device, weights."""
+        described, arrays = payloads.support_to([case])
+        arrays["task"] = np.frombuffer(task, np.uint8)
+        return self.request("add_case", {**fields, **described}, arrays)
 
     def cancel(self, request_id: int, grace_s: float = 2.0) -> None:
         """Ask the worker to stop a job; if it has not after `grace_s`, kill its process tree.

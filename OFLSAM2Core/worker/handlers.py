@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from OFLSAM2Core.data.results import Progress, SliceResult
+from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.methods import DEFAULT, get_method
 from OFLSAM2Core.runtime.redaction import keep_out
 from OFLSAM2Core.runtime.temporary import temporary_folder
@@ -19,10 +21,18 @@ from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.about import about_worker
 from OFLSAM2Core.worker.job import Answer, Job
 from OFLSAM2Core.worker.protocol import ProtocolError
-from OFLSAM2Core.worker.warm import remember_task, task_at, task_of, warm_backbone
+from OFLSAM2Core.worker.warm import (
+    keep_opened,
+    kept_opened,
+    remember_task,
+    task_at,
+    task_of,
+    warm_backbone,
+)
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
+    from OFLSAM2Core.open_volume import OpenVolume
     from OFLSAM2Core.session import FewShotSession
 
 # Importing PyTorch and preparing a backbone take 2 to 20 s the first time.
@@ -65,22 +75,82 @@ def learn(job: Job) -> Answer:
 
 
 def segment(job: Job) -> Answer:
-    """Segment a volume; each slice is sent when it is ready."""
+    """Segment a volume; each slice is sent when it is ready.
+
+    `keep` (bool): what was calculated for the volume stays in memory, until another volume is kept,
+    so that a "correct" request need not calculate it again.
+    """
+    task, opened = _opened(job)
+    if job.take("keep", bool, False):
+        keep_opened(job.id, opened)
+    slices = _send_slices(job, opened.slices(job.on_progress))
+    return Answer({"seconds": job.seconds, "slices": slices, "summary": task.summary()})
+
+
+def correct(job: Job) -> Answer:
+    """Learn from corrections (arrays `labels`, and `known`, not 0 where labels are truth), and send
+    the slices that change by it.
+
+    `segmented`: the number of the "segment" request with `keep` that is corrected. Where that is no
+    longer kept, or was another worker's, the request must hold the volume and the task as a
+    "segment" request does. return_task (bool): send the task back, with what was taught.
+    """
+    corrections = payloads.corrections_from(job.frame)
+    number = job.frame.header.get("segmented")
+    opened = kept_opened(number)
+    if opened is None and "image" not in job.frame.arrays:
+        raise InputError(
+            "The worker no longer keeps what it calculated for this volume.",
+            "Send the volume and the learned task with the corrections.",
+        )
+    if opened is None:
+        _, opened = _opened(job)
+        keep_opened(job.id if number is None else number, opened)
+    return_task = job.take("return_task", bool, False)
+    slices = _send_slices(job, opened.correct(corrections, job.on_progress))
+    fields: dict[str, Any] = {"seconds": job.seconds, "slices": slices}
+    if not return_task:
+        return Answer(fields)
+    task = opened.task()
+    return Answer({**fields, **_about_task(task)}, {"task": _content(task)})
+
+
+def add_case(job: Job) -> Answer:
+    """Add one support case to a learned task, and send the task back."""
+    (case,) = payloads.support_from(job.frame)
+    job.on_progress(_STARTING)
+    task = _task(job)
+    session = _session(job, task.backbone, task.method)
+    grown = session.add_case(task, case, job.on_progress)
+    job.check_cancelled()
+    fields = {**_about_task(grown), "seconds": job.seconds}
+    return Answer(fields, {"task": _content(grown)})
+
+
+def _opened(job: Job) -> tuple[LearnedTask, OpenVolume]:
+    """The task and the volume of a request, ready to be segmented."""
     volume = payloads.volume_from(job.frame)
     job.on_progress(_STARTING)
     task = _task(job)
     session = _session(job, task.backbone, task.method)
+    return task, session.open(volume, task, job.on_progress)
+
+
+def _send_slices(job: Job, results: Iterator[SliceResult]) -> int:
+    """Send every slice as it comes; returns how many there are."""
     slices = set()
-    generator = cast(
-        "Generator[SliceResult, None, None]", session.segment(volume, task, job.on_progress)
-    )
-    with closing(generator) as results:
+    with closing(cast("Generator[SliceResult, None, None]", results)):
         for result in results:
             job.check_cancelled()
             job.send("slice", *payloads.slice_to(result))
             slices.add(result.index)
-    fields = {"seconds": job.seconds, "slices": len(slices), "summary": task.summary()}
-    return Answer(fields)
+    return len(slices)
+
+
+def _content(task: LearnedTask) -> npt.NDArray[np.uint8]:
+    """The bytes of a task's file."""
+    with temporary_folder() as folder:
+        return np.fromfile(task.save(folder / "learned.oflsam2"), np.uint8)
 
 
 def load_task(job: Job) -> Answer:
@@ -107,6 +177,8 @@ HANDLERS: dict[str, Callable[[Job], Answer]] = {
     "hello": hello,
     "learn": learn,
     "segment": segment,
+    "correct": correct,
+    "add_case": add_case,
     "load_task": load_task,
     "fetch_weights": fetch_weights,
     "remove_weights": remove_weights,

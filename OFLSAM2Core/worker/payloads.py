@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
@@ -58,6 +59,19 @@ def volume_to(volume: Volume) -> tuple[Fields, dict[str, npt.NDArray]]:
 def volume_from(frame: Frame) -> Volume:
     """The volume of a "segment" request. Raises ProtocolError."""
     return _volume(frame.header.get("volume"), frame.arrays, "image")
+
+
+def corrections_to(corrections: Corrections) -> dict[str, npt.NDArray]:
+    """Arrays of a "correct" request."""
+    return {"labels": corrections.labels, "known": corrections.known.astype(np.uint8)}
+
+
+def corrections_from(frame: Frame) -> Corrections:
+    """The corrections of a "correct" request. Raises ProtocolError, or InputError where labels and
+    mask have different shapes."""
+    labels, known = _array(frame.arrays, "labels"), _array(frame.arrays, "known")
+    # Copies: what is kept of them outlives the request.
+    return Corrections(labels.copy(), known.astype(bool))
 
 
 def slice_to(result: SliceResult) -> tuple[Fields, dict[str, npt.NDArray]]:

@@ -20,6 +20,7 @@ from OFLSAM2Core.runtime.temporary import temporary_folder
 if TYPE_CHECKING:
     from OFLSAM2Core.backbones.base import Backbone
     from OFLSAM2Core.learned_task import LearnedTask
+    from OFLSAM2Core.open_volume import OpenVolume
 
 BACKBONES_KEPT = 2  # one is 0.04 to 0.9 GB of weights on its device
 TASKS_KEPT = 4  # a task with its memory is some tens of MB
@@ -49,6 +50,7 @@ class LeastRecentlyUsed(Generic[T]):
 
 _backbones: LeastRecentlyUsed[Backbone] = LeastRecentlyUsed(BACKBONES_KEPT)
 _tasks: LeastRecentlyUsed[LearnedTask] = LeastRecentlyUsed(TASKS_KEPT)
+_opened: dict[int | str, OpenVolume] = {}
 
 
 def warm_backbone(
@@ -93,8 +95,21 @@ def task_of(content: npt.NDArray) -> LearnedTask:
     return _tasks.get(hashlib.sha256(content.tobytes()).hexdigest(), load)
 
 
+def keep_opened(number: int | str, opened: OpenVolume) -> None:
+    """Keep what was calculated for a volume, by the number of the request that it was segmented
+    with; one volume is kept at a time."""
+    _opened.clear()
+    _opened[number] = opened
+
+
+def kept_opened(number: object) -> OpenVolume | None:
+    """The volume of that request, where it is still kept."""
+    return _opened.get(number) if isinstance(number, int | str) else None
+
+
 def release_memory() -> None:
     """Forget everything, after memory ran out."""
+    _opened.clear()
     _backbones.clear()
     _tasks.clear()
     _device.cache_clear()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from command_line import QUICK, succeed, support
+from toy_package import install
 
 from OFLSAM2Core.evaluation.datasets import sample_data
 
@@ -35,3 +36,12 @@ def task(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = succeed("learn", *support(cases, "001", "003"), "--out", path, *QUICK)
     assert "Learned anterior hippocampus, posterior hippocampus" in said
     return path
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which a package that brings a method is installed."""
+    folder = tmp_path / "site"
+    install(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    return folder

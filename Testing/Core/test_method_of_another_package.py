@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,40 +10,14 @@ import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 from command_line import ROOT, refused, run, succeed
+from toy_package import case_of
 
 from OFLSAM2Core import methods
-from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.session import FewShotSession
 from OFLSAM2Core.worker.client import Event, WorkerClient
-
-METADATA = "Metadata-Version: 2.1\nName: oflsam2-toy\nVersion: 1.0\n"
-ENTRY_POINTS = (
-    "[oflsam2.methods]\ntoy-threshold = toy_method:ToyMethod\nbroken = nowhere_at_all:Method\n"
-)
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as pip leaves one: a module, and what was registered with it."""
-    folder = tmp_path / "site"
-    (folder / "oflsam2_toy-1.0.dist-info").mkdir(parents=True)
-    (folder / "oflsam2_toy-1.0.dist-info" / "METADATA").write_text(METADATA)
-    (folder / "oflsam2_toy-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
-    shutil.copy(Path(__file__).with_name("toy_method.py"), folder)
-    monkeypatch.syspath_prepend(str(folder))
-    return folder
-
-
-def _case(seed: int) -> SupportCase:
-    """A bright box in a dark volume."""
-    array = np.random.default_rng(seed).normal(10, 1, (6, 20, 24)).astype(np.float32)
-    labels = np.zeros(array.shape, np.uint8)
-    labels[2:4, 5:12, 6:18] = 1
-    array[labels > 0] += 20
-    return SupportCase(Volume(array, name=f"case {seed}"), labels, (Structure("box", 1),))
 
 
 def _labels(session: FewShotSession, case: SupportCase, task: LearnedTask) -> npt.NDArray:
@@ -59,8 +32,8 @@ def test_a_session_learns_and_segments_with_it_and_loads_no_backbone(
 ) -> None:
     assert "toy-threshold" in methods.names()
     session = FewShotSession(method="toy-threshold")
-    task = session.learn([_case(1), _case(2)])
-    target = _case(3)
+    task = session.learn([case_of(1), case_of(2)])
+    target = case_of(3)
     np.testing.assert_array_equal(_labels(session, target, task), target.labels)
     loaded = LearnedTask.load(task.save(tmp_path / "box.oflsam2"))
     assert loaded.backbone == "" and loaded.summary()["kind"] == "toy"
@@ -73,28 +46,28 @@ def test_a_session_learns_and_segments_with_it_and_loads_no_backbone(
 
 def test_timings_are_of_the_last_job_alone(package: Path) -> None:
     session = FewShotSession(method="toy-threshold")
-    task = session.learn([_case(1)])
+    task = session.learn([case_of(1)])
     for _ in range(2):
-        list(session.segment(_case(2).volume, task))
+        list(session.segment(case_of(2).volume, task))
         assert session.timings.counts["compare"] == 6
 
 
 def test_what_is_wrong_is_said_when_segment_is_called(package: Path) -> None:
     session = FewShotSession(method="toy-threshold")
-    task = session.learn([_case(1)])
+    task = session.learn([case_of(1)])
     with pytest.raises(InputError):
         session.segment(Volume(np.zeros((2, 3), np.float32)), task)
     with pytest.raises(InputError, match="sequence of frames"):
         session.segment(Volume(np.zeros((4, 8, 8, 3), np.uint8)), task)
     with pytest.raises(InputError, match="bias"):
-        session.segment(_case(2).volume, task, options={"bias": 1.0})
+        session.segment(case_of(2).volume, task, options={"bias": 1.0})
 
 
 def test_a_task_of_another_method_is_refused(package: Path) -> None:
-    task = FewShotSession(method="toy-threshold").learn([_case(1)])
+    task = FewShotSession(method="toy-threshold").learn([case_of(1)])
     other = type("Other", (methods.get_method("toy-threshold").__class__,), {"name": "other"})()
     with pytest.raises(TaskError, match="for the method 'toy-threshold', not 'other'"):
-        FewShotSession(method=other).segment(_case(2).volume, task)
+        FewShotSession(method=other).segment(case_of(2).volume, task)
 
 
 def test_a_package_that_cannot_be_loaded_is_named_and_the_others_remain(package: Path) -> None:
@@ -109,7 +82,7 @@ def test_the_command_line_lists_it_with_its_options_learns_and_segments(
 ) -> None:
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(package)])}
     for name in ("a", "b", "c"):
-        case = _case(ord(name))
+        case = case_of(ord(name))
         sitk.WriteImage(sitk.GetImageFromArray(case.volume.array), str(tmp_path / f"{name}.nii.gz"))
         sitk.WriteImage(sitk.GetImageFromArray(case.labels), str(tmp_path / f"{name}_l.nii.gz"))
     assert "labels what is bright" in succeed("methods", **path)
@@ -122,14 +95,14 @@ def test_the_command_line_lists_it_with_its_options_learns_and_segments(
     words = ("segment", "--task", task, out, "--out", tmp_path / "c.seg.nrrd", "--overwrite")
     succeed(*words, "--labelmap", tmp_path / "found.nii.gz", **path)
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "found.nii.gz")))
-    np.testing.assert_array_equal(found, _case(ord("c")).labels)
+    np.testing.assert_array_equal(found, case_of(ord("c")).labels)
     refused(run(*words, "--set", "threshold=2", **path), "threshold", "0 to 1")
     refused(run(*words, "--set", "bias=2", **path), "bias", "settled")
 
 
 def test_a_worker_learns_and_segments_with_it(package: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(package)])}
-    target = _case(3)
+    target = case_of(3)
     found = np.zeros(target.labels.shape, np.uint8)
     client = WorkerClient(env=env)
     client.start()
@@ -138,7 +111,7 @@ def test_a_worker_learns_and_segments_with_it(package: Path) -> None:
         (described,) = (m for m in ready.header["methods"] if m["name"] == "toy-threshold")
         assert {each["name"] for each in described["options"]} == {"bias", "threshold", "invert"}
         learned = client.wait(
-            client.learn([_case(1), _case(2)], return_task=True, method="toy-threshold"),
+            client.learn([case_of(1), case_of(2)], return_task=True, method="toy-threshold"),
             timeout=120,
         )
         assert learned.name == "done", learned.header
