@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from OFLSAM2Core.runtime.memory_check import require_memory
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.dicom_file import DicomFile, read_dicom_file, text_of
 from OFLSAM2Core.io.dicom_folder import (
@@ -90,6 +91,13 @@ def _assembled(source: Path, files: list[DicomFile]) -> DicomVolume:
     files = _without_copies(files)
     frames = [frame for file in files for frame in frames_of(file)]
     _check_alike(source, frames)
+    rows, columns = frames[0].size
+    # Each picture is decoded and scaled in floating point; then the volume is filled.
+    require_memory(
+        6 * len(frames) * rows * columns,
+        f"Reading '{source}'",
+        "Close other programs, or give a part of the series.",
+    )
     if all(frame.position is None for frame in frames):
         return _unplaced(source, frames)
     frames, affine = _in_order(source, frames)
