@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from OFLSAM2Core.runtime.memory_check import require_memory
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.dicom_file import DicomFile, read_dicom_file, text_of
 from OFLSAM2Core.io.dicom_folder import (
@@ -21,6 +20,7 @@ from OFLSAM2Core.io.dicom_pixels import stored_pixels
 from OFLSAM2Core.io.dicom_table import Frame, frames_of
 from OFLSAM2Core.io.image_files import as_grey
 from OFLSAM2Core.io.image_header import LPS_TO_RAS
+from OFLSAM2Core.runtime.memory_check import require_memory
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from OFLSAM2Core.runtime.memory_check import require_memory
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.image_header import ImageHeader, damaged, missing_file, unusable
 from OFLSAM2Core.io.metaimage_header import is_meta_image, read_meta_image_header
@@ -16,6 +15,7 @@ from OFLSAM2Core.io.mgh_header import read_mgh_header
 from OFLSAM2Core.io.nifti_header import is_nifti, read_nifti_header
 from OFLSAM2Core.io.nrrd_header import read_nrrd_header
 from OFLSAM2Core.io.voxels import open_unpacked, read_voxels, voxel_bytes
+from OFLSAM2Core.runtime.memory_check import require_memory
 
 IMAGE_EXTENSIONS = (
     ".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd",

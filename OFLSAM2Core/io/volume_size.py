@@ -12,6 +12,7 @@ from OFLSAM2Core.io.frames import frame_files, picture_size
 from OFLSAM2Core.io.image_files import bytes_to_read, kind_of, read_header
 from OFLSAM2Core.io.voxels import voxel_bytes
 
+
 @dataclass(frozen=True)
 class VolumeSize:
     """shape: fastest axis last, as arrays have it. bytes: of the voxels as they are stored.

@@ -75,7 +75,8 @@ def main() -> None:
     for slices in args.slices:
         for structures in args.structures:
             words = [str(slices), "--structures", str(structures), "--side", str(args.side)]
-            words += ["--supports", str(args.supports), "--support-slices", str(args.support_slices)]
+            words += ["--supports", str(args.supports)]
+            words += ["--support-slices", str(args.support_slices)]
             subprocess.run([sys.executable, __file__, *words, "--one"], check=False)
 
 
