@@ -7,20 +7,17 @@ it. The file holds no name of a case: a file's, folder's or node's name is often
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.structures import Structure, check_structures
 from OFLSAM2Core.errors import InputError, TaskError
-from OFLSAM2Core.io.atomic_write import atomic_write
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.preprocessing.intensity_comparison import IntensityRange
+from OFLSAM2Core.task_file import damaged_task, read_task_file, write_task_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,49 +88,33 @@ class LearnedTask:
             },
         }
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state.tensors.items()}
-        check_writable(path)
-        with (
-            atomic_write(path) as temporary,
-            # Memory is mostly masks, which shrink to a hundredth even at the quickest level.
-            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-        ):
-            archive.writestr("task.json", json.dumps(contents, indent=1))
-            archive.writestr("tensors.safetensors", save(tensors))
+        check_writable(path, need_bytes=sum(t.numel() * t.element_size() for t in tensors.values()))
+        write_task_file(path, contents, save(tensors))
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> LearnedTask:
         """Read the file.
 
-        Raises TaskError when it is missing, damaged, or of a newer format.
+        Raises TaskError when it is missing, damaged, or of a newer format; ResourceError when it
+        does not fit into memory.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         path = Path(path)
-        if not path.is_file():
-            raise TaskError(f"The learned task {path} does not exist.", "Check the path.")
+        contents, content = read_task_file(path, FORMAT_VERSION)
         try:
-            with zipfile.ZipFile(path) as archive:
-                contents = json.loads(archive.read("task.json"))
-                _check_version(path, contents)
-                return cls._decode(contents, load(archive.read("tensors.safetensors")))
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            NotImplementedError,  # A damaged entry names a compression that there is not.
-            SafetensorError,
-            OSError,
-            KeyError,
-            TypeError,
-            ValueError,
-            InputError,
-        ) as error:
-            raise TaskError(
-                f"{path} is not a readable learned task: it is cut off, damaged, or of another "
-                "kind.",
-                "Learn it again from the support cases.",
-            ) from error
+            task = cls._decode(contents, load(content))
+            check_structures(task.structures, f"The learned task '{path}'")
+        except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise damaged_task(path) from error
+        except InputError as error:
+            raise damaged_task(path, error.message) from error
+        for name, tensor in task.state.tensors.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise damaged_task(path, f"'{name}' holds values that are NaN or infinite")
+        return task
 
     @classmethod
     def _decode(cls, contents: Mapping[str, Any], tensors: dict[str, Tensor]) -> LearnedTask:
@@ -170,12 +151,3 @@ class LearnedTask:
                 f"(SHA-256 {self.backbone_identity[:12]}..., here {identity[:12]}...).",
                 "Use the same weights file (--weights FILE), or learn again.",
             )
-
-
-def _check_version(path: Path, contents: Mapping[str, Any]) -> None:
-    version = contents["format"]
-    if version != FORMAT_VERSION:
-        raise TaskError(
-            f"{path} has format version {version}; this version of oflsam2 reads {FORMAT_VERSION}.",
-            "Update oflsam2, or learn the task again from the support cases.",
-        )

@@ -13,7 +13,7 @@ from OFLSAM2Core.data.support import fit_structures, harmonize
 from OFLSAM2Core.data.support_checks import check_support
 from OFLSAM2Core.data.validation import check_labels, check_volume
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods import DEFAULT, get_method
 from OFLSAM2Core.methods.base import Context, Method
@@ -159,7 +159,16 @@ class FewShotSession:
         if used is not None:
             used = used.with_precision(task.backbone_precision)
         ctx = self._context(used, on_progress or _no_progress)
-        return OpenVolume(self.method.open(ctx, volume, task, settled), ctx, volume, task)
+        try:
+            run = self.method.open(ctx, volume, task, settled)
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            # Of a file, or of a method's other version: what it learned does not fit together.
+            raise TaskError(
+                f"The method '{self.method.name}' cannot use what the learned task holds "
+                f"({type(error).__name__}).",
+                "Learn it again with this version.",
+            ) from error
+        return OpenVolume(run, ctx, volume, task)
 
     def segment(
         self,

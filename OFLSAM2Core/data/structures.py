@@ -9,6 +9,9 @@ from typing import Any
 
 from OFLSAM2Core.errors import InputError
 
+MOST_STRUCTURES = 255
+"""In one task: label arrays are 8-bit, and 0 is background."""
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -101,12 +104,17 @@ def check_structures(structures: Sequence[Structure], where: str) -> None:
     """
     if not structures:
         raise InputError(f"{where} has no structures.", "Give a segmentation with at least one.")
+    if len(structures) > MOST_STRUCTURES:
+        raise InputError(
+            f"{where} has {len(structures)} structures.",
+            f"Leave out some: label values are 8-bit, {MOST_STRUCTURES} at most.",
+        )
     names = [_as_compared(structure.name) for structure in structures]
     for attribute, values in (
         ("name", names),
         ("label", [str(structure.label) for structure in structures]),
     ):
-        twice = sorted({value for value in values if values.count(value) > 1})
+        twice = sorted(value for value, times in Counter(values).items() if times > 1)
         if twice:
             raise InputError(
                 f"{where} has more than one structure with the {attribute} {', '.join(twice)}.",

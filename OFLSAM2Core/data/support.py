@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from OFLSAM2Core.data.structures import Structure, ambiguous_codes, find_structure
+from OFLSAM2Core.data.structures import MOST_STRUCTURES, Structure, ambiguous_codes, find_structure
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 
@@ -83,6 +83,11 @@ def _common(cases: Sequence[SupportCase], shared: frozenset[str]) -> tuple[Struc
         for structure in case.structures:
             if find_structure(structure, common, shared) is None:
                 common.append(structure)
+    if len(common) > MOST_STRUCTURES:
+        raise InputError(
+            f"The support cases have {len(common)} different structures together.",
+            f"Leave out some ({MOST_STRUCTURES} at most), or give the same ones the same name.",
+        )
     if len({structure.label for structure in common}) < len(common):
         common = [replace(each, label=number) for number, each in enumerate(common, start=1)]
     return tuple(common)

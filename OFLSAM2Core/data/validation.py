@@ -12,6 +12,10 @@ from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
 
+_LEAST_SPACING = 1e-5  # mm; 10 nm, of an electron microscope
+_MOST_SPACING = 1000.0
+_MOST_ANISOTROPIC = 1000
+
 
 def check_volume(volume: Volume) -> None:
     """A finite scalar volume with invertible geometry, or a sequence of colour frames.
@@ -42,6 +46,7 @@ def check_volume(volume: Volume) -> None:
         if bad:
             raise voxels_not_finite(volume.source or volume.name, bad)
     check_geometry(volume)
+    check_spacing(volume)
 
 
 def voxels_not_finite(source: str | Path, count: int) -> InputError:
@@ -66,6 +71,29 @@ def check_geometry(volume: Volume) -> None:
             f"The geometry of '{volume.source or volume.name}' cannot be inverted (zero spacing, "
             "or axes that are not independent).",
             "Repair the header: three independent axes with positive spacing.",
+        )
+
+
+def check_spacing(volume: Volume) -> None:
+    """Spacing that voxels of some instrument have. What lies far out is a header in other units,
+    and would have a volume resampled to billions of voxels.
+
+    Raises InputError naming the volume.
+    """
+    spacing = volume.spacing
+    if min(spacing) < _LEAST_SPACING or max(spacing) > _MOST_SPACING:
+        told = " x ".join(f"{length:.3g}" for length in spacing)
+        raise InputError(
+            f"'{volume.source or volume.name}' has voxels of {told} mm.",
+            f"Spacing is in millimetres, from {_LEAST_SPACING:g} to {_MOST_SPACING:g}: repair the "
+            "header.",
+        )
+    if max(spacing) > _MOST_ANISOTROPIC * min(spacing):
+        told = " x ".join(f"{length:.3g}" for length in spacing)
+        raise InputError(
+            f"'{volume.source or volume.name}' has voxels of {told} mm: one side is more than "
+            f"{_MOST_ANISOTROPIC} times another.",
+            "Repair the spacing in the header.",
         )
 
 

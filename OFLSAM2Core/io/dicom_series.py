@@ -20,6 +20,7 @@ from OFLSAM2Core.io.dicom_pixels import stored_pixels
 from OFLSAM2Core.io.dicom_table import Frame, frames_of
 from OFLSAM2Core.io.image_files import as_grey
 from OFLSAM2Core.io.image_header import LPS_TO_RAS
+from OFLSAM2Core.runtime.memory_check import require_memory
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,13 @@ def _assembled(source: Path, files: list[DicomFile]) -> DicomVolume:
     files = _without_copies(files)
     frames = [frame for file in files for frame in frames_of(file)]
     _check_alike(source, frames)
+    rows, columns = frames[0].size
+    # Each picture is decoded and scaled in floating point; then the volume is filled.
+    require_memory(
+        6 * len(frames) * rows * columns,
+        f"Reading '{source}'",
+        "Close other programs, or give a part of the series.",
+    )
     if all(frame.position is None for frame in frames):
         return _unplaced(source, frames)
     frames, affine = _in_order(source, frames)

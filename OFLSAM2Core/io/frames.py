@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +17,11 @@ from PIL import Image
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.image_header import LPS_TO_RAS, damaged
+from OFLSAM2Core.runtime.memory_check import require_memory
 
 _log = logging.getLogger(__name__)
+
+_size_limit = threading.Lock()
 
 _FRAME_EXTENSIONS = (".jpg", ".jpeg", ".png")
 
@@ -69,20 +76,58 @@ def read_picture(path: Path) -> Volume:
     Grey values keep their depth (8 or 16 bits, or real). Of a picture of several pages (TIFF) every
     page is a slice. A picture says nothing of millimetres; that is said.
     """
-    try:
-        with Image.open(path) as picture:
-            pages = getattr(picture, "n_frames", 1)
-            if picture.mode not in ("L", "1", "I", "F") and not picture.mode.startswith("I;16"):
-                return Volume(_picture(path, "RGB")[np.newaxis], name=path.stem, source=path)
-            slices = []
-            for page in range(pages):
-                picture.seek(page)
-                slices.append(np.array(picture.convert("L") if picture.mode == "1" else picture))
+    with _opened(path) as picture:
+        pages = getattr(picture, "n_frames", 1)
+        if picture.mode not in ("L", "1", "I", "F") and not picture.mode.startswith("I;16"):
+            return Volume(_picture(path, "RGB")[np.newaxis], name=path.stem, source=path)
+        slices = []
+        for page in range(pages):
+            picture.seek(page)
+            slices.append(np.array(picture.convert("L") if picture.mode == "1" else picture))
         array = np.stack(slices)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise damaged(path, error) from error
     _log.warning("'%s' does not say how large its pixels are; 1 mm is taken.", path)
     return Volume(array, LPS_TO_RAS, path.stem, path)
+
+
+def picture_size(path: Path) -> tuple[int, int, int, int]:
+    """Width, height, pages and bytes of a pixel of a picture, by its header.
+
+    Raises InputError naming the file where it is damaged.
+    """
+    with _opened(path) as picture:
+        pages = int(getattr(picture, "n_frames", 1))
+        pixel = {"1": 1, "L": 1, "P": 1, "I": 4, "F": 4}.get(picture.mode, 0)
+        pixel = pixel or (2 if picture.mode.startswith("I;16") else 4)
+        return picture.width, picture.height, pages, pixel
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture, its header read, its pixels not yet.
+
+    Raises InputError naming the file where it is damaged; ResourceError where its pixels do not fit
+    into memory: how large it is decides that, not a limit of the library's.
+    """
+    try:
+        with _of_any_size(path) as picture:
+            pages = int(getattr(picture, "n_frames", 1))
+            require_memory(
+                picture.width * picture.height * pages * 8,
+                f"The picture '{path}' ({picture.width} x {picture.height} pixels)",
+                "Close other programs, or scale it down.",
+            )
+            yield picture
+    except (OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error) as error:
+        raise damaged(path, error) from error
+
+
+def _of_any_size(path: Path) -> Image.Image:
+    with _size_limit:  # It is one for the whole library.
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def masks_of_frames(frames: list[Path], masks: list[Path], source: Path) -> list[Path]:
@@ -145,24 +190,20 @@ def _stack(files: list[Path], mode: str) -> npt.NDArray[np.uint8]:
 
 
 def _picture(file: Path, mode: str) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(file) as picture:
-            if mode == "L" and picture.mode not in ("L", "P", "1"):
-                raise InputError(
-                    f"The mask '{file}' is not an 8-bit grey or palette picture, but "
-                    f"'{picture.mode}'.",
-                    "Save masks as PNG with one 8-bit label value a pixel.",
-                )
-            if mode == "RGB" and picture.mode[0] in "IF":
-                raise InputError(
-                    f"The frame '{file}' has more than 8 bits a pixel ('{picture.mode}').",
-                    "Save frames as 8-bit grey or colour pictures: more would be cut off.",
-                )
-            if mode == "L" and picture.mode == "P":
-                return np.array(picture, np.uint8)
-            return np.array(picture.convert(mode), np.uint8)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise damaged(file, error) from error
+    with _opened(file) as picture:
+        if mode == "L" and picture.mode not in ("L", "P", "1"):
+            raise InputError(
+                f"The mask '{file}' is not an 8-bit grey or palette picture, but '{picture.mode}'.",
+                "Save masks as PNG with one 8-bit label value a pixel.",
+            )
+        if mode == "RGB" and picture.mode[0] in "IF":
+            raise InputError(
+                f"The frame '{file}' has more than 8 bits a pixel ('{picture.mode}').",
+                "Save frames as 8-bit grey or colour pictures: more would be cut off.",
+            )
+        if mode == "L" and picture.mode == "P":
+            return np.array(picture, np.uint8)
+        return np.array(picture.convert(mode), np.uint8)
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:

@@ -14,7 +14,8 @@ from OFLSAM2Core.io.metaimage_header import is_meta_image, read_meta_image_heade
 from OFLSAM2Core.io.mgh_header import read_mgh_header
 from OFLSAM2Core.io.nifti_header import is_nifti, read_nifti_header
 from OFLSAM2Core.io.nrrd_header import read_nrrd_header
-from OFLSAM2Core.io.voxels import open_unpacked, read_voxels
+from OFLSAM2Core.io.voxels import open_unpacked, read_voxels, voxel_bytes
+from OFLSAM2Core.runtime.memory_check import require_memory
 
 IMAGE_EXTENSIONS = (
     ".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd",
@@ -119,6 +120,7 @@ def read_image(
     """
     header = read_header(path, kind)
     check_scalar_type(path, header.dtype)
+    require_memory(bytes_to_read(header), f"Reading '{path}'", "Close other programs, or crop it.")
     array = scaled(read_voxels(header), header)
     header.say_notes()
     if channel is not None and header.components == 1 and array.ndim == 4:
@@ -129,6 +131,14 @@ def read_image(
             )
         array = array[channel]
     return one_volume(path, array, header.components), header
+
+
+def bytes_to_read(header: ImageHeader) -> int:
+    """What reading the voxels takes at its most: as stored, and again swapped or scaled."""
+    stored = voxel_bytes(header)
+    values = stored // header.dtype.itemsize
+    again = 8 * values if (header.slope, header.intercept) != (1.0, 0.0) else 0
+    return stored + max(again, 0 if header.dtype.isnative else stored)
 
 
 def check_scalar_type(path: Path, dtype: np.dtype) -> None:
