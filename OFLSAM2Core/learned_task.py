@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from OFLSAM2Core.data.structure_status import Sizes
 from OFLSAM2Core.data.structures import Structure, check_structures
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.io.writing import check_writable
@@ -41,6 +42,7 @@ class LearnedTask:
     backbone_precision: what its encoder calculated in: a new volume is read likewise where that can
         be chosen, for else its features are a little apart from the support's.
     intensities: ranges of the support cases' grey values, to compare volumes with.
+    sizes: how large structures are in the support, ml.
     """
 
     structures: tuple[Structure, ...]
@@ -51,6 +53,7 @@ class LearnedTask:
     backbone_identity: str = ""
     backbone_precision: str = "float32"
     intensities: tuple[IntensityRange, ...] = ()
+    sizes: Sizes = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know of it, as plain values."""
@@ -81,6 +84,7 @@ class LearnedTask:
             "backbone_identity": self.backbone_identity,
             "backbone_precision": self.backbone_precision,
             "intensities": [one.to_json() for one in self.intensities],
+            "sizes": self.sizes,
             "state": {
                 "version": self.state.version,
                 "metadata": self.state.metadata,
@@ -130,6 +134,10 @@ class LearnedTask:
             backbone_identity=str(contents["backbone_identity"]),
             backbone_precision=str(contents["backbone_precision"]),
             intensities=tuple(IntensityRange.from_json(one) for one in contents["intensities"]),
+            sizes={
+                str(name): (float(least), float(most))
+                for name, (least, most) in dict(contents["sizes"]).items()
+            },
         )
 
     def check_fits(self, method: str, backbone: str = "", identity: str = "") -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
+from OFLSAM2Core.data.structure_status import support_sizes
 from OFLSAM2Core.data.support import fit_structures, harmonize
 from OFLSAM2Core.data.support_checks import check_support
 from OFLSAM2Core.data.validation import check_labels, check_volume
@@ -133,6 +134,7 @@ class FewShotSession:
             backbone_identity=used.identity if used else "",
             backbone_precision=used.precision if used else "float32",
             intensities=ranges,
+            sizes=support_sizes(cases),
         )
 
     def open(

@@ -124,7 +124,10 @@ def about(
 
 def describe_case(case: EvaluatedCase) -> str:
     """One line."""
-    found = "  ".join(f"{name} {value.dice:.4f}" for name, value in case.agreements.items())
+    found = "  ".join(
+        f"{name} {value.dice:.4f}" + ("" if value.status == "found" else f" ({value.status})")
+        for name, value in case.agreements.items()
+    )
     return (
         f"{case.truth.name}  Dice: {found}  "
         f"({case.outcome.slices_done} slices, {case.outcome.seconds_per_slice:.2f} s each)"

@@ -25,11 +25,18 @@ from OFLSAM2Core.cli.options import (
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.structure_status import structure_status, told_status
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.machine import describe_machine, peak_memory_mb
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
 from OFLSAM2Core.evaluation.report import write_picture, write_text
+from OFLSAM2Core.io.dicom_seg_writing import (
+    DICOM_EXTENSIONS,
+    check_dicom_seg,
+    write_dicom_seg,
+)
 from OFLSAM2Core.io.reading import read_volume, write_confidence, write_labelmap, write_segmentation
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
@@ -59,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labelmap", type=Path, metavar="OUT.nii.gz", help="the same as a labelmap"
     )
     outputs.add_argument(
+        "--dicom-seg", type=Path, metavar="OUT.dcm", help="the same as DICOM SEG, of a DICOM image"
+    )
+    outputs.add_argument(
         "--confidence",
         type=Path,
         metavar="CONF.nii.gz",
@@ -84,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         [
             (args.out, SEGMENTATION_EXTENSIONS),
             (args.labelmap, LABELMAP_EXTENSIONS),
+            (args.dicom_seg, DICOM_EXTENSIONS),
             (args.confidence, LABELMAP_EXTENSIONS),
             (args.report, (".json",)),
             (args.picture, (".png",)),
@@ -94,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     bars = ProgressBars(args.quiet)
     volume = call_in_background(lambda report: read_volume(args.image), bars)
     check_resources(volume, (args.out, args.labelmap, args.confidence))
+    if args.dicom_seg is not None:
+        check_dicom_seg(volume)
     session, task = _session_and_task(args, pairs, bars)
     outcome = SegmentationBuffer(volume)
     try:
@@ -162,6 +175,8 @@ def _write(
     write_segmentation(args.out, outcome.labels, volume, task.structures)
     if args.labelmap is not None:
         write_labelmap(args.labelmap, outcome.labels, volume)
+    if args.dicom_seg is not None:
+        write_dicom_seg(args.dicom_seg, outcome.labels, volume, task.structures)
     if args.confidence is not None:
         write_confidence(args.confidence, outcome.confidence, volume)
     if args.report is not None:
@@ -204,6 +219,7 @@ def _report(
                 "name": structure.name,
                 "label": structure.label,
                 "milliliters": round(outcome.milliliters(structure.label), 4),
+                "status": _status(structure, task, outcome),
             }
             for structure in task.structures
         ],
@@ -223,6 +239,14 @@ def _report(
     }
 
 
+def _status(structure: Structure, task: LearnedTask, outcome: SegmentationBuffer) -> str:
+    return structure_status(
+        outcome.voxels(structure.label),
+        outcome.milliliters(structure.label),
+        task.sizes.get(structure.name),
+    )
+
+
 def _tell(volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, out: Path) -> None:
     print(
         f"{volume.name}: {outcome.slices_done} slices in {outcome.seconds:.1f} s "
@@ -231,7 +255,9 @@ def _tell(volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, out: P
     )
     for structure in task.structures:
         size = "" if volume.is_sequence else f"  {outcome.milliliters(structure.label):.2f} ml"
-        print(f"  {structure.name}{size}")
+        status = _status(structure, task, outcome)
+        told = told_status(status, task.sizes.get(structure.name))
+        print(f"  {structure.name}{size}{f'  ({told})' if told else ''}")
     doubts = {index: outcome.expected_error_voxels(index) for index in outcome.scores}
     worst = sorted(doubts, key=lambda index: -doubts[index])[:_DOUBTFUL_SHOWN]
     listed = ", ".join(f"{index} ({doubts[index]:.0f})" for index in worst)

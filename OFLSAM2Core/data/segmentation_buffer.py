@@ -65,7 +65,11 @@ class SegmentationBuffer:
         """Expected number of wrong voxels in a slice, by its confidence: the sum of 1 - p."""
         return expected_error_voxels(np.moveaxis(self.confidence, self.axis or 0, 0)[index])
 
+    def voxels(self, label: int) -> int:
+        """How many voxels a structure has."""
+        return int(np.count_nonzero(self.labels == label))
+
     def milliliters(self, label: int) -> float:
         """Volume of one structure; for a sequence the unit has no meaning."""
         voxel = abs(float(np.linalg.det(self.volume.affine[:3, :3])))
-        return int(np.count_nonzero(self.labels == label)) * voxel / 1000
+        return self.voxels(label) * voxel / 1000

@@ -38,6 +38,9 @@ class SegmentationMetrics:
         over the two directions, as SimpleITK's Hausdorff filter gives it.
     assd: average symmetric surface distance, over the surface voxels of both masks.
 
+    status: "found" where both masks are drawn, "empty" where nothing was found of what is there,
+        "absent" where there was nothing to find, "unexpected" where something was drawn then.
+
     Distances have the unit of the spacing. See the module for empty masks.
     """
 
@@ -45,11 +48,12 @@ class SegmentationMetrics:
     hd95: float
     average_hausdorff: float
     assd: float
+    status: str = "found"
 
-    def to_json(self) -> dict[str, float | None]:
+    def to_json(self) -> dict[str, float | str | None]:
         """nan becomes null, since JSON has no nan."""
         values = asdict(self)
-        return {name: None if np.isnan(value) else value for name, value in values.items()}
+        return {name: None if value != value else value for name, value in values.items()}
 
 
 def compute_metrics(
@@ -59,7 +63,8 @@ def compute_metrics(
     truth, prediction = as_masks(truth, prediction)
     if not truth.any() or not prediction.any():
         nothing = float("nan")
-        return SegmentationMetrics(dice(truth, prediction), nothing, nothing, nothing)
+        status = "empty" if truth.any() else "unexpected" if prediction.any() else "absent"
+        return SegmentationMetrics(dice(truth, prediction), nothing, nothing, nothing, status)
     box = bounding_box(truth | prediction)
     truth, prediction = np.pad(truth[box], 1), np.pad(prediction[box], 1)
     hd95, assd = _surface_distances(truth, prediction, spacing)

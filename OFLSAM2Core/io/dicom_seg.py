@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from OFLSAM2Core.data.structures import Structure, check_structures
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.dicom_color import rgb_of_cielab
 from OFLSAM2Core.io.dicom_file import (
     LABELMAP_SEGMENTATION,
     DicomFile,
@@ -216,21 +217,8 @@ def _code(items: list[Dataset]) -> str:
 
 
 def _color(item: Dataset, number: int) -> tuple[float, float, float]:
-    """From CIELab as DICOM codes it (D50 white) to RGB."""
     try:
         coded = [int(part) for part in item.RecommendedDisplayCIELabValue]
-        lightness, a, b = coded[0] / 65535 * 100, coded[1] / 257 - 128, coded[2] / 257 - 128
+        return rgb_of_cielab(coded)
     except (AttributeError, TypeError, ValueError, IndexError):
         return default_color(number)
-    y = (lightness + 16) / 116
-    white = (0.9642, 1.0, 0.8249)
-    xyz = [
-        scale * (part**3 if part > 6 / 29 else (part - 4 / 29) * 3 * (6 / 29) ** 2)
-        for part, scale in zip((y + a / 500, y, y - b / 200), white, strict=True)
-    ]
-    to_rgb = np.array([[3.1339, -1.6169, -0.4906], [-0.9785, 1.9160, 0.0333],
-                       [0.0720, -0.2290, 1.4057]])  # fmt: skip
-    linear = np.clip(to_rgb @ xyz, 0, 1)
-    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    red, green, blue = (round(float(part), 3) for part in np.clip(rgb, 0, 1))
-    return red, green, blue

@@ -53,8 +53,26 @@ def read_dicom(path: Path, series: str | None = None) -> DicomVolume:
     or colour than the others, at the place of another, off the even grid. Also where there are no
     pictures, or several series to choose from.
     """
+    return _assembled(path, _files_of(path, series))
+
+
+def ordered_frames(path: Path, series: str | None = None) -> list[Frame]:
+    """The slices that `read_dicom` reads, in the order in which it stacks them.
+
+    Raises InputError as that does, and where slices have no place.
+    """
+    frames = [frame for file in _without_copies(_files_of(path, series))
+              for frame in frames_of(file)]  # fmt: skip
+    if any(frame.position is None for frame in frames):
+        raise InputError(
+            f"The images of '{path}' do not say where they lie.", "Give a series with positions."
+        )
+    return _in_order(path, frames)[0]
+
+
+def _files_of(path: Path, series: str | None) -> list[DicomFile]:
     if path.is_file():
-        return _assembled(path, _series_of(path))
+        return _series_of(path)
     files = dicom_files(path)
     pictures = images_by_series(files)
     if not pictures:
@@ -68,7 +86,7 @@ def read_dicom(path: Path, series: str | None = None) -> DicomVolume:
             f"The folder '{path}' holds {what}, not an image.",
             "Give the folder of the image; segmentations and contours are given as labels.",
         )
-    return _assembled(path, choose_series(path, pictures, series))
+    return choose_series(path, pictures, series)
 
 
 def _series_of(path: Path) -> list[DicomFile]:
