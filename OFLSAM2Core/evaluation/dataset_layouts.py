@@ -101,7 +101,8 @@ def _own(folder: Path, path: Path, data: dict[str, Any]) -> Layout:
         str(data.get("name", folder.name)),
         files,
         data.get("labels"),
-        *names,
+        names[0],
+        names[1],
         nominal_spacing=bool(data.get("nominal_spacing", False)),
     )
 
