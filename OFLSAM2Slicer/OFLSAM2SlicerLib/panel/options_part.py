@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import qt
@@ -101,7 +102,7 @@ class OptionsPart:
         layout.setContentsMargins(0, 0, 0, 0)
         for option in method.options:
             label = qt.QLabel(option.name.replace("_", " ") + ":")
-            editor = _editor(option, lambda name=option.name: self._on_edited(name))
+            editor = _editor(option, partial(self._on_edited, option.name))
             editor.setObjectName(f"option_{option.name}")
             label.toolTip = editor.toolTip = _tip(option)
             layout.addRow(label, editor)
