@@ -70,7 +70,11 @@ class ReviewPart:
     def update_result(self) -> None:
         """Whether there is a result to be shown, edited, and marked as reviewed."""
         node = self._parameters.segmentation if self._parameters is not None else None
-        there = node is not None and is_in_scene(node) and node.GetSegmentation().GetNumberOfSegments() > 0
+        there = (
+            node is not None
+            and is_in_scene(node)
+            and node.GetSegmentation().GetNumberOfSegments() > 0
+        )
         running = self._controller.status.is_running
         self._ui.show3DButton.setSegmentationNode(node if there else None)
         self._ui.editButton.enabled = there
