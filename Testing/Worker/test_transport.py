@@ -19,6 +19,7 @@ import pytest
 from worker_commands import HOOKS
 
 from OFLSAM2Core.worker.client import Event, WorkerClient
+from OFLSAM2Core.worker.protocol import write_frame
 
 TURN_S = 0.015  # what a panel gives to its worker in one turn of its event loop
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -29,7 +30,7 @@ def started(environment: dict[str, str], **fields: object) -> Iterator[WorkerCli
     client = WorkerClient(HOOKS, env=environment, **fields)  # type: ignore[arg-type]
     client.start()
     try:
-        client.wait(client.hello(), timeout=30)
+        client.wait(client.request("echo"), timeout=30)  # not hello, which imports PyTorch
         yield client
     finally:
         client.close(timeout_s=0.5)
@@ -100,6 +101,11 @@ def test_arrays_arrive_as_they_were_sent_through_memory_and_through_the_pipe(
                 np.testing.assert_array_equal(done.arrays[name], sent)
 
 
+# A thread that reads gets 64 KiB a turn of such a loop: 2000 turns for the task, 1600 for slices.
+# On a quiet machine it takes 6 and 20; benchmark_panel.py measures seconds.
+MANY_TURNS = 300
+
+
 def test_a_task_of_130_mb_arrives_within_a_few_turns_of_an_event_loop_that_holds_the_lock(
     environment: dict[str, str],
 ) -> None:
@@ -107,7 +113,7 @@ def test_a_task_of_130_mb_arrives_within_a_few_turns_of_an_event_loop_that_holds
         blobs = []
         client.request("blob", {"megabytes": 130})
         turns = turns_until_last(client, lambda event: blobs.append(event.arrays.get("blob")))
-        assert len(turns) <= 30, "more than a second"
+        assert len(turns) < MANY_TURNS
         assert max(turns) < 0.05
         assert blobs[-1].nbytes == 130 * 10**6
         assert (blobs[-1][::251] == 0).all() and (blobs[-1][250::251] == 250).all()
@@ -117,7 +123,6 @@ def test_200_slices_arrive_within_a_few_turns_of_an_event_loop_that_holds_the_lo
     environment: dict[str, str],
 ) -> None:
     with started(environment) as client:
-        client.wait(client.request("echo"))
         indices: list[int] = []
 
         def note(event: Event) -> None:
@@ -129,7 +134,7 @@ def test_200_slices_arrive_within_a_few_turns_of_an_event_loop_that_holds_the_lo
         client.request("slices", {"count": 200, "size": 512})
         turns = turns_until_last(client, note)
         assert indices == list(range(200))
-        assert len(turns) <= 60, "more than three seconds"
+        assert len(turns) < MANY_TURNS
         assert max(turns) < 0.05
 
 
@@ -182,52 +187,66 @@ def test_a_worker_of_an_earlier_version_is_spoken_to_through_the_pipe(
     client.close()
 
 
+@contextmanager
+def program_running(text: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of its own that uses a worker."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(text)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line_of(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().decode().strip()
+
+
 @linux
 @pytest.mark.parametrize("victims", ["program", "worker", "both"])
 def test_whichever_side_is_killed_in_whatever_moment_nothing_is_left(
     environment: dict[str, str], tmp_path: Path, victims: str
 ) -> None:
     before = set(Path("/dev/shm").iterdir()), processes_that_share_memory()
-    program = textwrap.dedent(
-        f"""
+    text = f"""
         import numpy as np, sys
+        from OFLSAM2Core.errors import ResourceError
         from OFLSAM2Core.worker.client import WorkerClient
         client = WorkerClient({HOOKS!r})
         client.start()
         image = np.zeros(50 * 2**20, np.uint8)
         print(client.pid, flush=True)
-        while True:
-            done = client.wait(client.request("echo", {{}}, {{"image": image}}))
-            print(done.name, flush=True)
-            if done.name == "failed":
-                client.close()
-                break
+        name = ""
+        while name != "failed":
+            try:
+                name = client.wait(client.request("echo", {{}}, {{"image": image}})).name
+            except ResourceError:
+                name = "failed"
+            print(name, flush=True)
         sys.stdin.read()
         """
-    )
     rng = np.random.default_rng(0)
     for number in range(4):
-        parent = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**environment, "TMPDIR": str(tmp_path)},
-        )
-        with parent:
-            assert parent.stdout is not None
-            pid = int(parent.stdout.readline())
+        with program_running(text, {**environment, "TMPDIR": str(tmp_path)}) as program:
+            pid = int(line_of(program))
             if number:  # the first is killed while the worker starts
-                assert parent.stdout.readline() == b"done\n"
+                assert line_of(program) == "done"
             time.sleep(rng.random() * 0.2)
             if victims != "worker":
-                os.kill(parent.pid, signal.SIGKILL)
+                os.kill(program.pid, signal.SIGKILL)
             if victims != "program":
                 os.kill(pid, signal.SIGKILL)
             if victims == "worker":
-                assert b"failed" in [line.strip() for line in parent.stdout]
+                while line_of(program) != "failed":
+                    assert program.poll() is None
                 assert processes_that_share_memory() <= before[1]
             assert gone([pid])
-            parent.kill()
         assert processes_that_share_memory() <= before[1]
         assert set(Path("/dev/shm").iterdir()) <= before[0]
         assert list(tmp_path.glob("oflsam2-*")) == []
@@ -237,51 +256,54 @@ def test_whichever_side_is_killed_in_whatever_moment_nothing_is_left(
 def test_without_memory_files_an_unlinked_file_is_shared_and_nothing_is_left_either(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    program = textwrap.dedent(
-        f"""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    text = f"""
         import os
         del os.memfd_create
         from OFLSAM2Core.worker.client import WorkerClient
         client = WorkerClient({HOOKS!r})
         client.start()
-        client.wait(client.hello())
+        client.wait(client.request("echo"))
         print(client.pid, client.shares_memory, flush=True)
         while True:
             client.wait(client.request("blob", {{"megabytes": 20}}))
         """
-    )
-    environment = {**environment, "TMPDIR": str(tmp_path)}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment
-    )
-    with parent:
-        assert parent.stdout is not None
-        pid, shares = parent.stdout.readline().split()
-        assert shares == b"True"
-        assert "oflsam2" in Path(f"/proc/{pid.decode()}/maps").read_text()
-        assert list(tmp_path.glob("oflsam2-*")) == []
-        os.kill(parent.pid, signal.SIGKILL)
+    with program_running(text, {**environment, "TMPDIR": str(folder)}) as program:
+        pid, shares = line_of(program).split()
+        assert shares == "True"
+        mapped = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        assert any(str(folder) in line and line.endswith("(deleted)") for line in mapped)
+        assert list(folder.iterdir()) == []
+        os.kill(program.pid, signal.SIGKILL)
         assert gone([int(pid)])
-    assert list(tmp_path.glob("oflsam2-*")) == []
+    assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("share_memory", [True, False])
-def test_a_worker_whose_output_nobody_reads_ends_when_its_input_closes(
-    environment: dict[str, str], share_memory: bool
+@pytest.mark.parametrize("busy_with", ["slices", "noise", "nothing"])
+def test_a_worker_whose_output_and_log_nobody_reads_ends_when_its_input_closes(
+    environment: dict[str, str], busy_with: str
 ) -> None:
-    """In the middle of a large answer, with refusals and a log that nobody reads either."""
-    with started(environment, share_memory=share_memory) as client:
-        pid = client.pid
-        assert pid is not None
-        client.request("blob", {"megabytes": 200})
-        for _ in range(3000):
-            client.request("no such request " + 100 * "x")
-        time.sleep(0.5)
-        began = time.monotonic()
-        process = client._connection.process  # type: ignore[union-attr]
-        process.stdin.close()
-        process.wait(timeout=5)
-        assert time.monotonic() - began < 3.0
+    with subprocess.Popen(
+        HOOKS,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env=environment,
+    ) as worker:
+        assert worker.stdin is not None
+        try:
+            if busy_with != "nothing":
+                fields = {"request": busy_with, "id": 0, "count": 99, "size": 512}
+                write_frame(worker.stdin, fields)
+            for number in range(1, 500):  # their refusals are more than the pipe takes
+                write_frame(worker.stdin, {"request": "no such request", "id": number})
+            time.sleep(0.5)
+            worker.stdin.close()
+            worker.wait(timeout=10)
+        finally:
+            worker.kill()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="forks")
@@ -291,13 +313,11 @@ def test_a_killed_worker_is_noticed_at_once_although_a_child_holds_its_pipes(
     with started(environment) as client:
         events: list[Event] = []
         job = client.request("fork", {"wait_s": 0.3})
-        failed = client.wait(job, events.append, timeout=20)
-        waited = time.monotonic()
+        failed = client.wait(job, events.append, timeout=8)
         (child,) = next(event for event in events if event.name == "log").header["pids"]
         try:
             assert failed.header["kind"] == "died" and "memory ran out" in failed.header["message"]
             assert psutil.pid_exists(child), "it was to hold the pipes"
-            assert time.monotonic() - waited < 1.0
         finally:
             os.kill(child, signal.SIGKILL)
 
@@ -329,12 +349,12 @@ def test_requests_that_wait_are_bounded_in_bytes_and_what_is_too_much_is_refused
 def test_a_request_that_was_not_sent_yet_is_cancelled_without_the_worker(
     environment: dict[str, str],
 ) -> None:
-    image = np.zeros(300 * 2**20, np.uint8)
+    image = np.zeros(100 * 2**20, np.uint8)
     with started(environment) as client:
         first = client.request("echo", {}, {"image": image})
         second = client.request("echo", {}, {"image": image})
         client.cancel(second)
         events: list[Event] = []
-        assert client.wait(first, events.append, timeout=60).name == "done"
+        assert client.wait(first, events.append, timeout=30).name == "done"
         kinds = {event.id: event.header.get("kind") for event in events if event.is_last}
         assert kinds == {second: "cancelled", first: None}

@@ -35,6 +35,13 @@ def print_noise(job: Job) -> Answer:
     return Answer({"stdin_is_empty": sys.stdin.read() == ""})
 
 
+def noise(job: Job) -> Answer:
+    """More in the log than a pipe takes."""
+    for _ in range(100):
+        sys.stderr.write(10_000 * "x" + "\n")
+    return Answer()
+
+
 def slices(job: Job) -> Answer:
     """`count` slices of `size` x `size`, `wait_s` seconds apart."""
     count, size = job.take("count", int), job.take("size", int, 8)
@@ -119,6 +126,7 @@ server.handlers.update(
         "fail": fail,
         "fork": fork,
         "hang": hang,
+        "noise": noise,
         "print_noise": print_noise,
         "slices": slices,
     }
