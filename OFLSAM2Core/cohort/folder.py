@@ -51,8 +51,8 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Make the folder where it is not there, and hold it: a second run is refused with InputError until this one ends, however it
-    does."""
+    """Make the folder where it is not there, and hold it: a second run is refused with InputError
+    until this one ends, however it does."""
     lock = FileLock(folder / _LOCK)
     try:
         folder.mkdir(exist_ok=True)
