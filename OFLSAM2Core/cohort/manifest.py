@@ -196,9 +196,10 @@ class Manifest:
     def _append(self, event: dict[str, Any]) -> None:
         event = {"time": round(time.time(), 3), **event}
         end = self._file.seek(0, os.SEEK_END)
+        line = _line(event)
         try:
-            self._file.write(_line(event))
-            self._file.flush()
+            while line:  # A disk that is nearly full takes a part.
+                line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             # Half a line must not stay.

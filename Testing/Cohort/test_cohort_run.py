@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from cohorts import Toy, ball, write_cases, write_image
+from cohorts import Ended, Toy, ball, write_cases, write_image
 from dicom_folders import write_series
 
 from OFLSAM2Core.cohort.manifest import FILE_NAME, read_manifest
@@ -36,13 +36,13 @@ def outputs(out: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def mixed(toy_folder: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+def mixed(toy_folder: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """One run over a done, a doubtful, an empty and three bad cases."""
     folder = tmp_path_factory.mktemp("mixed")
-    toy_folder.environment["COHORT_TOY_LOG"] = str(folder / "begun.txt")
+    toy_folder.log = folder / "begun.txt"
     cases = write_cases(folder / "in", "a", "bug1", "doubtful1", "empty1", "greedy1")
     (cases / "cut.nii.gz").write_bytes((cases / "a.nii.gz").read_bytes()[:500])
-    return folder / "out", toy_folder.cohort(cases, folder / "out", *HERE)
+    return folder / "out", toy_folder.cohort_here(cases, folder / "out")
 
 
 def test_one_bad_case_stops_nothing_and_is_told_by_its_reason(mixed: tuple) -> None:
@@ -87,12 +87,12 @@ def test_the_manifest_tells_what_each_result_was_made_with(mixed: tuple) -> None
 
 def test_status_and_report_are_had_from_the_folder_alone(mixed: tuple, toy_folder: Toy) -> None:
     out, _ = mixed
-    told = toy_folder.run("cohort", "status", out)
+    told = toy_folder.here("status", out)
     assert told.returncode == 0 and "3 failed" in told.stdout and "bug1:" in told.stdout
     (out / "report.html").unlink()
-    assert toy_folder.run("cohort", "report", out).returncode == 0
+    assert toy_folder.here("report", out).returncode == 0
     assert "doubtful1" in (out / "report.html").read_text()
-    assert toy_folder.run("cohort", "status", out.parent).returncode == 2
+    assert toy_folder.here("status", out.parent).returncode == 2
 
 
 def test_resuming_does_again_what_failed_or_changed_or_is_gone_and_nothing_else(
@@ -100,7 +100,7 @@ def test_resuming_does_again_what_failed_or_changed_or_is_gone_and_nothing_else(
 ) -> None:
     cases = write_cases(tmp_path / "in", "a", "b", "c", "touched", "bug1")
     out = tmp_path / "out"
-    assert toy.cohort(cases, out, *HERE).returncode == 3
+    assert toy.cohort_here(cases, out).returncode == 3
     write_image(cases / "b.nii.gz", ball(radius=6))
     os.utime(cases / "touched.nii.gz")
     (out / "c.seg.nrrd").unlink()
@@ -108,21 +108,21 @@ def test_resuming_does_again_what_failed_or_changed_or_is_gone_and_nothing_else(
     os.rename(cases / "bug1.nii.gz", cases / "kept.nii.gz")
     (cases / "bug1.nii.gz").write_bytes((cases / "a.nii.gz").read_bytes())
     toy.log.unlink()
-    done = toy.cohort(cases, out, *HERE, "--resume")
+    done = toy.cohort_here(cases, out, "--resume")
     assert done.returncode == 3  # "bug1" fails by its name.
     assert toy.begun() == {"b": 1, "c": 1, "new": 1, "kept": 1, "bug1": 1}
     assert read_manifest(out).cases["b"].details["structures"][0]["voxels"] > 800
     toy.log.unlink()
     (cases / "bug1.nii.gz").unlink()
-    toy.cohort(cases, out, *HERE, "--resume")
+    toy.cohort_here(cases, out, "--resume")
     assert toy.begun() == {}
 
 
 def test_all_done_is_exit_code_0(toy: Toy, tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "in", "a", "b")
-    assert toy.cohort(cases, tmp_path / "out", *HERE, "--limit", 1).returncode == 0
+    assert toy.cohort_here(cases, tmp_path / "out", "--limit", 1).returncode == 0
     assert states(tmp_path / "out") == {"a": "done"}
-    assert toy.cohort(cases, tmp_path / "out", *HERE, "--resume").returncode == 0
+    assert toy.cohort_here(cases, tmp_path / "out", "--resume").returncode == 0
     assert toy.begun() == {"a": 1, "b": 1}
 
 
@@ -130,11 +130,11 @@ def test_support_is_learned_from_once_and_other_support_is_another_task(
     toy: Toy, tmp_path: Path
 ) -> None:
     cases = write_cases(tmp_path / "in", "a")
-    words = ["cohort", cases, *toy.support, "--out", tmp_path / "out", *HERE]
-    assert toy.run(*words).returncode == 0
-    assert toy.run(*words, "--resume").returncode == 0
+    words = [cases, *toy.support, "--out", tmp_path / "out"]
+    assert toy.here(*words).returncode == 0
+    assert toy.here(*words, "--resume").returncode == 0
     assert toy.begun() == {"learn": 1, "a": 1}
-    other = toy.run(*words, "--resume", "--set", "threshold=0.3")
+    other = toy.here(*words, "--resume", "--set", "threshold=0.3")
     assert other.returncode == 2 and "another support" in other.stderr
 
 
@@ -151,7 +151,7 @@ def test_a_folder_of_other_results_is_refused(
 ) -> None:
     out, _ = mixed
     before = (out / FILE_NAME).read_bytes()
-    refused = toy_folder.cohort(out.parent / "in", out, *HERE, *words)
+    refused = toy_folder.cohort_here(out.parent / "in", out, *words)
     assert refused.returncode == 2 and said in refused.stderr, refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 2
     assert (out / FILE_NAME).read_bytes() == before
@@ -159,7 +159,7 @@ def test_a_folder_of_other_results_is_refused(
 
 def test_a_folder_with_something_else_in_it_is_left_alone(toy: Toy, tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "in", "a")
-    refused = toy.cohort(cases, cases, *HERE, "--resume")
+    refused = toy.cohort_here(cases, cases, "--resume")
     assert refused.returncode == 2 and "not empty" in refused.stderr
     assert [path.name for path in cases.iterdir()] == ["a.nii.gz"]
 
@@ -168,46 +168,48 @@ def test_a_damaged_manifest_is_kept_aside_and_only_what_it_lost_is_done_again(
     toy: Toy, tmp_path: Path
 ) -> None:
     cases, out = write_cases(tmp_path / "in", "a", "b", "c"), tmp_path / "out"
-    toy.cohort(cases, out, *HERE)
+    toy.cohort_here(cases, out)
     lines = (out / FILE_NAME).read_bytes().split(b"\n")
     lost = next(n for n, line in enumerate(lines) if b'"b"' in line and b'"done"' in line)
     lines[lost] = lines[lost][:40] + b"#" + lines[lost][41:]
     damaged = b"\n".join(lines)
     (out / FILE_NAME).write_bytes(damaged)
     toy.log.unlink()
-    done = toy.cohort(cases, out, *HERE, "--resume")
+    done = toy.cohort_here(cases, out, "--resume")
     assert done.returncode == 0 and "damaged" in done.stdout
     assert toy.begun() == {"b": 1}
     assert (out / "manifest.damaged-1.jsonl").read_bytes() == damaged
 
 
 def test_an_input_that_vanishes_meanwhile_fails_alone(toy: Toy, tmp_path: Path) -> None:
-    cases = write_cases(tmp_path / "in", "a", "slow_b", "z")
+    cases = write_cases(tmp_path / "in", "a", "held_b", "z")
     out = tmp_path / "out"
     with toy.start("cohort", cases, "--task", toy.task, "--out", out, *HERE) as process:
-        wait_for(lambda: toy.begun()["slow_b"])
-        (cases / "slow_b.nii.gz").unlink()
+        wait_for(lambda: toy.begun()["held_b"])
+        (cases / "held_b.nii.gz").unlink()
         (cases / "z.nii.gz").unlink()
+        toy.release()
         process.communicate(timeout=60)
     assert process.returncode == 3
-    assert states(out) == {"a": "done", "slow_b": "failed", "z": "failed"}
-    reasons = [read_manifest(out).cases[name].reason for name in ("slow_b", "z")]
+    assert states(out) == {"a": "done", "held_b": "failed", "z": "failed"}
+    reasons = [read_manifest(out).cases[name].reason for name in ("held_b", "z")]
     assert "changed or removed" in reasons[0] and "does not exist" in reasons[1]
-    assert "slow_b.seg.nrrd" not in outputs(out)
+    assert "held_b.seg.nrrd" not in outputs(out)
 
 
 def test_a_second_run_on_the_folder_is_refused_while_the_first_runs(
     toy: Toy, tmp_path: Path
 ) -> None:
-    cases, out = write_cases(tmp_path / "in", "slow_a", "slow_b"), tmp_path / "out"
+    cases, out = write_cases(tmp_path / "in", "held_a", "held_b"), tmp_path / "out"
     with toy.start("cohort", cases, "--task", toy.task, "--out", out, *HERE) as process:
-        wait_for(lambda: toy.begun()["slow_a"])
+        wait_for(lambda: toy.begun()["held_a"])
         second = toy.cohort(cases, out, *HERE, "--resume")
         assert second.returncode == 2 and f"process {process.pid} on" in second.stderr
-        told = toy.run("cohort", "status", out).stdout
+        told = toy.here("status", out).stdout
         assert "Running:" in told
+        toy.release()
         assert process.wait(60) == 0
-    assert toy.begun() == {"slow_a": 1, "slow_b": 1}
+    assert toy.begun() == {"held_a": 1, "held_b": 1}
 
 
 @posix
@@ -215,18 +217,19 @@ def test_a_second_run_on_the_folder_is_refused_while_the_first_runs(
 def test_a_run_that_was_ended_goes_on_where_it_stopped(
     toy: Toy, tmp_path: Path, ending: signal.Signals
 ) -> None:
-    cases, out = write_cases(tmp_path / "in", "a", "slow_b", "z"), tmp_path / "out"
+    cases, out = write_cases(tmp_path / "in", "a", "held_b", "z"), tmp_path / "out"
     with toy.start("cohort", cases, "--task", toy.task, "--out", out, *HERE) as process:
-        wait_for(lambda: toy.begun()["slow_b"])
+        wait_for(lambda: toy.begun()["held_b"])
         process.send_signal(ending)
         process.communicate(timeout=30)
     assert process.returncode == {2: 130, 15: 143, 9: -9}[ending]
     if ending != signal.SIGKILL:
-        assert states(out) == {"a": "done", "slow_b": "waiting", "z": "waiting"}
+        assert states(out) == {"a": "done", "held_b": "waiting", "z": "waiting"}
         assert read_manifest(out).ended == "interrupted"
-    assert "go on with --resume" in toy.run("cohort", "status", out).stdout
-    assert toy.cohort(cases, out, *HERE, "--resume").returncode == 0
-    assert toy.begun() == {"a": 1, "slow_b": 2, "z": 1}
+    assert "go on with --resume" in toy.here("status", out).stdout
+    toy.release()
+    assert toy.cohort_here(cases, out, "--resume").returncode == 0
+    assert toy.begun() == {"a": 1, "held_b": 2, "z": 1}
     assert set(states(out).values()) == {"done"}
     assert not (out / ".unfinished").exists()
 
@@ -235,44 +238,63 @@ def test_a_disk_that_takes_no_more_fails_cases_and_resuming_does_them(
     toy: Toy, tmp_path: Path
 ) -> None:
     cases = write_cases(tmp_path / "in", "small")
-    write_image(cases / "large.nii.gz", ball(64, 20))
+    noise = np.random.default_rng(0).integers(-300, 300, (48, 48, 48))
+    write_image(cases / "large.nii.gz", noise.astype(np.int16))
     out = tmp_path / "out"
-    words = ["cohort", cases, "--task", toy.task, "--out", out, *HERE]
-    limited = subprocess.run(
-        ["prlimit", "--fsize=20000", "python3", "-m", "OFLSAM2Core", *map(str, words)],
-        env={**toy.environment, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, before[1]))
+    try:
+        limited = toy.cohort_here(cases, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert limited.returncode == 3, limited.stderr
     assert states(out) == {"large": "failed", "small": "done"}
     assert "could not be written" in read_manifest(out).cases["large"].reason
+    assert "No report" in limited.stdout
     assert outputs(out) == {"small.seg.nrrd", "small_confidence.nrrd"}
-    assert toy.run(*words, "--resume").returncode == 0
+    assert toy.cohort_here(cases, out, "--resume").returncode == 0
     assert toy.begun() == {"small": 1, "large": 2}
+
+
+def test_a_manifest_that_cannot_be_written_on_ends_the_run_and_keeps_what_it_says(
+    toy: Toy, tmp_path: Path
+) -> None:
+    cases, out = write_cases(tmp_path / "in", *"abcdefgh"), tmp_path / "out"
+    assert toy.cohort_here(cases, out, "--limit", 2).returncode == 0
+    size = (out / FILE_NAME).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for the events with which the run begins, and not for those of all its cases.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * size, before[1]))
+    try:
+        limited = toy.cohort_here(cases, out, "--resume")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert limited.returncode == 2 and "manifest" in limited.stderr, limited
+    assert not read_manifest(out).damaged and not read_manifest(out).torn
+    assert toy.cohort_here(cases, out, "--resume").returncode == 0
+    assert set(states(out).values()) == {"done"} and len(states(out)) == 8
+    assert all(record.times_segmented == 1 for record in read_manifest(out).cases.values())
+    assert (toy.begun()["a"], toy.begun()["h"]) == (1, 1)
 
 
 def test_dicom_series_and_frames_are_cases_like_others(toy: Toy, tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "study", "1.2.826.101", 1, slices=16)
     write_series(tmp_path / "in" / "study", "1.2.826.102", 2, slices=16)
     out = tmp_path / "out"
-    assert toy.cohort(tmp_path / "in", out, *HERE, "--layout", "bids").returncode == 0
+    assert toy.cohort_here(tmp_path / "in", out, "--layout", "bids").returncode == 0
     assert states(out) == {"study_s1": "done", "study_s2": "done"}
     assert len(list(out.glob("sub-*/anat/*_dseg.nii.gz"))) == 2
     assert (out / "dataset_description.json").exists()
 
 
-def test_what_is_missing_on_the_command_line_is_said_in_two_lines(toy: Toy, tmp_path: Path) -> None:
+def test_what_is_missing_on_the_command_line_is_said(toy: Toy, tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "in", "a")
-    for words in (
-        ["cohort", cases],
-        ["cohort", cases, "--task", toy.task],
-        ["cohort", cases, "--task", tmp_path / "none.oflsam2", "--out", tmp_path / "o1"],
-        ["cohort", cases, "--task", toy.task, "--out", tmp_path / "deep" / "o2"],
-        ["cohort", "report"],
-        ["cohort", cases, "--task", toy.task, "--out", tmp_path / "o3", "--workers", "many"],
+    for words, said in (
+        ([cases], "--out"),
+        ([cases, "--task", toy.task], "--out"),
+        ([cases, "--task", tmp_path / "none.oflsam2", "--out", tmp_path / "o1"], "none.oflsam2"),
+        ([cases, "--task", toy.task, "--out", tmp_path / "deep" / "o2"], "deep"),
+        (["report"], "takes one folder"),
     ):
-        refused = toy.run(*words)
-        assert refused.returncode == 2, words
-        assert len(refused.stderr.strip().splitlines()) <= 2, refused.stderr
+        refused = toy.here(*words)
+        assert refused.returncode == 2 and said in refused.stderr, words
