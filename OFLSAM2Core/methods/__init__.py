@@ -25,6 +25,9 @@ _BUILT_IN = {
     "sam2-mask-prompt": "OFLSAM2Core.methods.sam2_mask_prompt:Sam2MaskPrompt",
     "fs-medsam2": "OFLSAM2Core.methods.fs_medsam2:FsMedSam2",
     "fate-sam2": "OFLSAM2Core.methods.fate_sam2:FateSam2",
+    "support-matching": "OFLSAM2Core.methods.support_matching:SupportMatching",
+    "unet-2d": "OFLSAM2Core.methods.unet_from_scratch:UNet2D",
+    "unet-3d": "OFLSAM2Core.methods.unet_from_scratch:UNet3D",
 }
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
 from OFLSAM2Core.methods.options import Options, option
 
 if TYPE_CHECKING:
-    from OFLSAM2Core.methods.common.prompted_frames import Query, Visit
+    from OFLSAM2Core.methods.common.prompted_run import Query, Visit
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class FateSam2(PromptedMethod):
     def plan(self, query: Query, options: FateSam2Options) -> Iterator[Visit]:
         """Each slice beside its own support slices, which take the place of its neighbour: a slice
         of another volume has no distance, and one is the least that SAM2 knows."""
-        from OFLSAM2Core.methods.common.prompted_frames import Visit, from_middle
+        from OFLSAM2Core.methods.common.prompted_frames import from_middle
+        from OFLSAM2Core.methods.common.prompted_run import Visit
         from OFLSAM2Core.methods.common.support_memory import most_similar
 
         order = [(index, 1) for index in range(query.count)]

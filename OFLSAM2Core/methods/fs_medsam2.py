@@ -15,7 +15,7 @@ from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
 from OFLSAM2Core.methods.options import Options, option
 
 if TYPE_CHECKING:
-    from OFLSAM2Core.methods.common.prompted_frames import Query, Visit
+    from OFLSAM2Core.methods.common.prompted_run import Query, SupportChoice, Visit
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,24 @@ class FsMedSam2(PromptedMethod):
     LearnOptions = FsMedSam2LearnOptions
     SegmentOptions = FsMedSam2SegmentOptions
 
-    def choose(self, labelled: Sequence[int], options: FsMedSam2LearnOptions) -> list[int]:
-        """The middle of each of the equal parts of the labelled slices, each slice once."""
-        parts = min(options.parts, len(labelled))
-        return [labelled[int((part + 0.5) * len(labelled) / parts)] for part in range(parts)]
+    def choice(self, options: FsMedSam2LearnOptions) -> SupportChoice:
+        from OFLSAM2Core.methods.common.prompted_run import SupportChoice
+
+        return SupportChoice(lambda labelled: middles(labelled, options.parts))
 
     def plan(self, query: Query, options: FsMedSam2SegmentOptions) -> Iterator[Visit]:
         """All support slices before the volume; from the middle to the end, then to the beginning.
         A sequence in its own order."""
-        from OFLSAM2Core.methods.common.prompted_frames import (
-            Visit,
-            before_the_volume,
-            from_middle,
-        )
+        from OFLSAM2Core.methods.common.prompted_frames import before_the_volume, from_middle
+        from OFLSAM2Core.methods.common.prompted_run import Visit
 
         prompts = before_the_volume(range(len(query.memory.memories)))
         order = [(index, 1) for index in range(query.count)]
         for index, direction in order if query.is_sequence else from_middle(query.count):
             yield Visit(index, direction, prompts)
+
+
+def middles(labelled: Sequence[int], parts: int) -> list[int]:
+    """The middle of each of `parts` equal parts of the labelled slices, each slice once."""
+    parts = min(parts, len(labelled))
+    return [labelled[int((part + 0.5) * len(labelled) / parts)] for part in range(parts)]

@@ -15,7 +15,7 @@ from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
 from OFLSAM2Core.methods.options import Options, option
 
 if TYPE_CHECKING:
-    from OFLSAM2Core.methods.common.prompted_frames import Query, Visit
+    from OFLSAM2Core.methods.common.prompted_run import Query, Visit
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Sam2MaskPrompt(PromptedMethod):
         """From first to last, with the slices that are most similar to any probed slice."""
         import torch
 
-        from OFLSAM2Core.methods.common.prompted_frames import Visit, before_the_volume
+        from OFLSAM2Core.methods.common.prompted_frames import before_the_volume
+        from OFLSAM2Core.methods.common.prompted_run import Visit
 
         probes = torch.stack([query.descriptor(index) for index in query.probes])
         likeness = (query.memory.descriptors @ probes.T).amax(dim=1)

@@ -19,10 +19,11 @@ from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.backbones.sam2_config import CONFIGS, build_sam2
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames, Query, from_middle
+from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames, from_middle
+from OFLSAM2Core.methods.common.prompted_run import Query
 from OFLSAM2Core.methods.common.support_memory import SupportMemory
 from OFLSAM2Core.methods.fate_sam2 import FateSam2
-from OFLSAM2Core.methods.fs_medsam2 import FsMedSam2
+from OFLSAM2Core.methods.fs_medsam2 import FsMedSam2, middles
 from OFLSAM2Core.methods.sam2_mask_prompt import Sam2MaskPrompt
 from OFLSAM2Core.session import FewShotSession
 
@@ -207,9 +208,9 @@ def test_mask_prompts_are_the_most_similar_slices_and_the_best_is_nearest() -> N
 
 
 def test_fs_medsam2_takes_the_middle_of_each_part_and_goes_both_ways_from_the_middle() -> None:
-    method, learn, segment = FsMedSam2(), FsMedSam2.LearnOptions(), FsMedSam2.SegmentOptions()
-    assert method.choose(range(4, 13), learn) == [5, 8, 11]
-    assert method.choose([4, 5], learn) == [4, 5]
+    method, segment = FsMedSam2(), FsMedSam2.SegmentOptions()
+    assert middles(range(4, 13), 3) == [5, 8, 11]
+    assert middles([4, 5], 3) == [4, 5]
     visits = list(method.plan(_query(5, [[0.0] * 5] * 2), segment))
     assert [(v.index, v.direction) for v in visits] == [(2, 1), (3, 1), (4, 1), (1, -1), (0, -1)]
     assert all(visit.prompts == [(-2, 0), (-1, 1)] for visit in visits)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from OFLSAM2Core.data.volume import SupportCase, Volume
     from OFLSAM2Core.learned_task import LearnedTask
     from OFLSAM2Core.methods.base import Context, MethodState
-    from OFLSAM2Core.methods.common.prompted_frames import PromptedRun, Query, Visit
+    from OFLSAM2Core.methods.common.prompted_run import PromptedRun, Query, SupportChoice, Visit
 
 
 class PromptedMethod:
@@ -23,9 +23,11 @@ class PromptedMethod:
     sequences = True
     presets: dict[str, dict[str, Any]] = {}
 
-    def choose(self, labelled: Sequence[int], options: Any) -> list[int] | None:
-        """Which of a case's labelled slices are kept; None: an even part of very many."""
-        return None
+    def choice(self, options: Any) -> SupportChoice:
+        """Which support slices are kept: all that are labelled, of very many an even part."""
+        from OFLSAM2Core.methods.common.prompted_run import SupportChoice
+
+        return SupportChoice(lambda labelled: None)
 
     def plan(self, query: Query, options: Any) -> Iterable[Visit]:
         """Every slice of a volume once, with its prompts."""
@@ -35,19 +37,19 @@ class PromptedMethod:
         self, ctx: Context, support: Sequence[SupportCase], options: SlicingOptions
     ) -> MethodState:
         """Encode labelled support slices."""
-        from OFLSAM2Core.methods.common.prompted_frames import PromptState
+        from OFLSAM2Core.methods.common.prompted_run import PromptState
 
         state = PromptState.learn(
             ctx,
             support,
             options.slicing_axis,
             options.intensity_window,
-            lambda labelled: self.choose(labelled, options),
+            self.choice(options),
         )
         return state.encode()
 
     def open(self, ctx: Context, volume: Volume, task: LearnedTask, options: Any) -> PromptedRun:
         """A run over one volume or sequence. Raises TaskError or InputError."""
-        from OFLSAM2Core.methods.common.prompted_frames import PromptedRun
+        from OFLSAM2Core.methods.common.prompted_run import PromptedRun
 
         return PromptedRun(ctx, volume, task, lambda query: self.plan(query, options))
