@@ -304,7 +304,9 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         controller = self.logic.controller
         self.times.follow(status)
         self.runPart.show(status, self.whyNot(), controller.can_undo)
-        self.ui.expectedTimeLabel.text = "" if status.is_running else self.expectedTime()
+        expected = "" if status.is_running else self.expectedTime()
+        self.ui.expectedTimeLabel.text = expected
+        self.ui.expectedTimeLabel.visible = bool(expected)
 
     def showStatus(self) -> None:
         if self.logic is not None:

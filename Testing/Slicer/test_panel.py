@@ -21,6 +21,7 @@ from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
 from slicer_double import application as double
 
 from OFLSAM2Core.app.states import State
+from OFLSAM2Core.methods import DEFAULT
 
 SHAPE = (20, 24, 16)
 
@@ -648,10 +649,19 @@ def option(panel, name):
 def test_every_option_of_the_method_can_be_set_and_only_what_was_changed_is_kept(quick):
     from OFLSAM2SlicerLib.method_options import described_methods
 
-    (method,) = described_methods()
-    assert quick.ui.methodComboBox.currentText == method.name
-    part = quick.widget.optionsPart
+    offered = described_methods()
+    box, part = quick.ui.methodComboBox, quick.widget.optionsPart
+    assert [box.itemText(number) for number in range(box.count)] == [one.name for one in offered]
+    assert part.method.name == box.currentText == offered[0].name == DEFAULT
     assert part.options() == {}
+    for number, method in enumerate(offered):
+        box.setCurrentIndex(number)
+        assert method.description in quick.ui.optionsLabel.text
+        check_options(quick, method)
+
+
+def check_options(quick, method):
+    part = quick.widget.optionsPart
     for info in method.options:
         editor = option(quick, info.name)
         if info.type == "bool":
@@ -661,9 +671,16 @@ def test_every_option_of_the_method_can_be_set_and_only_what_was_changed_is_kept
             editor.checked = info.default
         elif info.type in ("int", "float"):
             assert editor.value == pytest.approx(info.default)
-            editor.value = editor.value + editor.singleStep
-            assert part.options()[info.name] == pytest.approx(info.default + editor.singleStep)
+            room = info.high is None or info.default + editor.singleStep <= info.high
+            other = info.default + (editor.singleStep if room else -editor.singleStep)
+            editor.value = other
+            assert part.options()[info.name] == pytest.approx(other)
             editor.value = info.default
+        elif info.choices:
+            assert editor.currentText == info.default
+            editor.setCurrentText(info.choices[-1])
+            assert part.options().get(info.name, info.default) == info.choices[-1]
+            editor.setCurrentText(info.default)
         assert info.help == "" or info.help.split()[0].lower() in editor.toolTip.lower()
     assert part.options() == {}
 
