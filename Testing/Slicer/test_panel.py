@@ -641,11 +641,6 @@ def test_scores_can_be_copied_to_a_table(quick, scene):
     assert table.GetNumberOfRows() == 20
 
 
-def option(panel, name):
-    """The widget of one of the method's options."""
-    return panel.ui.optionsWidget.findChild(QtWidgets.QWidget, f"option_{name}")
-
-
 def test_every_option_of_the_method_can_be_set_and_only_what_was_changed_is_kept(quick):
     from OFLSAM2SlicerLib.method_options import described_methods
 
@@ -663,7 +658,7 @@ def test_every_option_of_the_method_can_be_set_and_only_what_was_changed_is_kept
 def check_options(quick, method):
     part = quick.widget.optionsPart
     for info in method.options:
-        editor = option(quick, info.name)
+        editor = quick.option(info.name)
         if info.type == "bool":
             assert editor.checked == info.default
             editor.checked = not info.default
@@ -758,8 +753,8 @@ def test_every_parameter_that_is_saved_is_read():
 
 
 def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, scene, pairs):
-    option(quick, "gamma").value = 0.65
-    option(quick, "slicing_axis").setCurrentText("coronal")
+    quick.option("gamma").value = 0.65
+    quick.option("slicing_axis").setCurrentText("coronal")
     quick.ui.presetComboBox.setCurrentText("accurate")
     quick.ui.structuresTable.item(1, 0).setCheckState(QtCore.Qt.Unchecked)
     scene.SetSaveToXMLString(1)
@@ -768,19 +763,19 @@ def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, 
     assert "synthetic_worker" not in xml
     scene.Clear(False)
     assert quick.widget.optionsPart.options() == {}
-    assert option(quick, "gamma").value == 0.8
+    assert quick.option("gamma").value == 0.8
     scene.SetLoadFromXMLString(1)
     scene.SetSceneXMLString(xml)
     scene.Connect()
     quick.widget.enter()
-    assert option(quick, "gamma").value == 0.65
+    assert quick.option("gamma").value == 0.65
     assert quick.parameters.target.GetName() == "patient"
     assert [p.volume_node.GetName() for p in quick.widget.supportPart.pairs] == ["case 1", "case 2"]
     chosen = {"preset": "accurate", "gamma": 0.65, "slicing_axis": "coronal"}
     assert quick.widget.optionsPart.options() == chosen
     quick.ui.resetOptionsButton.click()
     assert quick.widget.optionsPart.options() == {"preset": "accurate"}
-    assert option(quick, "gamma").value == 0.8
+    assert quick.option("gamma").value == 0.8
 
 
 def test_a_learned_task_is_saved_loaded_and_used_without_support_cases(
