@@ -192,6 +192,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for view in nodes_of_class(slicer.mrmlScene, "vtkMRMLSliceCompositeNode"):
             self.followView(view)
         self.reviewPart.update_views()
+        self.reviewPart.look_for_corrections()
 
     def exit(self) -> None:
         """The run goes on, and is shown again when the user comes back; views are given back."""

@@ -13,8 +13,9 @@ import numpy as np
 import psutil
 import pytest
 import slicer
-from OFLSAM2SlicerLib import installer
+from OFLSAM2SlicerLib import geometry, installer
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
+from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
 from panels import application, module, synthetic_command
 from PySide6 import QtCore, QtGui, QtTest, QtWidgets
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
@@ -611,6 +612,34 @@ def test_segments_are_in_progress_until_the_user_has_reviewed_them(quick):
     assert not quick.ui.reviewedButton.enabled
     quick.run()
     assert [logic.GetSegmentStatus(one) for one in segments] == [logic.InProgress] * 2
+
+
+def test_slices_that_are_corrected_after_a_run_are_noticed(quick, target):
+    quick.run()
+    label = quick.ui.correctedLabel
+    assert label.text == ""
+    segmentation = quick.parameters.segmentation.GetSegmentation()
+    segment = segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName("lesion"))
+    voxels = geometry.image_array(segment.GetRepresentation(BINARY_LABELMAP))
+    voxels[9, 3:5, 3:6] = segment.GetLabelValue()
+    voxels[12] = 0
+    segment.Modified()
+    quick.wait(lambda: label.text != "")
+    assert label.text == "2 slices corrected since the run: 10, 13."
+    quick.ui.undoButton.click()
+    quick.wait(lambda: label.text == "" and quick.controller.is_idle)
+
+
+def test_what_is_edited_elsewhere_is_noticed_when_the_module_is_opened_again(quick):
+    quick.run()
+    quick.widget.exit()
+    segmentation = quick.parameters.segmentation.GetSegmentation()
+    segment = segmentation.GetNthSegment(0)
+    geometry.image_array(segment.GetRepresentation(BINARY_LABELMAP))[4, :2, :2] = 1
+    segment.Modified()
+    quick.widget.enter()
+    quick.wait(lambda: quick.ui.correctedLabel.text != "")
+    assert quick.ui.correctedLabel.text == "1 slice corrected since the run: 5."
 
 
 def test_a_click_on_a_doubtful_slice_takes_the_views_there(quick, scene):
