@@ -192,6 +192,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for view in nodes_of_class(slicer.mrmlScene, "vtkMRMLSliceCompositeNode"):
             self.followView(view)
         self.reviewPart.update_views()
+        self.reviewPart.look_for_corrections()
 
     def exit(self) -> None:
         """The run goes on, and is shown again when the user comes back; views are given back."""
@@ -304,7 +305,9 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         controller = self.logic.controller
         self.times.follow(status)
         self.runPart.show(status, self.whyNot(), controller.can_undo)
-        self.ui.expectedTimeLabel.text = "" if status.is_running else self.expectedTime()
+        expected = "" if status.is_running else self.expectedTime()
+        self.ui.expectedTimeLabel.text = expected
+        self.ui.expectedTimeLabel.visible = bool(expected)
 
     def showStatus(self) -> None:
         if self.logic is not None:

@@ -5,6 +5,7 @@ Whoever uses it calls `poll` again and again (a timer, or a loop).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import slicer
 
-from OFLSAM2Core.app.presenter import Presenter, learned_from
+from OFLSAM2Core.app.presenter import WORK_A_TICK_S, Presenter, learned_from
 from OFLSAM2Core.app.run_request import Learned, RunSettings
 from OFLSAM2Core.app.states import Status
+from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2Core.io.atomic_write import atomic_write
@@ -47,6 +49,7 @@ class Controller:
         self.learned: Learned | None = None
         self.run: SceneRun | None = None
         self._is_polling = False
+        self._background: Steps[None] | None = None
 
     @property
     def status(self) -> Status:
@@ -55,7 +58,7 @@ class Controller:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to poll for."""
-        return self.presenter.is_settled and not self.link.needs_poll
+        return self.presenter.is_settled and not self.link.needs_poll and self._background is None
 
     def poll(self) -> None:
         """One tick. Not again within one: what a tick calls may let the application go on (a
@@ -65,6 +68,7 @@ class Controller:
         self._is_polling = True
         try:
             self.presenter.poll()
+            self._go_on()
         finally:
             self._is_polling = False
 
@@ -144,8 +148,30 @@ class Controller:
     def undo(self) -> None:
         """The output segmentation as it was before the last run."""
         if self.can_undo:
-            assert self.run is not None and self.run.undo is not None
-            self.run.undo.restore()
+            assert self.run is not None
+            self.run.take_back()
+
+    # Corrections
+
+    def find_corrections(self, then: Callable[[list[int]], None]) -> None:
+        """Look which slices of the last run's result were changed since; a few milliseconds a tick.
+        A later call replaces one that is under way."""
+        if self.run is not None and not self.status.is_running:
+            self._background = self._find_corrections(self.run, then)
+            self.wake()
+
+    def _find_corrections(self, run: SceneRun, then: Callable[[list[int]], None]) -> Steps[None]:
+        found = yield from run.corrected_slices()
+        if run is self.run and not self.status.is_running:
+            then(found)
+
+    def _go_on(self) -> None:
+        end = time.monotonic() + WORK_A_TICK_S
+        while self._background is not None and time.monotonic() < end:
+            try:
+                next(self._background)
+            except StopIteration:
+                self._background = None
 
     # The learned task
 
@@ -200,6 +226,7 @@ class Controller:
     def scene_is_closing(self) -> None:
         self.presenter.abandon()
         self.run = None
+        self._background = None
 
     def shut_down(self) -> None:
         """No process is left behind."""

@@ -124,6 +124,20 @@ class SceneRun:
         if writer.shows_surfaces:
             yield from writer.rebuild_surfaces()
 
+    def corrected_slices(self) -> Steps[list[int]]:
+        """Which slices (by `scores`' axis) were changed since they were written, in steps."""
+        scored = self.scores.all()
+        if self._writer is None or not scored or not self.is_intact:
+            return []
+        indices, _labels = yield from self._writer.corrected_slices(scored[0].axis)
+        return indices
+
+    def take_back(self) -> None:
+        """Put the segmentation back as it was before the run."""
+        if self.undo is not None and self.undo.is_available:
+            self.undo.restore()
+            self._writer = None
+
     def _discard(self) -> None:
         if self._has_begun and self.undo is not None:
             self.undo.restore()

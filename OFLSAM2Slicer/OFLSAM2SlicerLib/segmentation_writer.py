@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import slicer
 import vtk
 
@@ -174,6 +175,41 @@ class SegmentationWriter:
             touched.update(self.segment_ids[label] for label in values)
             self._images[id(image)] = image
         written[...] = labels
+
+    def labels_now(self) -> Steps[npt.NDArray[np.uint8]]:
+        """What our segments hold now, by label, as (K, J, I): with what the user edited; in steps.
+        Where segments overlap, the one with the highest label counts."""
+        now = np.zeros(self._written.shape, np.uint8)
+        for image, values in self._layers():
+            common = geometry.intersection(self._extent, image.GetExtent())
+            if image.IsEmpty() or common is None:
+                continue
+            inside = geometry.offset_slices(common, image.GetExtent())
+            held = geometry.image_array(image)[inside]
+            target = now[geometry.extent_slices(common)]
+            for k in range(len(held)):
+                for label, value in values.items():
+                    plane = target[k]
+                    np.maximum(plane, label, out=plane, where=held[k] == value)
+                if k % 8 == 0:
+                    yield
+        return now
+
+    def corrected_slices(self, axis: int) -> Steps[tuple[list[int], npt.NDArray[np.uint8]]]:
+        """Indices along an axis of (K, J, I) of the slices that are no longer what was written, and
+        `labels_now`; in steps."""
+        now = yield from self.labels_now()
+        lines = [other for other in range(3) if other != axis]
+        changed = np.zeros(now.shape[axis], bool)
+        for k in range(len(now)):
+            differs = now[k] != self._written[k]
+            if axis == 0:
+                changed[k] = differs.any()
+            elif differs.any():
+                changed |= differs.any(axis=lines[1] - 1)
+            if k % 8 == 0:
+                yield
+        return np.flatnonzero(changed).tolist(), now
 
     def flush(self) -> None:
         """Have the views redrawn with what was written since the last time."""

@@ -152,6 +152,11 @@ class SequenceRun(SceneRun):
         """Nothing of an image sequence: its slices are frames, all at one place."""
         return "" if self._is_stack else super().place_in_words(scored)
 
+    def corrected_slices(self) -> Steps[list[int]]:
+        """Not told of sequences: only the frame that is shown is there to be compared."""
+        return []
+        yield
+
     def end(self, frame: int) -> Steps[None]:
         self.flush()
         if not self._is_stack:

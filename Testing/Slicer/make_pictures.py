@@ -1,6 +1,7 @@
 """Makes the pictures of the documentation from a real run on the sample data.
 
     python Testing/Slicer/make_pictures.py OUTPUT_FOLDER [--task hippocampus.oflsam2]
+                                           [--preset fast]
 
 The panel runs on the double of Slicer's Qt (slicer_double), slice views are drawn by trame-slicer's
 offscreen views, the worker and its results are real. With --task a learned task is loaded instead
@@ -20,6 +21,9 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "OFLSAM2Slicer"), str(Path(__file__).parent)]
 
+import slicer_double  # noqa: E402,F401  (before slicer)
+
+# isort: split
 import numpy as np  # noqa: E402
 import slicer  # noqa: E402
 import vtk  # noqa: E402
@@ -84,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--task", type=Path)
+    parser.add_argument("--preset", default="balanced")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     QtCore.QCoreApplication.setOrganizationName("OFLSAM2 pictures")
@@ -103,6 +108,7 @@ def main() -> None:
 
     panel = Panel()
     panel.choose(target, pairs)
+    panel.ui.presetComboBox.setCurrentText(arguments.preset)
     panel.picture(arguments.output / "panel-start.png")
     if arguments.task:
         panel.widget.taskPart.load(str(arguments.task))
@@ -110,7 +116,7 @@ def main() -> None:
     began = time.monotonic()
     panel.ui.segmentButton.click()
     panel.wait(lambda: panel.status.slices_done >= 16 or not panel.status.is_running, 3600)
-    panel.widget.reviewPart.leave_views()
+    panel.ui.confidenceCheckBox.checked = False
     if not panel.status.slices_done:
         raise SystemExit(f"{panel.status}\n" + "\n".join(panel.controller.link.log_lines()))
     panel.parameters.segmentation.GetDisplayNode().SetOpacity2DFill(0.35)
@@ -122,6 +128,7 @@ def main() -> None:
     if panel.status.state is not State.DONE:
         raise SystemExit(f"{panel.status}\n" + "\n".join(panel.controller.link.log_lines()))
     print(f"Run of {time.monotonic() - began:.0f} s: {panel.status.message}")
+    panel.ui.confidenceCheckBox.checked = True
     panel.picture(arguments.output / "panel.png")
 
     panel.ui.confidenceCheckBox.checked = False
@@ -129,7 +136,6 @@ def main() -> None:
     photograph(views, arguments.output / "slice-views.png")
     panel.ui.confidenceCheckBox.checked = True
     panel.ui.confidenceOpacitySlider.value = 0.6
-    panel.ui.confidenceThresholdSlider.value = 0.9
     panel.parameters.segmentation.GetDisplayNode().SetOpacity2DFill(0.15)
     photograph(views, arguments.output / "slice-views-confidence.png")
     panel.close()

@@ -58,6 +58,10 @@ class Panel:
             self.ui.supportLabelsSelector.setCurrentNode(labels)
             self.ui.addSupportButton.click()
 
+    def option(self, name: str) -> Any:
+        """The widget of one of the method's options, in the part Advanced."""
+        return self.ui.optionsWidget.findChild(QtWidgets.QWidget, f"option_{name}")
+
     def wait(self, condition: Callable[[], bool], timeout: float = 60.0) -> None:
         """Let the application go on until the condition holds."""
         end = time.monotonic() + timeout

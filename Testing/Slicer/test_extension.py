@@ -40,16 +40,23 @@ def test_the_index_entry_keeps_the_rules_of_the_extensions_index():
     assert repository.startswith("Slicer") and not path.stem.lower().startswith("slicer")
     cmake = (ROOT / "CMakeLists.txt").read_text()
     assert f"project({path.stem})" in cmake
-    assert f'set(OFLSAM2_REPOSITORY "{entry["scm_url"]}")' in cmake
+    assert f'set(EXTENSION_HOMEPAGE "{entry["scm_url"]}#readme")' in cmake
     depends = re.search(r'set\(EXTENSION_DEPENDS "([^"]*)"\)', cmake)
     assert depends and depends.group(1).split() == entry["build_dependencies"]
 
 
-def test_icon_and_screenshots_named_in_the_build_file_exist():
+def test_the_index_finds_the_pictures_in_the_build_file_as_literal_addresses():
+    # Its check looks for the text between the quotes, and fetches what it finds there.
     cmake = (ROOT / "CMakeLists.txt").read_text()
-    named = re.findall(r"\$\{OFLSAM2_FILES\}/([^\s\"]+)", cmake)
-    assert len(named) >= 2
-    for name in named:
+    addresses = []
+    for name in ("EXTENSION_ICONURL", "EXTENSION_SCREENSHOTURLS", "EXTENSION_HOMEPAGE"):
+        found = re.search(rf'set\({name} "([^"]+)"\)', cmake)
+        assert found and "$" not in found.group(1)
+        addresses += found.group(1).split()
+    files = "https://raw.githubusercontent.com/OFLSAM2/SlicerOFLSAM2/main/"
+    pictures = [one.removeprefix(files) for one in addresses if one.startswith(files)]
+    assert len(pictures) == len(addresses) - 1 >= 2
+    for name in pictures:
         assert (ROOT / name).read_bytes().startswith(b"\x89PNG")
 
 

@@ -13,14 +13,16 @@ import numpy as np
 import psutil
 import pytest
 import slicer
-from OFLSAM2SlicerLib import installer
+from OFLSAM2SlicerLib import geometry, installer
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
+from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
 from panels import application, module, synthetic_command
 from PySide6 import QtCore, QtGui, QtTest, QtWidgets
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
 from slicer_double import application as double
 
 from OFLSAM2Core.app.states import State
+from OFLSAM2Core.methods import DEFAULT
 
 SHAPE = (20, 24, 16)
 
@@ -612,6 +614,34 @@ def test_segments_are_in_progress_until_the_user_has_reviewed_them(quick):
     assert [logic.GetSegmentStatus(one) for one in segments] == [logic.InProgress] * 2
 
 
+def test_slices_that_are_corrected_after_a_run_are_noticed(quick, target):
+    quick.run()
+    label = quick.ui.correctedLabel
+    assert label.text == ""
+    segmentation = quick.parameters.segmentation.GetSegmentation()
+    segment = segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName("lesion"))
+    voxels = geometry.image_array(segment.GetRepresentation(BINARY_LABELMAP))
+    voxels[9, 3:5, 3:6] = segment.GetLabelValue()
+    voxels[12] = 0
+    segment.Modified()
+    quick.wait(lambda: label.text != "")
+    assert label.text == "2 slices corrected since the run: 10, 13."
+    quick.ui.undoButton.click()
+    quick.wait(lambda: label.text == "" and quick.controller.is_idle)
+
+
+def test_what_is_edited_elsewhere_is_noticed_when_the_module_is_opened_again(quick):
+    quick.run()
+    quick.widget.exit()
+    segmentation = quick.parameters.segmentation.GetSegmentation()
+    segment = segmentation.GetNthSegment(0)
+    geometry.image_array(segment.GetRepresentation(BINARY_LABELMAP))[4, :2, :2] = 1
+    segment.Modified()
+    quick.widget.enter()
+    quick.wait(lambda: quick.ui.correctedLabel.text != "")
+    assert quick.ui.correctedLabel.text == "1 slice corrected since the run: 5."
+
+
 def test_a_click_on_a_doubtful_slice_takes_the_views_there(quick, scene):
     quick.run()
     table = quick.ui.doubtfulTable
@@ -640,20 +670,24 @@ def test_scores_can_be_copied_to_a_table(quick, scene):
     assert table.GetNumberOfRows() == 20
 
 
-def option(panel, name):
-    """The widget of one of the method's options."""
-    return panel.ui.optionsWidget.findChild(QtWidgets.QWidget, f"option_{name}")
-
-
 def test_every_option_of_the_method_can_be_set_and_only_what_was_changed_is_kept(quick):
     from OFLSAM2SlicerLib.method_options import described_methods
 
-    (method,) = described_methods()
-    assert quick.ui.methodComboBox.currentText == method.name
-    part = quick.widget.optionsPart
+    offered = described_methods()
+    box, part = quick.ui.methodComboBox, quick.widget.optionsPart
+    assert [box.itemText(number) for number in range(box.count)] == [one.name for one in offered]
+    assert part.method.name == box.currentText == offered[0].name == DEFAULT
     assert part.options() == {}
+    for number, method in enumerate(offered):
+        box.setCurrentIndex(number)
+        assert method.description in quick.ui.optionsLabel.text
+        check_options(quick, method)
+
+
+def check_options(quick, method):
+    part = quick.widget.optionsPart
     for info in method.options:
-        editor = option(quick, info.name)
+        editor = quick.option(info.name)
         if info.type == "bool":
             assert editor.checked == info.default
             editor.checked = not info.default
@@ -661,9 +695,16 @@ def test_every_option_of_the_method_can_be_set_and_only_what_was_changed_is_kept
             editor.checked = info.default
         elif info.type in ("int", "float"):
             assert editor.value == pytest.approx(info.default)
-            editor.value = editor.value + editor.singleStep
-            assert part.options()[info.name] == pytest.approx(info.default + editor.singleStep)
+            room = info.high is None or info.default + editor.singleStep <= info.high
+            other = info.default + (editor.singleStep if room else -editor.singleStep)
+            editor.value = other
+            assert part.options()[info.name] == pytest.approx(other)
             editor.value = info.default
+        elif info.choices:
+            assert editor.currentText == info.default
+            editor.setCurrentText(info.choices[-1])
+            assert part.options().get(info.name, info.default) == info.choices[-1]
+            editor.setCurrentText(info.default)
         assert info.help == "" or info.help.split()[0].lower() in editor.toolTip.lower()
     assert part.options() == {}
 
@@ -741,8 +782,8 @@ def test_every_parameter_that_is_saved_is_read():
 
 
 def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, scene, pairs):
-    option(quick, "gamma").value = 0.65
-    option(quick, "slicing_axis").setCurrentText("coronal")
+    quick.option("gamma").value = 0.65
+    quick.option("slicing_axis").setCurrentText("coronal")
     quick.ui.presetComboBox.setCurrentText("accurate")
     quick.ui.structuresTable.item(1, 0).setCheckState(QtCore.Qt.Unchecked)
     scene.SetSaveToXMLString(1)
@@ -751,19 +792,19 @@ def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, 
     assert "synthetic_worker" not in xml
     scene.Clear(False)
     assert quick.widget.optionsPart.options() == {}
-    assert option(quick, "gamma").value == 0.8
+    assert quick.option("gamma").value == 0.8
     scene.SetLoadFromXMLString(1)
     scene.SetSceneXMLString(xml)
     scene.Connect()
     quick.widget.enter()
-    assert option(quick, "gamma").value == 0.65
+    assert quick.option("gamma").value == 0.65
     assert quick.parameters.target.GetName() == "patient"
     assert [p.volume_node.GetName() for p in quick.widget.supportPart.pairs] == ["case 1", "case 2"]
     chosen = {"preset": "accurate", "gamma": 0.65, "slicing_axis": "coronal"}
     assert quick.widget.optionsPart.options() == chosen
     quick.ui.resetOptionsButton.click()
     assert quick.widget.optionsPart.options() == {"preset": "accurate"}
-    assert option(quick, "gamma").value == 0.8
+    assert quick.option("gamma").value == 0.8
 
 
 def test_a_learned_task_is_saved_loaded_and_used_without_support_cases(

@@ -45,8 +45,8 @@ def test_from_clicks_to_segments_with_the_real_worker(scene, open_panel):
     panel = open_panel()
     panel.choose(target, pairs)
     panel.ui.presetComboBox.setCurrentText("fast")
-    panel.ui.epochsSpinBox.value = 1
-    panel.ui.slicingAxisComboBox.setCurrentText("axial")
+    panel.option("epochs").value = 1
+    panel.option("slicing_axis").setCurrentText("axial")
     status = panel.run(timeout=900)
 
     assert status.state is State.DONE, status.text

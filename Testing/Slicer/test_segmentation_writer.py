@@ -101,6 +101,27 @@ def test_other_segments_and_their_surfaces_stay_as_they_are(scene, volume):
     assert ours.GetRepresentation(CLOSED_SURFACE).GetNumberOfPoints() > 0
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_that_the_segment_editor_changes_are_told(volume, output, axis):
+    writer = writer_for(output, volume)
+    for result in slices(axis=axis):
+        writer.write(result)
+    writer.flush()
+    assert run_steps(writer.corrected_slices(axis))[0] == []
+    # The editor's own call; it shrinks the labelmap, and here moves a segment to a new layer.
+    stroke = geometry.grid_image((8, 10, 10, 12, 1, 2), OBLIQUE, vtk.VTK_UNSIGNED_CHAR)
+    geometry.image_array(stroke)[...] = 1
+    mode = slicer.vtkSlicerSegmentationsModuleLogic.MODE_MERGE_MAX
+    edit(output, writer.segment_ids[2], stroke, mode)
+    expected = LABELS.copy()
+    expected[1:3, 10:13, 8:11] = 2
+    changed = np.flatnonzero((expected != LABELS).any(axis=tuple({0, 1, 2} - {axis})))
+    assert 0 < len(changed) < 4
+    indices, labels = run_steps(writer.corrected_slices(axis))
+    assert indices == changed.tolist()
+    assert np.array_equal(labels, expected)
+
+
 def test_views_are_told_once_a_flush_and_not_once_a_slice(volume, output):
     writer = writer_for(output, volume)
     told = []

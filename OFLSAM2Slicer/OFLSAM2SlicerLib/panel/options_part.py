@@ -150,8 +150,9 @@ def _editor(option: OptionInfo, edited: Callable[[], None]) -> Any:
             box.setRange(int(low), int(high))
             box.connect("valueChanged(int)", lambda *_args: edited())
         else:
-            box.setDecimals(6)
-            box.setSingleStep(0.05)
+            small = 0 < abs(option.default) < 0.01
+            box.setDecimals(6 if small else 3)
+            box.setSingleStep(option.default / 10 if small else 0.05)
             box.setRange(low, high)
             box.connect("valueChanged(double)", lambda *_args: edited())
         box.setKeyboardTracking(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -18,6 +19,8 @@ from OFLSAM2SlicerLib.segmentation_writer import is_reviewed, mark_reviewed, vol
 from OFLSAM2SlicerLib.sequences import volumes_shown
 
 ROWS = 8
+LISTED = 12
+EDITS_SETTLE_MS = 400  # strokes of a brush come one after the other
 
 
 class ReviewPart:
@@ -32,7 +35,14 @@ class ReviewPart:
         self._listed: list[ScoredSlice] = []
         self._shown: tuple[Any, int] = (None, 0)
         self._is_filling = False
+        self._followed: Any = None  # the segmentation whose edits are noticed
+        self._tags: list[int] = []
+        self._is_edited = False
         self.is_open = False
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(EDITS_SETTLE_MS)
+        self._timer.connect("timeout()", self.look_for_corrections)
         tables.stretch(ui.doubtfulTable, 4)
         tables.fit(ui.doubtfulTable, ROWS)
         ui.doubtfulTable.connect("cellClicked(int,int)", self._on_clicked)
@@ -49,6 +59,8 @@ class ReviewPart:
             self._overlay = ConfidenceOverlay()
         self.update_views()
         self.update_result()
+        if parameters is None:
+            self._show_corrected([])
 
     def update_views(self) -> None:
         """Make the slice views as the check box and the sliders say, while the module is open."""
@@ -76,11 +88,41 @@ class ReviewPart:
             and node.GetSegmentation().GetNumberOfSegments() > 0
         )
         running = self._controller.status.is_running
+        self._follow(node.GetSegmentation() if there else None)
+        if running:
+            self._show_corrected([])
         self._ui.show3DButton.setSegmentationNode(node if there else None)
         self._ui.editButton.enabled = there
         reviewed = there and is_reviewed(node)
         self._ui.reviewedButton.enabled = there and not running and not reviewed
         self._ui.reviewedButton.text = _("Reviewed: completed") if reviewed else _("Reviewed")
+
+    def look_for_corrections(self) -> None:
+        """Which slices the user changed since the run, where something was changed at all."""
+        if self._is_edited and self.is_open and not self._controller.status.is_running:
+            self._is_edited = False
+            self._controller.find_corrections(self._show_corrected)
+
+    def _follow(self, segmentation: Any) -> None:
+        """Notice what is edited in a segmentation."""
+        if segmentation is self._followed:
+            return
+        for tag in self._tags:
+            self._followed.RemoveObserver(tag)
+        self._followed, self._tags = segmentation, []
+        if segmentation is not None:
+            kind = slicer.vtkSegmentation
+            for event in (kind.SegmentModified, kind.SourceRepresentationModified):
+                self._tags.append(segmentation.AddObserver(event, self._on_edited))
+
+    def _on_edited(self, *_args: Any) -> None:
+        if not self._controller.status.is_running:
+            self._is_edited = True
+            self._timer.start()
+
+    def _show_corrected(self, indices: list[int]) -> None:
+        self._ui.correctedLabel.text = corrected_in_words(indices)
+        self._ui.correctedLabel.visible = bool(indices)
 
     def update_scores(self) -> None:
         """Show the scores of the run so far, where there are new ones."""
@@ -166,6 +208,20 @@ class ReviewPart:
         table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
         run.scores.write_table(table)
         self._say(_("Table '{name}' was made.").format(name=name))
+
+
+def corrected_in_words(indices: list[int]) -> str:
+    """The slices that were corrected, counted from 1."""
+    if not indices:
+        return ""
+    numbers = ", ".join(str(index + 1) for index in indices[:LISTED])
+    if len(indices) > LISTED:
+        numbers += ", ..."
+    if len(indices) == 1:
+        return _("1 slice corrected since the run: {numbers}.").format(numbers=numbers)
+    return _("{count} slices corrected since the run: {numbers}.").format(
+        count=len(indices), numbers=numbers
+    )
 
 
 def _number(scored: ScoredSlice, of_several_frames: bool) -> str:

@@ -72,6 +72,8 @@ def install() -> None:
     slicer.app = application.Application()
     slicer.modules = types.SimpleNamespace()
     slicer.modules.oflsam2slicer = types.SimpleNamespace(path=str(MODULE_FILE))
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    slicer.modules.segmentations = types.SimpleNamespace(logic=logic)
     slicer.modules.segmenteditor = application.SegmentEditor()
     replaced = ["loadUI", "childWidgetVariables", "confirmOkCancelDisplay", "messageBox"]
     replaced += ["selectModule"]
