@@ -88,7 +88,7 @@ class ReviewPart:
             and node.GetSegmentation().GetNumberOfSegments() > 0
         )
         running = self._controller.status.is_running
-        self._follow(node.GetSegmentation() if there else None)
+        self._follow(node.GetSegmentation() if node is not None and there else None)
         if running:
             self._show_corrected([])
         self._ui.show3DButton.setSegmentationNode(node if there else None)
