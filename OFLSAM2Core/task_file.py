@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from OFLSAM2Core.errors import ResourceError, TaskError
-from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 from OFLSAM2Core.runtime.memory_check import require_memory
 
 JSON_NAME, TENSORS_NAME, DIGEST = "task.json", "tensors.safetensors", "sha256"

@@ -19,7 +19,7 @@ import numpy as np
 from OFLSAM2Core import __version__
 from OFLSAM2Core.backbones.weights import converted_folder
 from OFLSAM2Core.errors import ResourceError
-from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 from OFLSAM2Core.runtime.temporary import temporary_folder
 
 _FORMAT = "1"

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from OFLSAM2Core.cohort.manifest import FILE_NAME, ManifestContent, read_manifest
 from OFLSAM2Core.errors import Cancelled, InputError, OFLSAM2Error, ResourceError
-from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 PREVIEWS = "previews"
 REPORT = "report.html"

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from OFLSAM2Core.cohort.cases import FAILED, RUNNING, SEGMENTED, STATES, WAITING, CaseInput
 from OFLSAM2Core.errors import InputError, ResourceError
-from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 FILE_NAME = "manifest.jsonl"
 FORMAT = 1

@@ -11,7 +11,7 @@ from OFLSAM2Core.cohort.outputs import preview_path
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.evaluation.pictures import LINE, Shown, strip
-from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 _COLUMNS = 4
 _WIDTH = 640

@@ -14,7 +14,7 @@ from OFLSAM2Core.cohort.folder import REPORT
 from OFLSAM2Core.cohort.manifest import CaseRecord, ManifestContent, read_manifest
 from OFLSAM2Core.cohort.outliers import outliers
 from OFLSAM2Core.cohort.outputs import preview_path
-from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 _PAGE = Path(__file__).parent / "page"
 

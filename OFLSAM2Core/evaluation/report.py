@@ -22,7 +22,7 @@ from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
 from OFLSAM2Core.evaluation.reliability import CaseCalibration, calibration_error, summarise
-from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 DISTANCES = ("hd95", "average_hausdorff", "assd")
 REPORT_FILES = ("report.json", "report.md", "cases.png")

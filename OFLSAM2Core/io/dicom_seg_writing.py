@@ -17,9 +17,9 @@ from OFLSAM2Core import __version__
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError, ResourceError
-from OFLSAM2Core.io.atomic_write import atomic_write
 from OFLSAM2Core.io.dicom_color import cielab_of_rgb
 from OFLSAM2Core.io.writing import check_writable
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 DICOM_EXTENSIONS = (".dcm",)
 

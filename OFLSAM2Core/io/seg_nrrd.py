@@ -19,12 +19,12 @@ from slicerio.segmentation import terminology_entry_from_string
 
 from OFLSAM2Core.data.structures import Structure, check_structures
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.io.atomic_write import atomic_write
 from OFLSAM2Core.io.image_files import read_header
 from OFLSAM2Core.io.image_header import LPS_TO_RAS, damaged
 from OFLSAM2Core.io.label_table import default_color
 from OFLSAM2Core.io.voxels import read_voxels
 from OFLSAM2Core.io.writing import check_writable
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 SEGMENTATION_EXTENSIONS = (".seg.nrrd",)
 

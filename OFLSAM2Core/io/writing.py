@@ -14,8 +14,8 @@ import SimpleITK as sitk
 
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError, ResourceError
-from OFLSAM2Core.io.atomic_write import atomic_write
 from OFLSAM2Core.io.sitk_io import image_of
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 LABELMAP_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 

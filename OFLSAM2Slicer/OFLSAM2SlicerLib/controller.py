@@ -19,7 +19,7 @@ from OFLSAM2Core.app.states import Status
 from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
-from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 from OFLSAM2Core.worker.client import Event
 from OFLSAM2SlicerLib.cases import SupportPair
 from OFLSAM2SlicerLib.confidence import new_confidence_node

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from OFLSAM2Core.errors import Cancelled, ResourceError
-from OFLSAM2Core.io.atomic_write import atomic_write
+from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 
 def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
