@@ -11,8 +11,13 @@ from tqdm import tqdm
 class SpokenLog(logging.Handler):
     """Log messages on stderr as sentences, above whichever progress bar is shown.
 
-    When, by which process and which module is for the log file.
+    When, by which process and which module is for the log file, and so is all that libraries say
+    of themselves.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(logging.Filter("OFLSAM2Core"))
 
     def format(self, record: logging.LogRecord) -> str:
         """`Warning: what happened`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def kind_of(path: Path) -> str:
             plain = file.read(540)
         with open_unpacked(path) as stream:
             start = stream.read(540)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         if getattr(error, "errno", None) is not None:
             raise InputError(
                 f"'{path}' cannot be read: {getattr(error, 'strerror', error)}.",

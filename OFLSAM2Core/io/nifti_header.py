@@ -150,7 +150,11 @@ def _shape(header: Any) -> tuple[int, ...]:
 
 def _voxel_type(header: Any) -> tuple[np.dtype, int]:
     """The type of a stored number, and how many of them a voxel has (colour)."""
-    dtype = header.get_data_dtype()
+    try:
+        dtype = header.get_data_dtype()
+    except KeyError as error:
+        code = int(header["datatype"])
+        raise ValueError(f"its header names no type of voxels (code {code})") from error
     if dtype.fields:  # RGB or RGBA
         return np.dtype(np.uint8), len(dtype.fields)
     if dtype.itemsize == 0:

@@ -24,6 +24,7 @@ from OFLSAM2Core.io.image_files import IMAGE_EXTENSIONS, kind_of, read_image
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.seg_nrrd import write_segmentation
 from OFLSAM2Core.io.segmentation_io import read_segmentation
+from OFLSAM2Core.io.unforeseen import in_words
 from OFLSAM2Core.io.writing import check_writable, write_confidence, write_labelmap
 from OFLSAM2Core.io.zipped import unpacked
 
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 
+@in_words
 def read_volume(path: str | Path, *, channel: int | None = None) -> Volume:
     """A volume, or a sequence where `path` is a folder of JPEG or PNG frames.
 
@@ -74,6 +76,7 @@ def read_volume(path: str | Path, *, channel: int | None = None) -> Volume:
     return volume
 
 
+@in_words
 def read_support_case(
     image_path: str | Path,
     labels_path: str | Path,

@@ -18,11 +18,13 @@ from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.label_values import labels_of_values
 from OFLSAM2Core.io.mask_folder import mask_files, read_mask_folder
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS, has_segments, read_seg_nrrd
+from OFLSAM2Core.io.unforeseen import in_words
 from OFLSAM2Core.io.zipped import unpacked
 
 Read = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], tuple[Structure, ...]]
 
 
+@in_words
 def read_segmentation(
     path: str | Path,
     *,

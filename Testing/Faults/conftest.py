@@ -10,15 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from programs import Programs
-
-METHOD = ("--method", "nearest-intensity")
-OUTPUTS = {
-    "--out": "out.seg.nrrd",
-    "--labelmap": "out.nii.gz",
-    "--confidence": "confidence.nii.gz",
-    "--report": "report.json",
-    "--picture": "sheet.png",
-}
+from quick_runs import METHOD, support
 
 
 @pytest.fixture(scope="session")
@@ -43,19 +35,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = {"labels": {"1": "block"}, "support": ["case0", "case1"], "test": ["case2", "case3"]}
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
-
-
-def support(data: Path) -> list[str]:
-    words = ["--labels", str(data / "dataset.json")]
-    for case in ("case0", "case1"):
-        words += ["--support", f"{data / case}_image.nii.gz={data / case}_label.nii.gz"]
-    return words
-
-
-def segment(data: Path, task: Path, *words: object) -> list[object]:
-    """The words of a command that writes everything there is to write."""
-    outputs = [part for pair in OUTPUTS.items() for part in pair]
-    return ["segment", data / "case2_image.nii.gz", "--task", task, *outputs, *words]
 
 
 @pytest.fixture(scope="session")

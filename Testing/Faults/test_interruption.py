@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import METHOD, OUTPUTS, segment, support
 from fault import Ended, Fault
 from programs import Programs, in_words
+from quick_runs import METHOD, OUTPUTS, segment, support
 
 from OFLSAM2Core.io.reading import read_segmentation, read_volume
 
