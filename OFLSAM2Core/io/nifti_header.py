@@ -150,7 +150,10 @@ def _shape(header: Any) -> tuple[int, ...]:
 
 def _voxel_type(header: Any) -> tuple[np.dtype, int]:
     """The type of a stored number, and how many of them a voxel has (colour)."""
-    dtype = header.get_data_dtype()
+    try:
+        dtype = header.get_data_dtype()
+    except KeyError as error:
+        raise ValueError(f"its header has the unknown data code {error}") from error
     if dtype.fields:  # RGB or RGBA
         return np.dtype(np.uint8), len(dtype.fields)
     if dtype.itemsize == 0:
