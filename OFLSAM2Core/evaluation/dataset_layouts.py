@@ -62,9 +62,9 @@ def find_layout(folder: Path) -> Layout:
         why = "is no folder" if not folder.is_dir() else "has no dataset.json, and is not BIDS"
         raise InputError(f"'{folder}' {why}.", _FORM)
     data = _read_json(path)
-    if "support" in data or "test" in data:
-        return _own(folder, path, data)
     listed = data.get("training")
+    if "support" in data or ("test" in data and not listed):
+        return _own(folder, path, data)
     if isinstance(listed, list) and all(isinstance(one, dict) for one in listed) and listed:
         return _decathlon(folder, path, data, listed)
     if (folder / "imagesTr").is_dir():

@@ -25,7 +25,8 @@ def write_nifti(path: Path, array: npt.NDArray[np.uint8], volume: Volume) -> Non
     qform cannot hold, has only an sform.
     """
     kind = nibabel.Nifti1Image if max(array.shape) <= _MOST_NIFTI_1 else nibabel.Nifti2Image
-    image = kind(array.T, volume.affine, dtype=np.uint8)
+    # Without an affine of its own: it would be put into the header once more when it is saved.
+    image = kind(array.T, None, dtype=np.uint8)
     header = image.header
     forms = volume.nifti_forms
     if forms is not None and np.array_equal(forms.affine, volume.affine):
@@ -33,8 +34,8 @@ def write_nifti(path: Path, array: npt.NDArray[np.uint8], volume: Volume) -> Non
         factor = {1: 0.001, 3: 1000.0}.get(unit, 1.0)
         lengths = np.linalg.norm(volume.affine[:3, :3], axis=0) * factor
         header.set_zooms(lengths)
-        image.set_qform(forms.qform, forms.qform_code, update_affine=False)
-        image.set_sform(forms.sform, forms.sform_code, update_affine=False)
+        image.set_qform(forms.qform, forms.qform_code)
+        image.set_sform(forms.sform, forms.sform_code)
         header["xyzt_units"] = unit
     else:
         image.set_sform(volume.affine, _SCANNER)

@@ -15,9 +15,11 @@ from OFLSAM2Core.preprocessing.intensity_mapping import ct_offset, intensity_sam
 
 _log = logging.getLogger(__name__)
 
-# Of the spread of support volumes' grey values. A cropped CT has a quarter of a whole one's.
-_NARROW = 0.1
-_WIDE = 10.0
+# Hounsfield units of a CT that was cropped to tissue: fat is below water, most is not air, and
+# values are spread between fat and bone.
+_FAT = 0.0
+_TISSUE = (-700.0, 700.0)
+_SPREAD = (60.0, 6000.0)
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,8 @@ def compare_with_support(volume: Volume, support: Sequence[IntensityRange]) -> N
     if len(scales) > 1 or own.scale in scales:
         return
     low, high = min(one.low for one in support), max(one.high for one in support)
-    spread, here = max(high - low, 1e-9), own.high - own.low
-    fits = _NARROW * spread <= here <= _WIDE * spread and low <= own.median <= high
-    if own.scale == "arbitrary" and fits:
-        return  # A CT that was cropped may show no air.
+    if own.scale == "arbitrary" and _may_be_cropped_ct(own, support[0]):
+        return
     _log.warning(
         "The grey values of '%s' are not those of the support volumes: %s; support %s. What was "
         "learned may not hold: give it on the scale of the support.",
@@ -108,3 +108,11 @@ def compare_with_support(volume: Volume, support: Sequence[IntensityRange]) -> N
         own.told,
         IntensityRange(low, 0.0, high, support[0].ct_offset).told,
     )
+
+
+def _may_be_cropped_ct(own: IntensityRange, support: IntensityRange) -> bool:
+    """Whether a volume that shows no air may be a CT on the scale of the support."""
+    if support.ct_offset is None:
+        return False
+    low, median, high = (value - support.ct_offset for value in (own.low, own.median, own.high))
+    return low < _FAT and _TISSUE[0] < median < _TISSUE[1] and _SPREAD[0] < high - low < _SPREAD[1]

@@ -30,6 +30,9 @@ LEAST_HEIGHT = 0.9
 of a lower one: parts of a hippocampus were lost by that (docs/decisions/0013)."""
 
 
+_NOT_SHOWN = -1e6
+
+
 @dataclass(frozen=True)
 class StructureExtents:
     """Levels at which each of N structures begins and ends, mean of the support cases.
@@ -38,6 +41,16 @@ class StructureExtents:
     """
 
     levels: npt.NDArray[np.float64]
+
+    @property
+    def stored(self) -> npt.NDArray[np.float64]:
+        """`levels` for a file, which holds finite numbers only."""
+        return np.nan_to_num(self.levels, nan=_NOT_SHOWN)
+
+    @classmethod
+    def from_stored(cls, levels: npt.NDArray[np.float64]) -> StructureExtents:
+        """The inverse."""
+        return cls(np.where(levels == _NOT_SHOWN, np.nan, levels))
 
     @classmethod
     def from_support(

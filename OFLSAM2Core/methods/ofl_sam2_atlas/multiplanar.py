@@ -94,7 +94,7 @@ class OrthogonalViewModel:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name, for a learned task."""
-        return {**self.look.to_tensors(), "extents": torch.from_numpy(self.extents.levels)}
+        return {**self.look.to_tensors(), "extents": torch.from_numpy(self.extents.stored)}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], backbone: Backbone) -> OrthogonalViewModel:
@@ -106,7 +106,7 @@ class OrthogonalViewModel:
                 f"The learned task lacks where structures end in {what}.",
                 "Learn it again from the support cases.",
             )
-        return cls(look, StructureExtents(tensors["extents"].numpy()))
+        return cls(look, StructureExtents.from_stored(tensors["extents"].numpy()))
 
 
 def _position(prepared: PreprocessedVolume, backbone: Backbone, slicing: SliceGeometry) -> int:

@@ -112,7 +112,7 @@ class AtlasMethodState:
             "levels.levels": self.levels.levels,
             "levels.cases": self.levels.cases,
             "levels.half": torch.tensor(self.levels.half),
-            "levels.extents": torch.from_numpy(self.extents.levels),
+            "levels.extents": torch.from_numpy(self.extents.stored),
             "memory.features": torch.stack([m.features.half() for m in self.memory.memories]),
         }
         positions = [m.position for m in self.memory.memories if m.position is not None]
@@ -178,7 +178,7 @@ class AtlasMethodState:
                 tensors["levels.cases"].to(device),
                 float(tensors["levels.half"]),
             )
-            extents = StructureExtents(tensors["levels.extents"].numpy())
+            extents = StructureExtents.from_stored(tensors["levels.extents"].numpy())
         except (KeyError, RuntimeError) as error:
             raise TaskError(
                 "The learned task lacks a part, or a part has another shape.",
