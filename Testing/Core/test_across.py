@@ -53,7 +53,7 @@ def _box(
 
 def _prepared(case: SupportCase, zoom: bool = False, across: bool = True) -> Preprocessing:
     return Preprocessing.fit(
-        [case], [SliceGeometry.for_volume(case.volume)], zoom=zoom, across=across
+        [case], [SliceGeometry.for_volume(case.volume)], roi=zoom, orthogonal=across
     )
 
 

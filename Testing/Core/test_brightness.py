@@ -43,7 +43,7 @@ def _case(array: NDArray[np.float32]) -> SupportCase:
 
 def _learned(*cases: SupportCase, across: bool = False) -> Preprocessing:
     slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
-    return Preprocessing.fit(cases, slicings, across=across)
+    return Preprocessing.fit(cases, slicings, orthogonal=across)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from OFLSAM2Core.learned_task import LearnedTask
 def test_learn_saves_a_task_that_names_its_structures(task):
     learned = LearnedTask.load(task)
     assert [structure.name for structure in learned.structures] == NAMES
-    assert learned.backbone == "litemedsam" and learned.method == "ofl-sam2"
+    assert learned.backbone == "litemedsam" and learned.method == "ofl-sam2-atlas"
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,11 @@ from OFLSAM2Core.atlas.atlas_set import (
     AtlasSet,
     RegistrationStart,
     averaged,
-    fused,
     shares,
 )
 from OFLSAM2Core.atlas.deformable_registration import STEPS, register
 from OFLSAM2Core.atlas.isotropic_grid import CELLS, MULTIPLE, IsotropicGrid
+from OFLSAM2Core.atlas.label_fusion import locally_weighted
 from OFLSAM2Core.atlas.mind import CHANNELS, mind_ssc
 from OFLSAM2Core.atlas.propagated_labels import AtlasPrior, as_heard
 from OFLSAM2Core.data.overlap import dice
@@ -212,7 +212,7 @@ def test_the_case_that_looks_liker_counts_for_more_and_one_without_the_structure
     apart = torch.cat([volume, mind_ssc(_texture(10))]) - volume
     labels = torch.stack([torch.full((2, *GRID.shape), 0.9), torch.full((2, *GRID.shape), 0.1)])
     has = torch.tensor([[True, True], [True, False]])
-    found = fused(labels, apart, has)
+    found = locally_weighted(labels, apart, has)
     assert 0.6 < found[0].mean() < 0.9
     torch.testing.assert_close(found[1], torch.full(GRID.shape, 0.9))
 

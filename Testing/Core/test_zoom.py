@@ -63,7 +63,7 @@ def _box(shape: tuple[int, int, int], rows: slice, columns: slice) -> SupportCas
 
 def _learn(*cases: SupportCase, zoom: bool = True) -> Preprocessing:
     slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
-    return Preprocessing.fit(cases, slicings, zoom=zoom)
+    return Preprocessing.fit(cases, slicings, roi=zoom)
 
 
 @pytest.fixture(scope="module")
