@@ -150,7 +150,7 @@ class RingReader:
 def _unnamed_file(size: int) -> int:
     """A descriptor of a file without a name that only this user can open, `size` bytes long."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # some sandboxes forbid it
+        with contextlib.suppress(OSError, AttributeError):  # some sandboxes and builds lack it
             flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
             descriptor = os.memfd_create("oflsam2", flags)
             os.fchmod(descriptor, 0o600)

@@ -23,6 +23,8 @@ SAMPLES = Path(__file__).resolve().parents[2] / "Resources" / "SampleData"
 QUICK = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "atlas_prior": False}
 SLICES = 3
 
+pytestmark = pytest.mark.slow
+
 
 def slab(case: str) -> SupportCase:
     """SLICES neighbouring axial slices of a case, where its labels are."""

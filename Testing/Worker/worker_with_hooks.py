@@ -35,6 +35,13 @@ def print_noise(job: Job) -> Answer:
     return Answer({"stdin_is_empty": sys.stdin.read() == ""})
 
 
+def noise(job: Job) -> Answer:
+    """More in the log than a pipe takes."""
+    for _ in range(100):
+        sys.stderr.write(10_000 * "x" + "\n")
+    return Answer()
+
+
 def slices(job: Job) -> Answer:
     """`count` slices of `size` x `size`, `wait_s` seconds apart."""
     count, size = job.take("count", int), job.take("size", int, 8)
@@ -67,6 +74,29 @@ def hang(job: Job) -> Answer:
         time.sleep(1)
 
 
+def blob(job: Job) -> Answer:
+    """`megabytes` of bytes, each the remainder of its place by 251."""
+    return Answer(
+        arrays={
+            "blob": np.resize(np.arange(251, dtype=np.uint8), job.take("megabytes", int) * 10**6)
+        }
+    )
+
+
+def fork(job: Job) -> Answer:
+    """Has a child that holds both pipes and left the process group, and dies."""
+    read_end, write_end = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        os.write(write_end, str(os.getpid()).encode())
+        time.sleep(1000)
+        os._exit(0)
+    job.send("log", {"pids": [int(os.read(read_end, 20))]})
+    time.sleep(job.take("wait_s", float, 0.0))
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("not reached")
+
+
 def fail(job: Job) -> Answer:
     how = job.take("how", str)
     if how == "input":
@@ -90,7 +120,17 @@ def fail(job: Job) -> Answer:
 
 
 server.handlers.update(
-    {"echo": echo, "print_noise": print_noise, "slices": slices, "hang": hang, "fail": fail}
+    {
+        "blob": blob,
+        "echo": echo,
+        "fail": fail,
+        "fork": fork,
+        "hang": hang,
+        "noise": noise,
+        "print_noise": print_noise,
+        "slices": slices,
+    }
 )
+server.MAX_WAITING_BYTES = int(os.environ.get("TEST_MAX_WAITING_BYTES", server.MAX_WAITING_BYTES))
 if __name__ == "__main__":
     server.main()
