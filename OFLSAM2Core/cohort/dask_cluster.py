@@ -51,25 +51,29 @@ def local_workers(
         # Long calls into PyTorch hold Python's lock; that is no reason to give a worker up.
         "distributed.scheduler.worker-ttl": None,
         "distributed.admin.tick.limit": "1 h",
+        # A worker that comes back later than that is sent away: on a busy computer or a slow disk
+        # importing PyTorch alone takes longer than the usual 15 s.
+        "distributed.deploy.lost-worker-timeout": "1 h",
     }
-    with dask.config.set(settings):
-        try:
-            cluster = LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                memory_limit=memory_bytes,
-                host="127.0.0.1",
-                # Others on this computer must not be able to send work: it runs as its user.
-                security=True,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
-            client = Client(cluster, timeout=60)
-        except Exception as error:
-            raise ResourceError(
-                f"Worker processes could not be started: {error}.",
-                "Use --workers 0, which works in this process alone.",
-            ) from error
+    # For good: some are asked for when a worker is lost.
+    dask.config.set(settings)
+    try:
+        cluster = LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            memory_limit=memory_bytes,
+            host="127.0.0.1",
+            # Others on this computer must not be able to send work: it runs as its user.
+            security=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+        client = Client(cluster, timeout=60)
+    except Exception as error:
+        raise ResourceError(
+            f"Worker processes could not be started: {error}.",
+            "Use --workers 0, which works in this process alone.",
+        ) from error
     return DaskWorkers(client, LOCAL_PATIENCE_S, cluster=cluster)
 
 

@@ -2,7 +2,7 @@
 
 Only the process that runs the cohort writes it, a line at a time, each on the disk before the
 next step; anyone may read it meanwhile. Every line ends with a checksum of itself.
-docs/decisions/0030-a-cohort-is-recorded-in-lines.md says why it is no database.
+docs/decisions/0034-cohort-manifest.md says why it is no database.
 """
 
 from __future__ import annotations

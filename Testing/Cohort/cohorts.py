@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -90,9 +91,11 @@ class Toy:
             session.learn([read_support_case(image, labels)]).save(self.task)
         self.log.unlink()
 
-    def start(self, *words: object, **more: str) -> subprocess.Popen[str]:
-        """`oflsam2 WORDS...` in a session of its own, as a terminal would start it."""
-        return subprocess.Popen(
+    @contextlib.contextmanager
+    def start(self, *words: object, **more: str) -> Iterator[subprocess.Popen[str]]:
+        """`oflsam2 WORDS...` in a session of its own, as a terminal would start it; ended with all
+        its children at the end of the block."""
+        process = subprocess.Popen(
             [sys.executable, "-m", "OFLSAM2Core", *map(str, words)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -101,13 +104,16 @@ class Toy:
             env={**self.environment, **more},
             start_new_session=True,
         )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
     def run(self, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
         with self.start(*words, **more) as process:
-            try:
-                out, err = process.communicate(timeout=300)
-            finally:
-                process.kill()
+            out, err = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def cohort(self, inputs: object, out: Path, *more: object) -> Ended:

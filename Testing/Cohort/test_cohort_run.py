@@ -24,7 +24,7 @@ def states(out: Path) -> dict[str, str]:
     return {name: record.state for name, record in read_manifest(out).cases.items()}
 
 
-def wait_for(condition: object, seconds: float = 60) -> None:
+def wait_for(condition: object, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < until, "it did not happen in time"
@@ -189,7 +189,7 @@ def test_an_input_that_vanishes_meanwhile_fails_alone(toy: Toy, tmp_path: Path) 
         (cases / "held_b.nii.gz").unlink()
         (cases / "z.nii.gz").unlink()
         toy.release()
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == 3
     assert states(out) == {"a": "done", "held_b": "failed", "z": "failed"}
     reasons = [read_manifest(out).cases[name].reason for name in ("held_b", "z")]
@@ -208,7 +208,7 @@ def test_a_second_run_on_the_folder_is_refused_while_the_first_runs(
         told = toy.here("status", out).stdout
         assert "Running:" in told
         toy.release()
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     assert toy.begun() == {"held_a": 1, "held_b": 1}
 
 
@@ -221,7 +221,7 @@ def test_a_run_that_was_ended_goes_on_where_it_stopped(
     with toy.start("cohort", cases, "--task", toy.task, "--out", out, *HERE) as process:
         wait_for(lambda: toy.begun()["held_b"])
         process.send_signal(ending)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     assert process.returncode == {2: 130, 15: 143, 9: -9}[ending]
     if ending != signal.SIGKILL:
         assert states(out) == {"a": "done", "held_b": "waiting", "z": "waiting"}
