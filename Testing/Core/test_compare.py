@@ -13,6 +13,7 @@ from command_line import refused, run, succeed
 from OFLSAM2Core.evaluation.comparison import ComparedMethod, Comparison
 
 
+@pytest.mark.slow
 def test_methods_are_compared_and_one_that_fails_has_its_reason_in_the_table(
     cases: Path, tmp_path: Path
 ) -> None:
