@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     support.add_argument("--support-cases", metavar="A,B,C", help="learn from these cases")
     add_allow_missing_option(parser)
     parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="begin no further case after so long"
+    )
     add_overwrite_option(parser)
     add_session_options(parser)
 
@@ -64,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         dataset.table.structures,
         unit="voxel" if dataset.nominal_spacing else "mm",
     )
+    ends = math.inf if args.minutes is None else time.monotonic() + 60 * args.minutes
     try:
         for item in in_background(
             lambda progress: evaluate(
@@ -73,13 +79,19 @@ def run(args: argparse.Namespace) -> int:
         ):
             if isinstance(item, Learned):
                 report.seconds_to_learn = item.seconds
+                tensors = item.task.state.tensors.values()
+                report.learned_values = sum(tensor.numel() for tensor in tensors)
                 bars.say(f"Learned from {', '.join(support)} in {item.seconds:.1f} s.")
             elif isinstance(item, FailedCase):
                 tell_failure(report, item, bars)
             else:
                 report.add(item)
                 bars.say(f"{report.cases_done}/{len(test)}  {describe_case(item)}")
-        report.complete = True
+            done = report.cases_done + report.cases_failed
+            report.time_over = done < len(test) and time.monotonic() > ends
+            if report.time_over and done:
+                break
+        report.complete = not report.time_over
     finally:
         # Also when stopped: the cases that are done took their time.
         bars.close()

@@ -19,6 +19,7 @@ COMMANDS = {
     "cohort": "segment many volumes, on one computer or many, and go on where it stopped",
     "refine": "learn from a corrected result, and predict the rest of the volume anew",
     "evaluate": "learn and segment a folder of labelled cases and compare with the labels",
+    "compare": "evaluate several methods on the same cases, in one table and one plot",
     "bench": "measure speed and memory, beside plain SAM2 video propagation",
     "backbones": "list, fetch, verify or remove the weights of backbones",
     "methods": "list the segmentation methods",

@@ -40,7 +40,9 @@ class EvaluationReport:
         self.structures = tuple(structures)
         self.unit = unit
         self.seconds_to_learn: float | None = None
+        self.learned_values: int | None = None
         self.complete = False
+        self.time_over = False
         self._cases: list[dict[str, Any]] = []
         self._failed: list[dict[str, str]] = []
         self._strips: list[tuple[float, Image.Image]] = []
@@ -86,8 +88,10 @@ class EvaluationReport:
         return {
             **self.about,
             "complete": self.complete,
+            "time_over": self.time_over,
             "unit": self.unit,
             "seconds_to_learn": _number(self.seconds_to_learn),
+            "learned_values": self.learned_values,
             "summary": self._summary(),
             "cases": self._cases,
             "failed": self._failed,
@@ -118,7 +122,9 @@ class EvaluationReport:
         for failed in self._failed:
             said = failed["message"].replace("\n", " ")
             lines += ["", f"**{failed['case']} has no result.** {said}"]
-        if not self.complete:
+        if self.time_over:
+            lines += ["", "**The time was over before all cases were done.**"]
+        elif not self.complete:
             lines += ["", "**Stopped before all cases were done.**"]
         lines += [
             "",

@@ -285,6 +285,7 @@ def test_errors_are_in_the_log_file(tmp_path):
         "segment": "--task --support --out --labelmap --confidence --report --picture",
         "evaluate": "--out --supports --support-cases --allow-missing --cases --method --backbone"
         " --seed --set",
+        "compare": "--methods --out --supports --cases --minutes",
         "bench": "--backbone --device --size --structures",
         "backbones": "list fetch verify remove",
         "methods": "",

@@ -54,7 +54,9 @@ class OflSam2:
             support, ctx.needed_backbone.image_size, options.slicing_axis, options.intensity_window
         )
         structures = support[0].structures
-        slices = encode_support(ctx, cases, structures, options.augmentation_factor)
+        slices = encode_support(
+            ctx, cases, structures, options.support_slices, options.augmentation_factor
+        )
         equations = support_equations(ctx, slices, options.kernel)
         trained = Training(ctx, slices, equations, options).run()
         mapping = MappingNetwork.fit(

@@ -30,6 +30,9 @@ class LearnOptions(Options):
         10, "steepest-descent steps that fit the mapping network to the support", low=1, high=1000
     )
     closed_form: bool = option(False, "solve for the mapping network exactly instead of by steps")
+    support_slices: int = option(
+        360, "support slices over all cases that are learned from, at most", low=4, high=2000
+    )
     augmentation_factor: int = option(1, "augmented copies of each support slice", low=0, high=8)
     training_steps: int = option(
         400, "steps in which lift and G_theta are trained, at most 40 epochs", low=1, high=100_000
@@ -60,7 +63,7 @@ class SegmentOptions(Options):
 
 
 PRESETS = {
-    "fast": {"training_steps": 150, "augmentation_factor": 0},
+    "fast": {"training_steps": 150, "augmentation_factor": 0, "support_slices": 120},
     "balanced": {},
     "accurate": {"training_steps": 1200, "augmentation_factor": 2},
 }

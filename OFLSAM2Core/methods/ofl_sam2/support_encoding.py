@@ -19,9 +19,6 @@ from OFLSAM2Core.methods.common.sliced_volume import SlicedCase
 from OFLSAM2Core.methods.common.support_memory import descriptor, spread
 from OFLSAM2Core.runtime.memory_check import check_memory
 
-MOST_SLICES = 360
-"""Support slices over all cases that are learned from: they bound memory and time."""
-
 EMPTY_SHARE = 0.5
 """Slices without any structure that are learned from, relative to those with."""
 
@@ -60,11 +57,16 @@ class EncodedSlice:
 
 
 def encode_support(
-    ctx: Context, cases: Sequence[SlicedCase], structures: Sequence[Structure], copies: int
+    ctx: Context,
+    cases: Sequence[SlicedCase],
+    structures: Sequence[Structure],
+    most: int,
+    copies: int,
 ) -> list[EncodedSlice]:
-    """Encode the slices worth learning from, and `copies` augmented copies of each."""
+    """Encode the slices worth learning from, about `most` of all cases, and `copies` augmented
+    copies of each."""
     backbone, rng = ctx.needed_backbone, ctx.rng()
-    chosen = [_worth_learning(case, MOST_SLICES // len(cases)) for case in cases]
+    chosen = [_worth_learning(case, most // len(cases)) for case in cases]
     total = (1 + copies) * sum(map(len, chosen))
     encoded: list[EncodedSlice] = []
     for copy in range(1 + copies):
@@ -108,8 +110,9 @@ def _worth_learning(case: SlicedCase, most: int) -> list[int]:
     """Slices with structures, some without, and those that the volume's statistics come from."""
     full = case.labelled.tolist()
     empty = sorted(set(range(case.count)) - set(full))
-    some = spread(full, most), spread(empty, max(4, round(EMPTY_SHARE * min(len(full), most))))
-    return sorted({*some[0], *some[1], *probe_slices(case.count)})
+    full = spread(full, max(1, round(most / (1 + EMPTY_SHARE))))
+    empty = spread(empty, max(4, round(EMPTY_SHARE * len(full))))
+    return sorted({*full, *empty, *probe_slices(case.count)})
 
 
 def _check_memory(features: ImageFeatures, masks: Tensor, slices: int) -> None:

@@ -1,0 +1,176 @@
+"""Several methods on the same cases: one table, one plot."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from OFLSAM2Core.evaluation.report import mean_and_interval, write_picture, write_text
+
+COMPARISON_FILES = ("comparison.json", "comparison.md", "comparison.png")
+
+MEASURES = {"dice": "Dice", "hd95": "HD95", "assd": "ASSD"}
+
+_SIZE, _LEFT, _BOTTOM, _AROUND = (760, 460), 60, 50, 24
+
+
+@dataclass(frozen=True)
+class ComparedMethod:
+    """A method's row.
+
+    cases: that it segmented, of `of`. measures: by name, mean over structures of the means over
+    cases and its 95 % bootstrap interval. seconds_to_learn, seconds_a_volume: of the clock, the
+    latter the mean. learned_values: numbers in the learned task. peak_memory_mb: of its process.
+    reason: why there is no result, or not of all cases; "" where there is.
+    """
+
+    method: str
+    cases: int = 0
+    of: int = 0
+    measures: Mapping[str, Mapping[str, float | None]] | None = None
+    seconds_to_learn: float | None = None
+    seconds_a_volume: float | None = None
+    learned_values: int | None = None
+    peak_memory_mb: float | None = None
+    reason: str = ""
+
+    @classmethod
+    def of_report(cls, report: Mapping[str, Any]) -> ComparedMethod:
+        """From the contents of a `report.json`."""
+        cases, wanted = report["cases"], len(report["test"])
+        measures = {}
+        for key in MEASURES if cases else ():
+            values = [
+                [np.nan if v[key] is None else v[key] for v in case["structures"].values()]
+                for case in cases
+            ]
+            measures[key] = mean_and_interval(np.array(values, dtype=np.float64))
+        reason = "" if len(cases) == wanted else "the time was over"
+        if report["failed"]:
+            first = report["failed"][0]
+            reason = f"{first['case']}: {first['message']}"
+        return cls(
+            report["method"],
+            len(cases),
+            wanted,
+            measures or None,
+            report["seconds_to_learn"],
+            float(np.mean([case["seconds"] for case in cases])) if cases else None,
+            report.get("learned_values"),
+            max((case["peak_memory_mb"] for case in cases), default=None),
+            reason,
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """about: what all methods had in common (data set, support, machine). unit: of distances."""
+
+    about: Mapping[str, Any]
+    unit: str
+    rows: Sequence[ComparedMethod]
+
+    def write(self, folder: Path) -> None:
+        """Write the COMPARISON_FILES; the plot only where there is anything in it."""
+        content = {**self.about, "unit": self.unit, "methods": [asdict(row) for row in self.rows]}
+        write_text(folder / "comparison.json", json.dumps(content, indent=1) + "\n")
+        write_text(folder / "comparison.md", self.to_markdown())
+        if any(_point(row) for row in self.rows):
+            write_picture(folder / "comparison.png", self.plot())
+
+    def to_markdown(self) -> str:
+        """Best Dice first, methods without a result last."""
+        names = [
+            label if key == "dice" else f"{label} ({self.unit})" for key, label in MEASURES.items()
+        ]
+        lines = [
+            f"# {self.about['dataset']}",
+            "",
+            f"Learned from {', '.join(self.about['support'])}. Mean over structures of means over "
+            "cases, 95 % bootstrap interval over cases.",
+            "",
+            f"| method | {' | '.join(names)} | cases | s to learn | s a volume | numbers learned | "
+            "peak memory, MB | |",
+            "|---" * (len(names) + 7) + "|",
+        ]
+        for row in sorted(self.rows, key=lambda each: -_dice(each)):
+            cells = [_cell(row, key, 4 if key == "dice" else 2) for key in MEASURES]
+            figures = (
+                row.seconds_to_learn,
+                row.seconds_a_volume,
+                row.learned_values,
+                row.peak_memory_mb,
+            )
+            cells += [f"{row.cases}/{row.of}" if row.of else "-"]
+            cells += ["-" if value is None else f"{value:.4g}" for value in figures]
+            said = row.reason.replace("\n", " ").replace("|", "/")
+            lines.append(f"| {row.method} | {' | '.join(cells)} | {said} |")
+        if any(_point(row) for row in self.rows):
+            lines += ["", "![Dice against time](comparison.png)"]
+        return "\n".join(lines) + "\n"
+
+    def plot(self) -> Image.Image:
+        """Mean Dice against the seconds to learn and segment one volume, on a logarithmic axis."""
+        points = {row.method: found for row in self.rows if (found := _point(row))}
+        picture = Image.new("RGB", _SIZE, "white")
+        draw = ImageDraw.Draw(picture)
+        width, height = _SIZE
+        times = [math.log10(seconds) for seconds, _ in points.values()]
+        low, high = math.floor(min(times)), max(math.ceil(max(times)), math.floor(min(times)) + 1)
+        bottom = min(0.1 * math.floor(10 * min(dice for _, dice in points.values())), 0.9)
+
+        def place(seconds: float, dice: float) -> tuple[float, float]:
+            across = (math.log10(seconds) - low) / (high - low)
+            up = (dice - bottom) / (1 - bottom)
+            return (
+                _LEFT + across * (width - _LEFT - 5 * _AROUND),
+                height - _BOTTOM - up * (height - _BOTTOM - _AROUND),
+            )
+
+        for exponent in range(low, high + 1):
+            x, y = place(10**exponent, bottom)
+            draw.line((x, _AROUND, x, y), "#dddddd")
+            draw.text((x, y + 6), f"{10**exponent:g}", "black", anchor="ma")
+        for tenth in range(round(10 * bottom), 11):
+            x, y = place(10**low, tenth / 10)
+            draw.line((x, y, width - 5 * _AROUND, y), "#dddddd")
+            draw.text((x - 6, y), f"{tenth / 10:.1f}", "black", anchor="rm")
+        draw.text(
+            (width / 2, height - 12), "seconds to learn and segment one", "black", anchor="mm"
+        )
+        draw.text((6, 4), "mean Dice", "black")
+        for method, (seconds, dice) in points.items():
+            x, y = place(seconds, dice)
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), "#2060b0")
+            draw.text((x + 8, y), method, "black", anchor="lm")
+        return picture
+
+
+def _dice(row: ComparedMethod) -> float:
+    """-1 where there is none."""
+    mean = row.measures["dice"]["mean"] if row.measures else None
+    return -1.0 if mean is None else mean
+
+
+def _point(row: ComparedMethod) -> tuple[float, float] | None:
+    if _dice(row) < 0 or row.seconds_to_learn is None or row.seconds_a_volume is None:
+        return None
+    return max(row.seconds_to_learn + row.seconds_a_volume, 0.01), _dice(row)
+
+
+def _cell(row: ComparedMethod, key: str, digits: int) -> str:
+    values = row.measures[key] if row.measures else None
+    if values is None or values["mean"] is None:
+        return "-"
+    if values["low"] is None:
+        return f"{values['mean']:.{digits}f}"
+    return (
+        f"{values['mean']:.{digits}f} ({values['low']:.{digits}f} to {values['high']:.{digits}f})"
+    )
