@@ -42,7 +42,10 @@ from OFLSAM2SlicerLib.controller import Controller  # noqa: E402
 from OFLSAM2SlicerLib.method_options import checked_options  # noqa: E402
 from OFLSAM2SlicerLib.sample_data import register_sample_data  # noqa: E402
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class  # noqa: E402
-from OFLSAM2SlicerLib.segmentation_writer import holds_result_of_others  # noqa: E402
+from OFLSAM2SlicerLib.segmentation_writer import (  # noqa: E402
+    holds_result_of_others,
+    volume_segmented,
+)
 from OFLSAM2SlicerLib.sequences import volumes_shown  # noqa: E402
 from OFLSAM2SlicerLib.worker_command import worker_command  # noqa: E402
 from OFLSAM2SlicerLib.worker_link import shared_link  # noqa: E402
@@ -155,6 +158,8 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.onTick = self.onTick
         self.ui.segmentButton.connect("clicked(bool)", self.onSegmentButton)
         self.ui.undoButton.connect("clicked(bool)", self.onUndoButton)
+        self.ui.learnCorrectionsButton.connect("clicked(bool)", self.onLearnCorrections)
+        self.ui.addToSupportButton.connect("clicked(bool)", self.onAddToSupport)
         self.shortcuts = Shortcuts(
             slicer.util.mainWindow() or self.parent,
             {
@@ -362,19 +367,24 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif not self.setupPart.prepare(self.backbone(), self.onSegmentButton):
             self.startRun()
 
+    def settings(self) -> RunSettings:
+        """What is chosen in the panel, for the worker. Raises InputError."""
+        backbone, method = self.backbone(), self.optionsPart.method.name
+        return RunSettings(
+            backbone=backbone,
+            device=self._parameterNode.device,
+            method=method,
+            options=checked_options(self.optionsPart.options(), method),
+            allow_missing=self._parameterNode.allowMissing,
+            weights=self.modelPart.weights_of(backbone) if backbone else "",
+        )
+
     def startRun(self) -> None:
         assert self.logic is not None
         controller, chosen = self.logic.controller, self._parameterNode
         use_task = chosen.useLearnedTask
         try:
-            settings = RunSettings(
-                backbone=self.backbone(),
-                device=chosen.device,
-                method=self.optionsPart.method.name,
-                options=checked_options(self.optionsPart.options(), self.optionsPart.method.name),
-                allow_missing=chosen.allowMissing,
-                weights=self.modelPart.weights_of(self.backbone()) if self.backbone() else "",
-            )
+            settings = self.settings()
             output = chosen.segmentation
             if output is not None and holds_result_of_others(output, volumes_shown(chosen.target)):
                 # The result of another volume, and perhaps corrected by hand: it stays.
@@ -394,10 +404,55 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except OFLSAM2Error as error:
             self.runPart.say(str(error))
             return
+        self.followRun()
+
+    def followRun(self) -> None:
+        assert self.logic is not None
         self.modelPart.set_running(True)
         self.reviewPart.update_result()
         self.ui.reviewCollapsibleButton.collapsed = False
         self.logic.onSettled.append(self.onSettled)
+
+    def onLearnCorrections(self, checked: bool = False) -> None:
+        """The corrected slices count as truth; the others are predicted anew."""
+        assert self.logic is not None
+        try:
+            self.times.begin("")
+            self.logic.controller.correct(self.settings())
+        except OFLSAM2Error as error:
+            self.runPart.say(str(error))
+            return
+        self.followRun()
+
+    def onAddToSupport(self, checked: bool = False) -> None:
+        """The reviewed result teaches from now on: it becomes a support case, and the learned task
+        grows by it. The next patient is to be picked."""
+        assert self.logic is not None
+        chosen, controller = self._parameterNode, self.logic.controller
+        node = chosen.segmentation
+        volume = volume_segmented(node) or chosen.target
+        pair = SupportPair(volume, node)
+        name = volume.GetName()
+        try:
+            if controller.learned is not None:
+                controller.add_case(
+                    pair,
+                    self.settings(),
+                    lambda: self.onTaskGrown(_("The learned task has grown by '{name}'."), name),
+                    self.runPart.say,
+                )
+        except OFLSAM2Error as error:
+            self.runPart.say(str(error))
+            return
+        chosen.segmentation = chosen.confidence = chosen.target = None
+        self.supportPart.add(pair)
+        self.runPart.say(
+            _("'{name}' is a support case now. Pick the next volume to segment.").format(name=name)
+        )
+
+    def onTaskGrown(self, message: str, name: str) -> None:
+        self.taskPart.show_learned()
+        self.runPart.say(message.format(name=name))
 
     def onSettled(self, status: Status) -> None:
         """The run is over, and nothing of it is left to do."""
@@ -407,6 +462,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.reviewPart.update_scores()
         self.reviewPart.update_views()
         self.reviewPart.update_result()
+        self.reviewPart.look_for_corrections(again=True)
         self.taskPart.show_learned()
         self.showStatus()
         if status.needs:
@@ -415,7 +471,10 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onUndoButton(self, checked: bool = False) -> None:
         assert self.logic is not None
         self.logic.controller.undo()
+        self.reviewPart.update_scores()
         self.reviewPart.update_result()
+        self.reviewPart.look_for_corrections(again=True)
+        self.taskPart.show_learned()
         self.showStatus()
 
 

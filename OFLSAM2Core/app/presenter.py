@@ -20,9 +20,11 @@ from OFLSAM2Core.app.link import Link
 from OFLSAM2Core.app.run_request import Learned, RunSettings, Scene
 from OFLSAM2Core.app.states import State, Status
 from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import OFLSAM2Error
-from OFLSAM2Core.worker.client import Event
+from OFLSAM2Core.worker import payloads
+from OFLSAM2Core.worker.client import Event, WorkerClient
 
 WORK_A_TICK_S = 0.015
 REDRAW_EVERY_S = 0.1  # slices can come at 100 Hz; a redraw of three views takes some 50 ms
@@ -72,6 +74,9 @@ class Presenter:
         self._stage = ""
         self._stage_began = 0.0
         self._last_redraw = float("-inf")
+        self._corrections: Corrections | None = None
+        # The worker's process and the request whose volume it keeps for corrections.
+        self._kept: tuple[int | None, int] | None = None
 
     @property
     def status(self) -> Status:
@@ -106,6 +111,21 @@ class Presenter:
         if learned is None:
             self._steps = self._read_support(scene)
         self._request(lambda client: client.hello(), self._on_ready)
+        self._tell()
+
+    def correct(self, scene: Scene, settings: RunSettings, learned: Learned) -> None:
+        """Learn from what was corrected in the result of a run on `scene`, and have the slices that
+        change by it come as in a run. The worker uses what it kept of the volume, where it does."""
+        if self._status.is_running:
+            raise RuntimeError("A run is already in progress.")
+        while self._closing is not None:
+            self._close_a_step()
+        self._clear()
+        self._scene, self._settings, self._learned = scene, settings, learned
+        self._status = Status(State.SEGMENTING, "Reading the corrections")
+        self._stage_began = self._clock()
+        self._steps = self._read_corrections(scene)
+        self._then = self._send_corrections
         self._tell()
 
     def cancel(self) -> None:
@@ -248,9 +268,14 @@ class Presenter:
         assert self._learned is not None
         volume, content = self._scene.volume(self._frame), self._learned.content
         fields = self._settings.for_segmenting()
-        self._request(
-            lambda client: client.segment(volume, task=content, **fields), self._on_segmenting
-        )
+        keep = self._scene.frame_count == 1  # for corrections
+
+        def send(client: WorkerClient) -> int:
+            number = client.segment(volume, task=content, keep=keep, **fields)
+            self._kept = (client.pid, number) if keep else None
+            return number
+
+        self._request(send, self._on_segmenting)
 
     def _on_segmenting(self, event: Event) -> None:
         if event.name == "slice":
@@ -282,6 +307,51 @@ class Presenter:
 
     def _done(self) -> None:
         self._end(State.DONE, f"{len(self._slices)} slices segmented.")
+
+    # Correcting
+
+    def _read_corrections(self, scene: Scene) -> Steps[None]:
+        self._corrections = yield from scene.corrections()
+
+    def _send_corrections(self) -> None:
+        assert self._scene is not None and self._settings is not None
+        assert self._learned is not None and self._corrections is not None
+        corrections, self._corrections = self._corrections, None
+        volume, content = self._scene.volume(0), self._learned.content
+        fields = self._settings.for_segmenting()
+
+        def send(client: WorkerClient) -> int:
+            if self._kept is not None and self._kept[0] == client.pid:
+                return client.correct(corrections, self._kept[1], return_task=True)
+            described, arrays = payloads.volume_to(volume)
+            arrays.update(payloads.corrections_to(corrections))
+            arrays["task"] = content
+            number = client.request("correct", {**fields, **described, "return_task": True}, arrays)
+            self._kept = (client.pid, number)
+            return number
+
+        self._set(stage="Learning from the corrections")
+        self._request(send, self._on_correcting)
+
+    def _on_correcting(self, event: Event) -> None:
+        if event.name != "done":
+            self._on_segmenting(event)
+            return
+        self._request_id = None
+        self._learned = learned_from(event)
+        self.on_learned(self._learned)
+        assert self._scene is not None
+        self._steps = self._scene.end(0)
+        self._then = self._after_correcting
+
+    def _after_correcting(self) -> None:
+        assert self._scene is not None
+        self._set(stage="Finishing")
+        self._steps = self._scene.finish(complete=True)
+        self._then = self._corrected
+
+    def _corrected(self) -> None:
+        self._end(State.DONE, f"Learned from the corrections: {len(self._slices)} slices anew.")
 
     # Progress and ends
 

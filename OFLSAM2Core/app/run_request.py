@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
@@ -50,6 +51,11 @@ class RunSettings:
         names = {"preset", *learned_by.SegmentOptions.names()}
         return self._changed({n: v for n, v in self.options.items() if n in names})
 
+    def for_worker(self) -> dict[str, Any]:
+        """Fields of a request that only says where to calculate."""
+        fields = {"device": self.device}
+        return {**fields, "weights": self.weights} if self.weights else fields
+
     def _changed(self, options: dict[str, Any]) -> dict[str, Any]:
         values = dict(options)
         preset = values.pop("preset", None)
@@ -85,6 +91,9 @@ class Scene(Protocol):
 
     def flush(self) -> None:
         """Have what was added drawn."""
+
+    def corrections(self) -> Steps[Corrections]:
+        """What was corrected since the run; what is added from then on can be taken back."""
 
     def end(self, frame: int) -> Steps[None]:
         """All slices of the frame have come."""

@@ -79,6 +79,17 @@ class ConfidenceWriter:
         array[result.index_expression] = shown
         self._dirty = True
 
+    def values(self, place: Any) -> npt.NDArray[np.uint8] | None:
+        """A copy of what a slice holds; None where the volume is gone."""
+        if not is_in_scene(self.confidence_node):
+            return None
+        return slicer.util.arrayFromVolume(self.confidence_node)[place].copy()
+
+    def put_back(self, place: Any, values: npt.NDArray[np.uint8]) -> None:
+        if is_in_scene(self.confidence_node):
+            slicer.util.arrayFromVolume(self.confidence_node)[place] = values
+            self._dirty = True
+
     def _reach(self, axis: int) -> tuple[int, int]:
         """`NEAR_MM` in rows and columns of a slice along an axis of the (K, J, I) array."""
         columns = geometry.volume_to_local(self._volume_node)[:3, :3]

@@ -21,8 +21,9 @@ from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2Core.runtime.atomic_write import atomic_write
 from OFLSAM2Core.worker.client import Event
-from OFLSAM2SlicerLib.cases import SupportPair
+from OFLSAM2SlicerLib.cases import SupportPair, read_support_case
 from OFLSAM2SlicerLib.confidence import new_confidence_node
+from OFLSAM2SlicerLib.correction_step import CorrectionStep
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 from OFLSAM2SlicerLib.scene_run import SceneRun
 from OFLSAM2SlicerLib.sequences import run_for
@@ -49,6 +50,8 @@ class Controller:
         self.learned: Learned | None = None
         self.run: SceneRun | None = None
         self._is_polling = False
+        # The task before each step of corrections.
+        self._taught: list[tuple[CorrectionStep, Learned | None]] = []
         self._background: Steps[None] | None = None
 
     @property
@@ -115,6 +118,7 @@ class Controller:
         if self.run is not None:
             run.undo = self.run.undo
         self.run = run
+        self._taught.clear()
         self.presenter.start(run, settings, learned)
         self.wake()
         return segmentation
@@ -142,14 +146,16 @@ class Controller:
 
     @property
     def can_undo(self) -> bool:
-        run = self.run
-        return bool(run and run.undo and run.undo.is_available and not self.status.is_running)
+        return bool(self.run and self.run.can_take_back and not self.status.is_running)
 
     def undo(self) -> None:
-        """The output segmentation as it was before the last run."""
+        """The output segmentation as it was before the last step of corrections, or the last run;
+        what corrections taught is forgotten with them."""
         if self.can_undo:
             assert self.run is not None
-            self.run.take_back()
+            step = self.run.take_back()
+            if self._taught and self._taught[-1][0] is step:
+                _step, self.learned = self._taught.pop()
 
     # Corrections
 
@@ -159,6 +165,56 @@ class Controller:
         if self.run is not None and not self.status.is_running:
             self._background = self._find_corrections(self.run, then)
             self.wake()
+
+    def correct(self, settings: RunSettings) -> None:
+        """Learn from what was corrected in the last run's result, and predict the other slices
+        anew. Raises InputError where there is no result, or no learned task."""
+        self._check_free()
+        if self.run is None or self.learned is None:
+            raise InputError("There is no result to be corrected.", "Segment a volume first.")
+        self.presenter.correct(self.run, settings, self.learned)
+        self.wake()
+
+    def add_case(
+        self, pair: SupportPair, settings: RunSettings, then: Callable[[], None], failed: Failure
+    ) -> None:
+        """Have the learned task grow by a support case, in the background; nothing is learned from
+        nothing. Raises InputError where there is no learned task, or the worker is busy."""
+        self._check_free()
+        if self.learned is None:
+            raise InputError("Nothing is learned yet.", "Learn from support cases first.")
+        self._background = self._add_case(pair, self.learned, settings, then, failed)
+        self.wake()
+
+    def _add_case(
+        self,
+        pair: SupportPair,
+        learned: Learned,
+        settings: RunSettings,
+        then: Callable[[], None],
+        failed: Failure,
+    ) -> Steps[None]:
+        try:
+            read = yield from read_support_case(pair, list(learned.structures))
+        except InputError as error:
+            failed(str(error))
+            return
+
+        def handler(event: Event) -> None:
+            if event.name == "failed":
+                failed(in_words(event))
+            elif event.name == "done":
+                self.learned = learned_from(event)
+                self._taught.clear()  # earlier tasks lack this case
+                then()
+
+        fields = settings.for_worker()
+        try:
+            self.link.request(
+                lambda client: client.add_case(read.case, learned.content, **fields), handler
+            )
+        except OFLSAM2Error as error:
+            failed(str(error))
 
     def _find_corrections(self, run: SceneRun, then: Callable[[list[int]], None]) -> Steps[None]:
         found = yield from run.corrected_slices()
@@ -243,8 +299,7 @@ class Controller:
     ) -> int:
         def handler(event: Event) -> None:
             if event.name == "failed":
-                parts = (event.header.get("message", ""), event.header.get("hint", ""))
-                failed("\n".join(part for part in parts if part))
+                failed(in_words(event))
             else:
                 on_event(event)
 
@@ -266,7 +321,15 @@ class Controller:
             listener(status)
 
     def _remember(self, learned: Learned) -> None:
+        if self.run is not None and self.run.step is not None:
+            self._taught.append((self.run.step, self.learned))
         self.learned = learned
+
+
+def in_words(event: Event) -> str:
+    """What a "failed" event says."""
+    parts = (event.header.get("message", ""), event.header.get("hint", ""))
+    return "\n".join(str(part) for part in parts if part)
 
 
 def task_file(path: str | Path) -> Path:

@@ -64,6 +64,14 @@ class SliceScores:
             frame=frame,
         )
 
+    def state(self) -> dict[tuple[int, int], ScoredSlice]:
+        """What is known now, to be given to `restore`."""
+        return dict(self._slices)
+
+    def restore(self, state: dict[tuple[int, int], ScoredSlice]) -> None:
+        self.changes += 1
+        self._slices = dict(state)
+
     def all(self) -> list[ScoredSlice]:
         return [self._slices[place] for place in sorted(self._slices)]
 

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, volume_from_node
 from OFLSAM2SlicerLib.confidence import ConfidenceWriter
+from OFLSAM2SlicerLib.correction_step import CorrectionStep
 from OFLSAM2SlicerLib.review import ScoredSlice, SliceScores, jump_to, offset_in_words
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene, place_beside
 from OFLSAM2SlicerLib.segmentation_writer import SegmentationWriter, check_output
@@ -23,6 +27,7 @@ class SceneRun:
     """Reads the support cases, and writes slices into a segmentation and a confidence volume.
 
     wanted: structures to segment, with the labels to give them; all where None.
+    step: of learning from corrections, while one is under way.
     made: nodes that were made for this run; they go again where no slice arrives.
     undo: the way back: behind the run before until this one begins to write, then behind this one.
     target: checked here. Raises InputError.
@@ -44,6 +49,8 @@ class SceneRun:
         self.scores = SliceScores(())
         self.undo: UndoSnapshot | None = None
         self.made: list[Any] = []
+        self._steps: list[CorrectionStep] = []
+        self.step: CorrectionStep | None = None  # of corrections, while it is under way
         self._has_begun = False
         self._has_arrived = False
         self._frame = 0
@@ -88,7 +95,11 @@ class SceneRun:
     def add(self, result: SliceResult) -> None:
         assert self._writer is not None
         self._has_arrived = True
-        self._writer.write(result)
+        if self.step is not None:
+            self.step.remember(result)
+            self.step.has_arrived = True
+        if self.step is None or not self.step.knows(result):
+            self._writer.write(result)
         if self._confidence_writer is not None and is_in_scene(self.confidence):
             self._confidence_writer.write(result)
         self.scores.add(result, self._frame)
@@ -117,7 +128,9 @@ class SceneRun:
         if not complete and not self._has_arrived:
             self._discard()
             return
-        writer = self._writer
+        if not complete and self.step is not None and not self.step.has_arrived:
+            self.take_back()
+        writer, self.step = self._writer, None
         if writer is None:
             return
         self.notes += writer.notes
@@ -132,11 +145,53 @@ class SceneRun:
         indices, _labels = yield from self._writer.corrected_slices(scored[0].axis)
         return indices
 
-    def take_back(self) -> None:
-        """Put the segmentation back as it was before the run."""
+    def corrections(self) -> Steps[Corrections]:
+        """The slices that were corrected since the run, in this and in earlier steps, as truth; in
+        steps. What is written from now on is one step, which can be taken back.
+
+        Raises InputError where nothing was corrected.
+        """
+        scored = self.scores.all()
+        if self._writer is None or not scored:
+            raise InputError("There is no result to be corrected.", "Segment the volume first.")
+        axis = scored[0].axis
+        indices, labels = yield from self._writer.corrected_slices(axis)
+        if not indices:
+            raise InputError(
+                "No slice was corrected since the last run.",
+                "Correct some in the Segment Editor first.",
+            )
+        known = {*indices, *(self._steps[-1].known if self._steps else ())}
+        step = CorrectionStep(self._writer, self._confidence_writer, self.scores, axis, known)
+        corrections = Corrections.from_slices(labels, axis, sorted(known))
+        for index in indices:
+            plane = np.take(labels, index, axis)
+            result = SliceResult(index, axis, plane, np.full(plane.shape, 255, np.uint8), {})
+            step.remember(result)
+            self._writer.accept(result.index_expression, plane)
+            yield
+        self.step = step
+        self._steps.append(step)
+        return corrections
+
+    @property
+    def can_take_back(self) -> bool:
+        has_step = bool(self._steps) and self.is_intact
+        return has_step or (self.undo is not None and self.undo.is_available)
+
+    def take_back(self) -> CorrectionStep | None:
+        """Undo the last step of corrections, and return it; where there is none, put the
+        segmentation back as it was before the run."""
+        self.step = None
+        if self._steps and self.is_intact:
+            step = self._steps.pop()
+            step.take_back()
+            self.flush()
+            return step
         if self.undo is not None and self.undo.is_available:
             self.undo.restore()
             self._writer = None
+        return None
 
     def _discard(self) -> None:
         if self._has_begun and self.undo is not None:

@@ -171,10 +171,47 @@ class SegmentationWriter:
                 layer[...] = new
             else:
                 np.copyto(layer, new, where=layer == known)
-            touched = self._touched.setdefault(id(image), set())
-            touched.update(self.segment_ids[label] for label in values)
-            self._images[id(image)] = image
+            self._touch(image, values)
         written[...] = labels
+
+    def _touch(self, image: Any, values: dict[int, int]) -> None:
+        """Have `flush` mark the segments with these labels as modified."""
+        touched = self._touched.setdefault(id(image), set())
+        touched.update(self.segment_ids[label] for label in values)
+        self._images[id(image)] = image
+
+    def labels_at(self, place: Any) -> npt.NDArray[np.uint8]:
+        """What our segments hold in a slice (`SliceResult.index_expression`), by label; a copy."""
+        found = np.zeros(self._written[place].shape, np.uint8)
+        for image, values in self._layers():
+            if not geometry.contains(image.GetExtent(), self._extent):
+                image = self._grown(image)
+            layer = geometry.image_array(image)[self._inside(image)][place]
+            for label, value in values.items():
+                np.maximum(found, label, out=found, where=layer == value)
+        return found
+
+    def written_at(self, place: Any) -> npt.NDArray[np.uint8]:
+        """What was last written into a slice, by label; a copy."""
+        return self._written[place].copy()
+
+    def put_back(
+        self, place: Any, held: npt.NDArray[np.uint8], written: npt.NDArray[np.uint8]
+    ) -> None:
+        """Have our segments hold in a slice what they held, whatever is there now."""
+        for image, values in self._layers():
+            if not geometry.contains(image.GetExtent(), self._extent):
+                image = self._grown(image)
+            layer = geometry.image_array(image)[self._inside(image)][place]
+            layer[np.isin(layer, list(values.values()))] = 0
+            for label, value in values.items():
+                layer[held == label] = value
+            self._touch(image, values)
+        self._written[place] = written
+
+    def accept(self, place: Any, held: npt.NDArray[np.uint8]) -> None:
+        """Count what a slice holds as written: it is no longer a correction."""
+        self._written[place] = held
 
     def labels_now(self) -> Steps[npt.NDArray[np.uint8]]:
         """What our segments hold now, by label, as (K, J, I): with what the user edited; in steps.

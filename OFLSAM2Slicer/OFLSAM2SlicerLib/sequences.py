@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from OFLSAM2Core.app.steps import Steps, run_steps
+from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
@@ -155,6 +156,14 @@ class SequenceRun(SceneRun):
     def corrected_slices(self) -> Steps[list[int]]:
         """Not told of sequences: only the frame that is shown is there to be compared."""
         return []
+        yield
+
+    def corrections(self) -> Steps[Corrections]:
+        """Raises InputError."""
+        raise InputError(
+            "Corrections of a sequence are not learned from.",
+            "Segment a single frame, and correct its result.",
+        )
         yield
 
     def end(self, frame: int) -> Steps[None]:

@@ -2,7 +2,8 @@
 
 For tests of what the panel does with a worker (streams, hangs, dies, warns), and for measuring the
 panel without the method. Options: --delay seconds a slice, --mode hang | die | deaf | warn |
-bare (without packages) | late (no slice before it is cancelled), --structures n,
+bare (without packages) |
+stubborn (learns nothing from corrections) | late (no slice before it is cancelled), --structures n,
 --task-mb size of a learned task.
 """
 
@@ -27,6 +28,12 @@ from OFLSAM2Core.worker.protocol import PROTOCOL_VERSION, Frame  # noqa: E402
 STEP = 100  # brightness of structure n is n * STEP
 
 
+def about_task(structures: list[dict[str, Any]]) -> dict[str, Any]:
+    own = ("levels", "cases")
+    plain = [{key: one[key] for key in one if key not in own} for one in structures]
+    return {"structures": plain, "backbone": "litemedsam", "summary": "synthetic"}
+
+
 class Worker:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -35,6 +42,7 @@ class Worker:
         self._channel = Channel(*streams, memory_from_environment())
         self._cancelled: set[int] = set()
         self._fetched: list[str] = []
+        self._kept: dict[int, Any] = {}
 
     def run(self) -> None:
         while (frame := self._channel.receive()) is not None:
@@ -81,10 +89,14 @@ class Worker:
         for done in range(3):
             self._progress(frame, "learn", done + 1, 3)
             time.sleep(self._options.delay)
-        text = json.dumps(found).ljust(self._options.task_mb * 10**6)
-        content = np.frombuffer(text.encode(), np.uint8)
-        about = {"structures": found, "backbone": frame.header["backbone"], "summary": "synthetic"}
-        return {**about, "sent_at": time.time()}, {"task": content}
+        for place, structure in enumerate(found):
+            structure["levels"] = [(place + 1) * STEP]
+        about = {"backbone": frame.header["backbone"], "sent_at": time.time()}
+        return {**about_task(found), **about}, {"task": self._content(found)}
+
+    def _content(self, structures: list[dict[str, Any]]) -> Any:
+        text = json.dumps(structures).ljust(self._options.task_mb * 10**6)
+        return np.frombuffer(text.encode(), np.uint8)
 
     def _load_task(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
@@ -92,12 +104,44 @@ class Worker:
         except ValueError:
             failure = {"kind": "task", "message": "This is no learned task.", "hint": ""}
             return {"event": "failed", **failure}, {}
-        return {"structures": found, "backbone": "litemedsam", "summary": "synthetic"}, {}
+        return about_task(found), {}
 
     def _segment(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
-        image, number = frame.arrays["image"], frame.header["id"]
         structures = json.loads(frame.arrays["task"].tobytes())
-        count = image.shape[0]
+        if frame.header.get("keep"):
+            self._kept = {frame.header["id"]: (frame.arrays["image"].copy(), structures)}
+        return self._slices(frame, frame.arrays["image"], structures)
+
+    def _correct(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Learns which label each brightness has in the known voxels."""
+        if self._options.mode == "stubborn":
+            message = "This method does not learn from corrections."
+            return {"event": "failed", "kind": "input", "message": message, "hint": ""}, {}
+        if "image" in frame.arrays:
+            image, structures = frame.arrays["image"], json.loads(frame.arrays["task"].tobytes())
+        else:
+            image, structures = self._kept[frame.header["segmented"]]
+        labels, known = frame.arrays["labels"], frame.arrays["known"].astype(bool)
+        told = {}
+        for level in np.unique(image[known]):
+            values, counts = np.unique(labels[known & (image == level)], return_counts=True)
+            told[int(level)] = int(values[counts.argmax()])
+        for one in structures:
+            levels = [level for level in one["levels"] if level not in told]
+            one["levels"] = levels + [x for x, label in told.items() if label == one["label"]]
+        fields, arrays = self._slices(frame, image, structures)
+        fields.update(about_task(structures), learned_slices=int(known.any((1, 2)).sum()))
+        return fields, {**arrays, "task": self._content(structures)}
+
+    def _add_case(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+        structures = json.loads(frame.arrays["task"].tobytes())
+        structures[0]["cases"] = structures[0].get("cases", 0) + 1
+        return about_task(structures), {"task": self._content(structures)}
+
+    def _slices(
+        self, frame: Frame, image: Any, structures: list[dict[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        number, count = frame.header["id"], image.shape[0]
         while self._options.mode == "late" and number not in self._cancelled:
             time.sleep(0.02)
         for index in range(count):
@@ -107,8 +151,9 @@ class Worker:
                 self._misbehave(frame)
             plane = image[index].max(axis=-1) if image.ndim == 4 else image[index]
             labels = np.zeros(plane.shape, np.uint8)
-            for place, structure in enumerate(structures):
-                labels[np.abs(plane - (place + 1) * STEP) < STEP // 2] = structure["label"]
+            for structure in structures:
+                for level in structure["levels"]:
+                    labels[np.abs(plane - level) < STEP // 2] = structure["label"]
             confidence = np.where(labels > 0, 255 - 3 * (index % 60), 250).astype(np.uint8)
             present = [one for one in structures if (labels == one["label"]).any()]
             scores = {one["name"]: 1 - 0.01 * (index % 60) for one in present}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
 import subprocess
 import sys
@@ -640,6 +641,114 @@ def test_what_is_edited_elsewhere_is_noticed_when_the_module_is_opened_again(qui
     quick.widget.enter()
     quick.wait(lambda: quick.ui.correctedLabel.text != "")
     assert quick.ui.correctedLabel.text == "1 slice corrected since the run: 5."
+
+
+def erase(panel, name, index):
+    """What a user does in the Segment Editor: a structure is none in one slice."""
+    segmentation = panel.parameters.segmentation.GetSegmentation()
+    segment = segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName(name))
+    plane = geometry.image_array(segment.GetRepresentation(BINARY_LABELMAP))[index]
+    plane[plane == segment.GetLabelValue()] = 0
+    segment.Modified()
+    panel.wait(lambda: panel.ui.correctedLabel.text != "" and panel.controller.is_idle)
+
+
+def learn_corrections(panel):
+    assert panel.ui.learnCorrectionsButton.visible or not panel.widget.parent.isVisible()
+    panel.ui.learnCorrectionsButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+    return panel.status
+
+
+def test_corrected_slices_teach_the_others_and_stay_and_one_undo_takes_it_back(quick, target):
+    quick.run()
+    output = quick.parameters.segmentation
+    confidence = slicer.util.arrayFromVolume(quick.parameters.confidence).copy()
+    learned, scores = quick.controller.learned, quick.controller.run.scores.all()
+    _, liver, lesion = case_arrays(4)
+    erase(quick, "lesion", 10)
+    # A dot of another structure, which nothing but the user's hand would put there.
+    voxels = geometry.image_array(
+        output.GetSegmentation().GetNthSegment(0).GetRepresentation(BINARY_LABELMAP)
+    )
+    voxels[10, 1, 1] = 1
+    assert learn_corrections(quick).state is State.DONE
+    assert not segment_mask(output, "lesion", target).any()
+    found = segment_mask(output, "liver", target)
+    assert found[10, 1, 1] and np.array_equal(found[11], liver[11])
+    assert quick.ui.correctedLabel.text == ""
+    assert quick.controller.learned is not learned
+    assert "Learned from the corrections" in quick.ui.messageLabel.text
+    quick.ui.undoButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    expected = lesion.copy()
+    expected[10] = False
+    assert np.array_equal(segment_mask(output, "lesion", target), expected)
+    assert segment_mask(output, "liver", target)[10, 1, 1]
+    assert np.array_equal(slicer.util.arrayFromVolume(quick.parameters.confidence), confidence)
+    assert quick.controller.learned is learned
+    assert quick.controller.run.scores.all() == scores
+    assert quick.ui.correctedLabel.text == "1 slice corrected since the run: 11."
+    quick.ui.undoButton.click()  # and once more: the run itself
+    assert output.GetSegmentation().GetNumberOfSegments() == 0
+
+
+def test_corrections_add_up(quick, target):
+    quick.run()
+    output = quick.parameters.segmentation
+    erase(quick, "lesion", 10)
+    learn_corrections(quick)
+    erase(quick, "liver", 5)
+    learn_corrections(quick)
+    assert not segment_mask(output, "lesion", target).any()
+    # Slices 6 and 11 are truth, and say different things of the liver; what is known stays.
+    found = segment_mask(output, "liver", target)
+    assert found[10].any() and not found[5].any()
+
+
+def test_a_worker_that_was_started_anew_gets_the_volume_and_the_task_again(quick, target):
+    quick.run()
+    erase(quick, "lesion", 10)
+    quick.controller.link.close()
+    assert learn_corrections(quick).state is State.DONE
+    assert not segment_mask(quick.parameters.segmentation, "lesion", target).any()
+
+
+def test_where_a_method_does_not_learn_from_corrections_they_stay_as_they_are(
+    open_panel, target, pairs
+):
+    panel = open_panel(synthetic_command("--mode", "stubborn"))
+    panel.choose(target, pairs)
+    panel.run()
+    erase(panel, "lesion", 10)
+    learned = panel.controller.learned
+    assert learn_corrections(panel).state is State.FAILED
+    assert "does not learn from corrections" in panel.ui.messageLabel.text
+    assert panel.ui.correctedLabel.text == "1 slice corrected since the run: 11."
+    assert panel.controller.learned is learned
+    lesion = segment_mask(panel.parameters.segmentation, "lesion", target)
+    assert lesion[9].any() and not lesion[10].any()
+
+
+def test_a_reviewed_volume_joins_the_support_and_the_learned_task_grows(quick, scene, target):
+    quick.run()
+    output, learned = quick.parameters.segmentation, quick.controller.learned
+    assert not quick.ui.addToSupportButton.enabled
+    quick.ui.reviewedButton.click()
+    quick.ui.addToSupportButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    assert quick.ui.supportTable.rowCount == 3
+    assert quick.parameters.segmentation is None and quick.parameters.target is None
+    assert "has grown by 'patient'" in quick.ui.messageLabel.text
+    grown = json.loads(quick.controller.learned.content.tobytes())
+    assert grown[0]["cases"] == 1 and quick.controller.learned is not learned
+    following = add_volume(scene, case_arrays(1)[0], "next patient", OBLIQUE)
+    quick.ui.targetSelector.setCurrentNode(following)
+    quick.ui.learnedTaskCheckBox.checked = True
+    assert quick.run().state is State.DONE
+    assert quick.parameters.segmentation is not output
+    found = segment_mask(quick.parameters.segmentation, "liver", following)
+    assert np.array_equal(found, case_arrays(1)[1])
 
 
 def test_a_click_on_a_doubtful_slice_takes_the_views_there(quick, scene):

@@ -42,7 +42,7 @@ class ReviewPart:
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(EDITS_SETTLE_MS)
-        self._timer.connect("timeout()", self.look_for_corrections)
+        self._timer.connect("timeout()", lambda: self.look_for_corrections())
         tables.stretch(ui.doubtfulTable, 4)
         tables.fit(ui.doubtfulTable, ROWS)
         ui.doubtfulTable.connect("cellClicked(int,int)", self._on_clicked)
@@ -51,6 +51,7 @@ class ReviewPart:
         ui.editButton.connect("clicked(bool)", self._on_edit)
         ui.reviewedButton.connect("clicked(bool)", self._on_reviewed)
         ui.legendLabel.text = _legend()
+        self._show_corrected([])
 
     def show(self, parameters: Any) -> None:
         """Follow a parameter node; None: the scene is being closed."""
@@ -95,10 +96,15 @@ class ReviewPart:
         self._ui.editButton.enabled = there
         reviewed = there and is_reviewed(node)
         self._ui.reviewedButton.enabled = there and not running and not reviewed
+        self._ui.addToSupportButton.enabled = reviewed and not running
         self._ui.reviewedButton.text = _("Reviewed: completed") if reviewed else _("Reviewed")
 
-    def look_for_corrections(self) -> None:
-        """Which slices the user changed since the run, where something was changed at all."""
+    def look_for_corrections(self, again: bool = False) -> None:
+        """Which slices the user changed since the run, where something was changed at all.
+
+        again: look, whether or not something was changed since the last time.
+        """
+        self._is_edited = self._is_edited or again
         if self._is_edited and self.is_open and not self._controller.status.is_running:
             self._is_edited = False
             self._controller.find_corrections(self._show_corrected)
@@ -123,6 +129,7 @@ class ReviewPart:
     def _show_corrected(self, indices: list[int]) -> None:
         self._ui.correctedLabel.text = corrected_in_words(indices)
         self._ui.correctedLabel.visible = bool(indices)
+        self._ui.learnCorrectionsButton.visible = bool(indices)
 
     def update_scores(self) -> None:
         """Show the scores of the run so far, where there are new ones."""

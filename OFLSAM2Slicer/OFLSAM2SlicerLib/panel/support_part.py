@@ -141,6 +141,12 @@ class SupportPart:
             self._ui.supportLabelsSelector.setCurrentNode(None)
             self.refresh()
 
+    def add(self, pair: SupportPair) -> None:
+        support = self._support()
+        if support:
+            support.add([pair])
+            self.refresh()
+
     def _on_add_all(self, *_args: Any) -> None:
         support = self._support()
         if not support:
