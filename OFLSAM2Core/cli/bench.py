@@ -26,6 +26,7 @@ from OFLSAM2Core.cli.options import (
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.results import ProgressCallback
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.structures import MOST_STRUCTURES
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.machine import describe_machine
@@ -79,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("slices", 3), ("structures", 1), ("supports", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)} is too few.", f"At least {least}.")
+    if args.structures > MOST_STRUCTURES:
+        raise InputError(
+            f"--structures {args.structures} is too many.", f"At most {MOST_STRUCTURES}."
+        )
     check_outputs([(args.report, (".json",))], [], overwrite=args.overwrite)
     check_options(args)
     bars = ProgressBars(args.quiet)

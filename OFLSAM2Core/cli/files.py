@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -75,16 +76,17 @@ def check_outputs(
     outputs: path (None is left out) and the extensions it may have (None: any).
     Raises InputError or ResourceError naming the file.
     """
-    taken = {path.resolve() for path in inputs}
+    # Not by `resolve`, which fails where links lead in a circle.
+    taken = {os.path.realpath(path) for path in inputs}
     for path, extensions in outputs:
         if path is None:
             continue
         check_writable(path, extensions=extensions)
-        if path.resolve() in taken:
+        if os.path.realpath(path) in taken:
             raise InputError(
                 f"'{path}' is read or written twice by this command.", "Choose another output name."
             )
-        taken.add(path.resolve())
+        taken.add(os.path.realpath(path))
         refuse_existing(path, overwrite=overwrite)
 
 

@@ -59,7 +59,10 @@ def in_background(
             try:
                 message = sent.get(timeout=_POLL_S)
             except Empty:
-                continue
+                if thread.is_alive() or not sent.empty():
+                    continue
+                # It could not even say why: there was no memory left for that.
+                raise MemoryError from None
             if message.error is not None:
                 raise message.error
             if message.ended:

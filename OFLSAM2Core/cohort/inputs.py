@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -52,11 +53,11 @@ def find_cases(
     >>> find_cases(["imagesTs"]).cases
     (CaseInput(name='heart_004', source='/data/imagesTs/heart_004_0000.nii.gz'), ...)
     """
-    skipped = {path.resolve() for path in skip}
+    skipped = {os.path.realpath(path) for path in skip}
     left_out: list[tuple[str, str]] = []
     places: list[_Place] = []
     for text in inputs:
-        found = _places_of(text, lambda path: path.resolve() in skipped, left_out)
+        found = _places_of(text, lambda path: os.path.realpath(path) in skipped, left_out)
         if not found:
             raise InputError(
                 f"'{text}' holds no volume to segment.", _why_nothing(left_out) or _KINDS

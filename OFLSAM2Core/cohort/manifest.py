@@ -222,7 +222,7 @@ def _opened(path: Path, mode: str) -> BinaryIO:
 
 
 def _line(event: Mapping[str, Any]) -> bytes:
-    text = json.dumps(event, ensure_ascii=False, allow_nan=False)[:-1]
+    text = json.dumps(event, allow_nan=False)[:-1]
     return f'{text}{_CHECK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def _data(folder: Path, content: ManifestContent) -> dict[str, Any]:
             case["outlier"].append(flag)
     run = content.runs[-1] if content.runs else {}
     return {
-        "title": folder.resolve().name,
+        "title": Path(os.path.realpath(folder)).name,
         "written": time.strftime("%Y-%m-%d %H:%M"),
         "ended": content.ended,
         "damaged_lines": len(content.damaged),

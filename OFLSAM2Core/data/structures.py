@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,13 +48,39 @@ class Structure:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Structure:
-        red, green, blue = data.get("color", (0.5, 0.68, 0.5))
+        """Of plain values. Raises ValueError that says which of them is not what it should be."""
+        if not isinstance(data, Mapping):
+            raise ValueError("a structure is an object with a name and a label")
+        name, terminology = data.get("name"), data.get("terminology", "")
+        if not isinstance(name, str | int | float) or not str(name).strip():
+            raise ValueError("a structure has no name")
+        if not isinstance(terminology, str):
+            raise ValueError(f"the terminology of '{str(name)[:50]}' is no text")
         return cls(
-            name=str(data["name"]),
-            label=int(data["label"]),
-            color=(float(red), float(green), float(blue)),
-            terminology=str(data.get("terminology", "")),
+            name=str(name),
+            label=_whole(data.get("label"), name),
+            color=_color(data.get("color", cls.color), name),
+            terminology=terminology,
         )
+
+
+def _whole(value: Any, name: object) -> int:
+    try:
+        if isinstance(value, bool) or len(str(value)) > 20 or int(value) != float(value):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"the label of '{str(name)[:50]}' is no whole number") from None
+
+
+def _color(value: Any, name: object) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(part) for part in value)
+    except (TypeError, ValueError, OverflowError):
+        red = green = blue = math.nan
+    if not all(0 <= part <= 1 for part in (red, green, blue)):
+        raise ValueError(f"the color of '{str(name)[:50]}' is not three numbers from 0 to 1")
+    return red, green, blue
 
 
 def ambiguous_codes(cases: Iterable[Sequence[Structure]]) -> frozenset[str]:

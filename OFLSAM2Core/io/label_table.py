@@ -42,7 +42,9 @@ class LabelTable:
             ) from error
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"The label table '{path}' is not JSON nor another known table: {error}.", _FORM
+                f"The label table '{path}' is not JSON nor another known table: "
+                f"{_told_by(error)}.",
+                _FORM,
             ) from error
         return cls.from_json(data, str(path))
 
@@ -60,7 +62,7 @@ class LabelTable:
                 for entry in entries_of_json(data)
             ]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"'{name}' is not a label table: {error!r}.", _FORM) from error
+            raise InputError(f"'{name}' is not a label table: {_told_by(error)}.", _FORM) from error
         found = [structure for structure in found if structure.label != 0]
         if any(structure.label < 0 for structure in found):
             raise InputError(f"The label table '{name}' has negative values.", _FORM)
@@ -107,6 +109,15 @@ _FORM = (
     'Write {"1": "name", "2": "name"} or [{"name": "name", "label": 1, "color": [1, 0, 0]}]; label '
     "files of ITK-SNAP, Slicer, FreeSurfer, nnU-Net and BIDS are read as well."
 )
+
+
+def _told_by(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    said = str(error).split("; use ")[0].rstrip(".")
+    return said[:200] or type(error).__name__
 
 
 def default_color(label: int) -> tuple[float, float, float]:

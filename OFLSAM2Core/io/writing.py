@@ -29,6 +29,8 @@ def check_writable(
     of `extensions`, or the path is a folder; ResourceError where less than `need_bytes` is free.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise InputError(f"The output file {str(path)!r} has a name that no file can have.")
     if extensions is not None and not path.name.lower().endswith(tuple(extensions)):
         raise InputError(
             f"The output file '{path}' has an extension that is not known here.",

@@ -9,6 +9,13 @@ from typing import Any, ClassVar, TypeVar
 
 from OFLSAM2Core.errors import InputError
 
+_KINDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+}
+
 OptionsT = TypeVar("OptionsT", bound="Options")
 
 
@@ -119,7 +126,8 @@ def _typed(info: OptionInfo, value: Any) -> Any:
         return kind(value)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"The option {info.name} cannot be '{value}'.", f"It is a {info.type}."
+            f"The option {info.name} cannot be '{str(value)[:50]}'.",
+            f"It is {_KINDS[info.type]}.",
         ) from error
 
 

@@ -11,7 +11,15 @@ from OFLSAM2Core.errors import OFLSAM2Error
 _OF_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 _LONGEST = 120
 
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "can't start new thread",
+    "cannot allocate memory",
+    "std::bad_alloc",
+)
 
 
 def failure_of(error: BaseException, log_file: Path | None = None) -> dict[str, str]:

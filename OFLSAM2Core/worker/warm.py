@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -134,4 +135,4 @@ def _file_key(path: Path) -> Hashable:
             f"The learned task '{path}' cannot be read: {error.strerror}.",
             "Give the path of an .oflsam2 file on the worker's machine.",
         ) from error
-    return (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    return (os.path.realpath(path), stat.st_size, stat.st_mtime_ns)

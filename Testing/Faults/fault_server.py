@@ -6,19 +6,23 @@ Requests come as lines of JSON on standard input, answers go as lines to standar
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import signal
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 from fault import Ended, Fault
 
+import OFLSAM2Core
 import OFLSAM2Core.methods as methods
 
 FOLDER = Path(__file__).resolve().parent
@@ -49,8 +53,13 @@ def add_method() -> None:
 
 
 def import_all() -> None:
-    """Everything that a run needs, once."""
-    import torch  # noqa: F401
+    """Everything that a run may need, once."""
+    for module in pkgutil.walk_packages(OFLSAM2Core.__path__, "OFLSAM2Core."):
+        if "__main__" not in module.name:
+            with suppress(ImportError):
+                importlib.import_module(module.name)
+    for name in ("torch", "pydicom", "scipy.ndimage", "nibabel", "PIL.PngImagePlugin"):
+        importlib.import_module(name)
 
 
 def run(words: list[str], folder: Path, fault: Fault, limit_s: float) -> Ended:

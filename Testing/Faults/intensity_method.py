@@ -45,7 +45,7 @@ class LearnOptions(Options):
 
 @dataclass(frozen=True)
 class SegmentOptions(Options):
-    wait: float = option(0.0, "Seconds that a slice takes.", low=0)
+    wait: float = option(0.0, "Seconds that a slice takes.", low=0, high=100)
 
 
 class NearestIntensity:
