@@ -42,8 +42,7 @@ class LabelTable:
             ) from error
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"The label table '{path}' is not JSON nor another known table: "
-                f"{_told_by(error)}.",
+                f"The label table '{path}' is not JSON nor another known table: {_told_by(error)}.",
                 _FORM,
             ) from error
         return cls.from_json(data, str(path))
