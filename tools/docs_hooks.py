@@ -27,6 +27,7 @@ from import_graph import CORE, LAYERS, modules  # noqa: E402
 PAGES = [
     ("Start", "index.md"),
     ("Slicer tutorial", "slicer-tutorial.md"),
+    ("Files", "files.md"),
     ("Accuracy", "accuracy.md"),
     ("Architecture", "architecture.md"),
     ("Policy", "policy.md"),

@@ -23,8 +23,9 @@ def add_support_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         type=Path,
-        metavar="JSON",
-        help='what label values mean: {"1": "name", ...}; not needed for .seg.nrrd files',
+        metavar="FILE",
+        help='what label values mean: JSON {"1": "name", ...}, or a label file of ITK-SNAP, '
+        "Slicer, FreeSurfer, nnU-Net or BIDS; not needed for .seg.nrrd files",
     )
     add_allow_missing_option(parser)
 

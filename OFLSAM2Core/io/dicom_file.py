@@ -87,9 +87,15 @@ class DicomFile:
         return self.sop_class == STRUCTURE_SET
 
     @property
+    def is_directory(self) -> bool:
+        """A DICOMDIR: the table of contents of a disc."""
+        meta = getattr(self.header, "file_meta", None)
+        return meta is not None and text_of(meta, "MediaStorageSOPClassUID") == _DIRECTORY
+
+    @property
     def is_image(self) -> bool:
         """Whether it should have pixels that are a picture, be they there or not."""
-        if self.is_segmentation or self.is_structure_set or self.sop_class == _DIRECTORY:
+        if self.is_segmentation or self.is_structure_set or self.is_directory:
             return False
         if self.pixel_start is not None or "Rows" in self.header:
             return True

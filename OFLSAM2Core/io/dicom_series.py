@@ -72,7 +72,10 @@ def ordered_frames(path: Path, series: str | None = None) -> list[Frame]:
 
 def _files_of(path: Path, series: str | None) -> list[DicomFile]:
     if path.is_file():
-        return _series_of(path)
+        file = read_dicom_file(path)
+        if not file.is_directory:
+            return _series_of(path, file)
+        path = path.parent
     files = dicom_files(path)
     pictures = images_by_series(files)
     if not pictures:
@@ -89,9 +92,8 @@ def _files_of(path: Path, series: str | None) -> list[DicomFile]:
     return choose_series(path, pictures, series)
 
 
-def _series_of(path: Path) -> list[DicomFile]:
+def _series_of(path: Path, file: DicomFile) -> list[DicomFile]:
     """The series that a file is a slice of; a file of several frames is one by itself."""
-    file = read_dicom_file(path)
     if file.is_segmentation or file.is_structure_set:
         what = "a DICOM segmentation (SEG)" if file.is_segmentation else "contours (RTSTRUCT)"
         raise InputError(f"'{path}' is {what}, not an image.", "Give it as labels of its image.")

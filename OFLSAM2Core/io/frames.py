@@ -79,7 +79,10 @@ def read_picture(path: Path) -> Volume:
     with _opened(path) as picture:
         pages = getattr(picture, "n_frames", 1)
         if picture.mode not in ("L", "1", "I", "F") and not picture.mode.startswith("I;16"):
-            return Volume(_picture(path, "RGB")[np.newaxis], name=path.stem, source=path)
+            colour = _picture(path, "RGB")
+            if (colour == colour[..., :1]).all():  # Grey, stored three times.
+                return Volume(colour[np.newaxis, ..., 0], LPS_TO_RAS, path.stem, path)
+            return Volume(colour[np.newaxis], name=path.stem, source=path)
         slices = []
         for page in range(pages):
             picture.seek(page)

@@ -69,6 +69,11 @@ def kind_of(path: Path) -> str:
         raise damaged(path, error) from error
     if plain[128:132] == b"DICM":
         return "dicom"
+    if plain[:2] in (b"\x08\x00", b"\x02\x00"):  # as old scanners wrote it, without a preamble
+        from OFLSAM2Core.io.dicom_file import is_dicom
+
+        if is_dicom(path):
+            return "dicom"
     if plain[:4] == b"PK\x03\x04":
         return "zip"
     if plain[:8] == b"\x89PNG\r\n\x1a\n" or plain[:3] == b"\xff\xd8\xff":

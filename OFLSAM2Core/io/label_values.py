@@ -67,12 +67,12 @@ def _whole_numbers(path: str | Path, values: npt.NDArray) -> npt.NDArray:
     if values.dtype.kind != "f":
         return values
     nan, off = 0, 0.0
-    result = np.empty(values.shape, np.int64)
+    result = np.empty(values.shape, np.int32)
     for plane, own in zip(values, result, strict=True):
         missing = np.isnan(plane)
         nan += int(np.count_nonzero(missing))
         plane = np.where(missing, 0, plane)
-        if np.abs(plane).max(initial=0) > 2**31:  # also infinite
+        if np.abs(plane).max(initial=0) >= 2**31:  # also infinite
             off = np.inf
             break
         own[:] = np.rint(plane)

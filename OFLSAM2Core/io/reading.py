@@ -22,6 +22,7 @@ from OFLSAM2Core.io.finite_voxels import replace_not_finite
 from OFLSAM2Core.io.frames import PICTURE_EXTENSIONS, frame_files, read_frames, read_picture
 from OFLSAM2Core.io.image_files import IMAGE_EXTENSIONS, kind_of, read_image
 from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.mask_folder import mask_files
 from OFLSAM2Core.io.seg_nrrd import write_segmentation
 from OFLSAM2Core.io.segmentation_io import read_segmentation
 from OFLSAM2Core.io.unforeseen import in_words
@@ -51,7 +52,7 @@ def read_volume(path: str | Path, *, channel: int | None = None) -> Volume:
     path = Path(path)
     file, series = _split(path)
     if os.path.isdir(file):  # False also for names that no file can have
-        volume = _read_folder(file, series)
+        volume = _read_folder(file, series, channel)
     else:
         kind = kind_of(file)
         if kind == "zip":
@@ -107,7 +108,7 @@ def _split(path: Path) -> tuple[Path, str | None]:
     return split_series(path)
 
 
-def _read_folder(folder: Path, series: str | None) -> Volume:
+def _read_folder(folder: Path, series: str | None, channel: int | None) -> Volume:
     from OFLSAM2Core.io.dicom_folder import has_dicom
 
     # A DICOM folder may hold a preview picture besides.
@@ -115,6 +116,10 @@ def _read_folder(folder: Path, series: str | None) -> Volume:
         return _read_dicom(folder, series)
     if frame_files(folder):
         return read_frames(folder)
+    files = mask_files(folder)
+    if len(files) == 1:
+        array, header = read_image(files[0], channel=channel)
+        return Volume(array, header.affine, nifti_forms=header.forms)
     raise InputError(
         f"The folder '{folder}' has neither DICOM files nor JPEG or PNG frames.",
         "Give a folder with one of these, or an image file.",

@@ -85,4 +85,15 @@ def _write_on_grid(path: str | Path, array: npt.NDArray, volume: Volume) -> None
 
             write_nifti(temporary, array, volume)
         else:
-            sitk.WriteImage(image_of(array, volume.affine), str(temporary), useCompression=True)
+            _write_by_sitk(image_of(array, volume.affine), temporary)
+
+
+def _write_by_sitk(image: sitk.Image, path: Path) -> None:
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except UnicodeEncodeError as error:  # It takes no name that is not UTF-8.
+        raise InputError(
+            f"The folder '{path.parent}' has a name that is not UTF-8, which this format's writer "
+            "does not take.",
+            "Write a .nii.gz or .seg.nrrd file, or choose another folder.",
+        ) from error
