@@ -47,6 +47,11 @@ class WorkerLink:
     def pid(self) -> int | None:
         return self._client.pid if self._client is not None else None
 
+    @property
+    def shares_memory(self) -> bool | None:
+        """Whether images and slices go through shared memory; None as long as that is not known."""
+        return self._client.shares_memory if self._client is not None else None
+
     def use(self, command: WorkerCommand) -> None:
         """Use another command from the next request on; the old worker is ended."""
         if command != self._command:
