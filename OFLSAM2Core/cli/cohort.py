@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ from OFLSAM2Core.cohort.status import counts, problem_lines, status_lines
 from OFLSAM2Core.cohort.task_segmenter import TaskSegmenter, sha256_of
 from OFLSAM2Core.cohort.workers import ThisProcess, Workers
 from OFLSAM2Core.data.results import Progress
-from OFLSAM2Core.errors import InputError, OFLSAM2Error
+from OFLSAM2Core.errors import InputError, OFLSAM2Error, ResourceError
 from OFLSAM2Core.learned_task import SUFFIX
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     outputs.add_argument("--out", type=Path, metavar="DIR", help="the cohort's folder")
     outputs.add_argument(
         "--layout", choices=LAYOUTS, default="flat", help="flat, or BIDS derivatives"
+    )
+    outputs.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="a DICOM SEG besides, of every case that came as DICOM",
     )
     outputs.add_argument(
         "--resume",
@@ -129,6 +135,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "A cohort needs --out DIR, and --task TASK or --support IMAGE=LABELS.",
             "Try: oflsam2 cohort --help",
+        )
+    if args.dicom_seg and find_spec("highdicom") is None:
+        raise ResourceError(
+            "--dicom-seg needs the package highdicom, which is not installed.",
+            'Install it (pip install "oflsam2[dicom]"), or leave --dicom-seg out.',
         )
     bars = ProgressBars(args.quiet)
     out = args.out.absolute()
@@ -187,7 +198,9 @@ def _run(
     if found.left_out:
         path, why = found.left_out[0]
         bars.say(f"Left out: {len(found.left_out)} that are no cases, as '{path}' ({why}).")
-    settings = RunSettings(out, mark, segmenter, layout_named(args.layout), args.doubtful_below)
+    settings = RunSettings(
+        out, mark, segmenter, layout_named(args.layout), args.doubtful_below, args.dicom_seg
+    )
     workers = call_in_background(lambda report: _workers(args, list(cases), bars), bars)
 
     def on_case(ended: CaseEnded) -> None:
@@ -224,7 +237,8 @@ def _segmenter(
     from OFLSAM2Core.learned_task import LearnedTask
 
     before = manifest.content.identity
-    identity: dict[str, Any] = {"layout": args.layout}
+    with_seg = " with DICOM SEG" if args.dicom_seg else ""
+    identity: dict[str, Any] = {"layout": f"{args.layout}{with_seg}"}
     path = args.task
     if path is None:
         path = out / cohort_folder.TASK

@@ -50,6 +50,13 @@ _DATATYPES = ("anat", "pet", "perf", "func", "dwi", "fmap", "micr")
 class BidsLayout:
     """sub-X/[ses-Y/]anat/sub-X_[...]_desc-oflsam2_dseg.nii.gz with its .tsv and .json."""
 
+    def stem(self, case: CaseInput) -> str:
+        """Without ".nii.gz"."""
+        entities = entities_of(case)
+        folders = [f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities]
+        name = "_".join(f"{key}-{value}" for key, value in entities.items())
+        return "/".join([*folders, _datatype(case), f"{name}_desc-oflsam2_dseg"])
+
     def write(
         self,
         folder: Path,
@@ -60,17 +67,12 @@ class BidsLayout:
         structures: tuple[Structure, ...],
     ) -> None:
         """Write the four files."""
-        entities = entities_of(case)
-        place = folder / f"sub-{entities['sub']}"
-        if "ses" in entities:
-            place /= f"ses-{entities['ses']}"
-        place /= _datatype(case)
-        place.mkdir(parents=True, exist_ok=True)
-        stem = "_".join(f"{key}-{value}" for key, value in entities.items()) + "_desc-oflsam2"
-        write_labelmap(place / f"{stem}_dseg.nii.gz", labels, volume)
-        write_confidence(place / f"{stem}_confidence.nii.gz", confidence, volume)
-        write_text(place / f"{stem}_dseg.tsv", _lookup_table(structures))
-        write_text(place / f"{stem}_dseg.json", _json(_sidecar(case)))
+        stem = str(folder / self.stem(case))
+        Path(stem).parent.mkdir(parents=True, exist_ok=True)
+        write_labelmap(f"{stem}.nii.gz", labels, volume)
+        write_confidence(f"{stem.removesuffix('_dseg')}_confidence.nii.gz", confidence, volume)
+        write_text(Path(f"{stem}.tsv"), _lookup_table(structures))
+        write_text(Path(f"{stem}.json"), _json(_sidecar(case)))
 
 
 def entities_of(case: CaseInput) -> dict[str, str]:
@@ -126,7 +128,15 @@ def write_dataset_files(folder: Path, structures: tuple[Structure, ...]) -> None
         "255 times the probability of the label shown. `report.html` shows all cases, the least\n"
         "sure first; `manifest.jsonl` records how each was made.\n",
     )
-    ignored = ["*_confidence.nii.gz", FILE_NAME, "manifest.damaged-*.jsonl", REPORT, TASK, PREVIEWS]
+    ignored = [
+        "*_confidence.nii.gz",
+        "*_dseg.dcm",
+        FILE_NAME,
+        "manifest.damaged-*.jsonl",
+        REPORT,
+        TASK,
+        PREVIEWS,
+    ]
     write_text(folder / ".bidsignore", "\n".join(ignored) + "\n")
 
 

@@ -27,6 +27,7 @@ from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import Cancelled, InputError, OFLSAM2Error
+from OFLSAM2Core.io.dicom_seg_writing import check_dicom_seg, write_dicom_seg
 from OFLSAM2Core.io.reading import check_writable, read_volume
 from OFLSAM2Core.runtime.memory_check import check_memory
 from OFLSAM2Core.runtime.peak_memory import PeakMemory
@@ -57,7 +58,8 @@ class RunSettings:
     """What all cases of a run share.
 
     folder: of the cohort, at the same path for every worker. mark: of `start_run`.
-    doubtful_below: confidence of a case below which it is doubtful.
+    doubtful_below: confidence of a case below which it is doubtful. dicom_seg: whether a case that
+    came as DICOM gets a DICOM SEG, too.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class RunSettings:
     segmenter: SegmenterSource
     layout: Layout
     doubtful_below: float
+    dicom_seg: bool = False
 
 
 def prepare_process(settings: RunSettings) -> str:
@@ -160,6 +163,9 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
         settings.layout.write(
             staging, case, volume, outcome.labels, outcome.confidence, segmenter.structures
         )
+        if settings.dicom_seg and _is_dicom(volume):
+            path = staging / f"{settings.layout.stem(case)}.dcm"
+            write_dicom_seg(path, outcome.labels, volume, segmenter.structures)
         write_preview(staging, case.name, outcome, segmenter.structures)
         outputs = written_files(staging)
         check_still_wanted(settings.folder, settings.mark)
@@ -170,6 +176,15 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
         "input": source.to_json(),
         "outputs": outputs,
     }
+
+
+def _is_dicom(volume: Volume) -> bool:
+    """Raises ResourceError where highdicom is not installed."""
+    try:
+        check_dicom_seg(volume)
+    except InputError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=1)

@@ -15,8 +15,8 @@ from OFLSAM2Core.errors import InputError, ResourceError
 if TYPE_CHECKING:
     from distributed import Worker
 
-LOCAL_PATIENCE_S = 120.0
-"""A worker of this computer starts in seconds; where none comes back, none will."""
+LOCAL_PATIENCE_S = 300.0
+"""A worker of this computer starts in seconds, on a busy one in a minute or two."""
 
 
 def local_workers(

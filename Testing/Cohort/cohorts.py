@@ -49,6 +49,19 @@ def write_cases(folder: Path, *names: str, size: int = 16) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """As a disk that is nearly full; POSIX only."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @dataclass
 class Ended:
     """How a command ended and what it said."""

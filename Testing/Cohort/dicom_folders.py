@@ -35,6 +35,8 @@ def write_series(
         data.SeriesInstanceUID, data.StudyInstanceUID = uid, "1.2.3"
         data.FrameOfReferenceUID = "1.2.3.4"
         data.PatientID, data.PatientName = "nobody", "No^Body"
+        data.PatientBirthDate = data.PatientSex = data.StudyID = data.AccessionNumber = ""
+        data.StudyDate = data.StudyTime = data.ReferringPhysicianName = ""
         data.Modality, data.ImageType = modality, ["ORIGINAL", "PRIMARY", image_type]
         if number is not None:
             data.SeriesNumber = number

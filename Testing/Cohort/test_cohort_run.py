@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import time
 from pathlib import Path
 
+import highdicom
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from cohorts import Ended, Toy, ball, write_cases, write_image
+from cohorts import Ended, Toy, ball, no_file_larger_than, write_cases, write_image
 from dicom_folders import write_series
 
 from OFLSAM2Core.cohort.manifest import FILE_NAME, read_manifest
@@ -234,6 +234,7 @@ def test_a_run_that_was_ended_goes_on_where_it_stopped(
     assert not (out / ".unfinished").exists()
 
 
+@posix
 def test_a_disk_that_takes_no_more_fails_cases_and_resuming_does_them(
     toy: Toy, tmp_path: Path
 ) -> None:
@@ -241,12 +242,8 @@ def test_a_disk_that_takes_no_more_fails_cases_and_resuming_does_them(
     noise = np.random.default_rng(0).integers(-300, 300, (48, 48, 48))
     write_image(cases / "large.nii.gz", noise.astype(np.int16))
     out = tmp_path / "out"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, before[1]))
-    try:
+    with no_file_larger_than(15_000):
         limited = toy.cohort_here(cases, out)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert limited.returncode == 3, limited.stderr
     assert states(out) == {"large": "failed", "small": "done"}
     assert "could not be written" in read_manifest(out).cases["large"].reason
@@ -256,19 +253,16 @@ def test_a_disk_that_takes_no_more_fails_cases_and_resuming_does_them(
     assert toy.begun() == {"small": 1, "large": 2}
 
 
+@posix
 def test_a_manifest_that_cannot_be_written_on_ends_the_run_and_keeps_what_it_says(
     toy: Toy, tmp_path: Path
 ) -> None:
     cases, out = write_cases(tmp_path / "in", *"abcdefgh"), tmp_path / "out"
     assert toy.cohort_here(cases, out, "--limit", 2).returncode == 0
     size = (out / FILE_NAME).stat().st_size
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Room for the events with which the run begins, and not for those of all its cases.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * size, before[1]))
-    try:
+    with no_file_larger_than(2 * size):
         limited = toy.cohort_here(cases, out, "--resume")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert limited.returncode == 2 and "manifest" in limited.stderr, limited
     assert not read_manifest(out).damaged and not read_manifest(out).torn
     assert toy.cohort_here(cases, out, "--resume").returncode == 0
@@ -285,6 +279,30 @@ def test_dicom_series_and_frames_are_cases_like_others(toy: Toy, tmp_path: Path)
     assert states(out) == {"study_s1": "done", "study_s2": "done"}
     assert len(list(out.glob("sub-*/anat/*_dseg.nii.gz"))) == 2
     assert (out / "dataset_description.json").exists()
+
+
+@pytest.mark.parametrize(("layout", "seg"), [("flat", "study_s1.dcm"), ("bids", "*/*/*_dseg.dcm")])
+def test_a_dicom_seg_of_what_came_as_dicom_is_read_back_by_another_reader(
+    toy: Toy, tmp_path: Path, layout: str, seg: str
+) -> None:
+    write_series(tmp_path / "in" / "study", "1.2.826.101", 1, slices=16)
+    write_series(tmp_path / "in" / "study", "1.2.826.102", 2, slices=16)
+    write_cases(tmp_path / "in", "nifti")
+    out = tmp_path / "out"
+    done = toy.cohort_here(tmp_path / "in", out, "--dicom-seg", "--layout", layout)
+    assert done.returncode == 0, done
+    files = sorted(out.glob(seg.replace("study_s1", "*")))
+    assert len(files) == 2
+    read = highdicom.seg.segread(files[0])
+    assert read.segment_numbers == range(1, 2)
+    uids = read.get_source_image_uids()
+    assert {series for _, series, _ in uids} <= {"1.2.826.101", "1.2.826.102"}
+    instances = [f"{uids[0][1]}.{number}" for number in range(1, 17)]
+    pixels = read.get_pixels_by_source_instance(
+        instances, combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    np.testing.assert_array_equal(pixels > 0, ball() > 100)
+    assert "dicom" not in str(read_manifest(out).cases["nifti"].details["outputs"])
 
 
 def test_what_is_missing_on_the_command_line_is_said(toy: Toy, tmp_path: Path) -> None:
