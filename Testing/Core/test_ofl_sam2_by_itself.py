@@ -15,9 +15,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
+from toy_mask_backbone import ToyMaskBackbone
 
-from OFLSAM2Core.backbones.base import Memory
+from OFLSAM2Core.backbones.base import Backbone, Memory
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.data.overlap import dice
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import TaskError
@@ -51,7 +53,7 @@ def backbone() -> Sam2Backbone:
     return Sam2Backbone.random(seed=3, image_size=128)
 
 
-def _context(backbone: Sam2Backbone, seed: int = 0) -> Context:
+def _context(backbone: Backbone, seed: int = 0) -> Context:
     return Context(backbone, backbone.device, seed, lambda progress: None)
 
 
@@ -86,7 +88,7 @@ QUICK = {"training_steps": 6, "augmentation_factor": 1, "kernel": 1}
 
 
 def _learn(
-    backbone: Sam2Backbone, cases: list[SupportCase], seed: int = 0, **values: Any
+    backbone: Backbone, cases: list[SupportCase], seed: int = 0, **values: Any
 ) -> LearnedTask:
     options = OflSam2.LearnOptions.from_values({**QUICK, **values})
     state = OflSam2().learn(_context(backbone, seed), cases, options)
@@ -99,7 +101,7 @@ def task(backbone: Sam2Backbone) -> LearnedTask:
 
 
 def _segment(
-    backbone: Sam2Backbone, volume: Volume, task: LearnedTask, **values: Any
+    backbone: Backbone, volume: Volume, task: LearnedTask, **values: Any
 ) -> npt.NDArray[np.uint8]:
     """Labels and confidence, (2, K, J, I); 255 where no slice has arrived."""
     options = OflSam2.SegmentOptions.from_values(values)
@@ -369,3 +371,18 @@ def test_a_state_of_another_version_or_without_a_part_is_refused(
 def test_one_case_teaches_too(backbone: Sam2Backbone) -> None:
     task = _learn(backbone, [_case(0, slices=14)])
     assert set(np.unique(_segment(backbone, _case(1).volume, task)[0])) <= {0, 1, 4}
+
+
+# On a backbone whose memory features are masks
+
+
+def test_two_cases_teach_a_third_on_a_backbone_of_litemedsams_kind() -> None:
+    backbone = ToyMaskBackbone()
+    cases = [_case(number) for number in (0, 1, 3)]
+    task = _learn(backbone, cases, training_steps=60, learning_rate=1e-2)
+    truth = _case(2)
+    for values in ({}, {"mapping_branch": False}):
+        labels, _ = _segment(backbone, truth.volume, task, **values)
+        for structure in STRUCTURES:
+            own = dice(labels == structure.label, truth.labels == structure.label)
+            assert own > 0.65, (values, structure.name, own)

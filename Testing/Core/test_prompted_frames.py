@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+from toy_mask_backbone import ToyMaskBackbone
 
-from OFLSAM2Core.backbones.base import Memory
+from OFLSAM2Core.backbones.base import ImageFeatures, Memory
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.backbones.sam2_config import CONFIGS, build_sam2
 from OFLSAM2Core.data.structures import Structure
@@ -184,6 +185,37 @@ def test_each_method_learns_without_training_and_segments_every_slice(
             found[1][result.index_expression] = result.confidence
     assert np.array_equal(found, before)
     assert set(np.unique(found[0])) <= {0, 1, 4}
+
+
+def test_where_memory_is_a_mask_a_frame_reads_the_prompt_that_looks_like_it() -> None:
+    backbone = ToyMaskBackbone()
+    generator = torch.Generator().manual_seed(0)
+    side = backbone.image_size
+    grey = interpolate(torch.rand(2, 1, 8, 8, generator=generator), (side, side), mode="bilinear")
+    masks = (grey > 0.6).float()
+    embeddings = backbone.encode(grey.repeat(1, 3, 1, 1)).embedding
+    means, spread = embeddings.mean(dim=(0, 2, 3)), embeddings.std(dim=(0, 2, 3))
+    standardized = (embeddings - means.view(1, -1, 1, 1)) / spread.view(1, -1, 1, 1)
+    features = [ImageFeatures(each[None], standardised=each[None]) for each in standardized]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        frames = PromptedFrames(backbone, backbone.new_attention().eval())
+    prompts = [(n - 2, backbone.remember(features[n], masks[n][None])) for n in range(2)]
+    for own, other in ((0, 1), (1, 0)):
+        found = frames.predict(0, features[own], prompts, remember=False)[0] > 0.5
+        right = (found == (masks[own, 0] > 0.5)).float().mean()
+        wrong = (found == (masks[other, 0] > 0.5)).float().mean()
+        assert right > 0.9 and right > wrong + 0.2
+
+
+@pytest.mark.parametrize("name", ["sam2-mask-prompt", "fs-medsam2", "fate-sam2"])
+def test_each_method_works_on_a_backbone_of_litemedsams_kind(name: str) -> None:
+    session = FewShotSession(ToyMaskBackbone(), method=name)
+    task = session.learn([_case(0), _case(1)])
+    labels = np.full(_case(2).labels.shape, 255, np.uint8)
+    for result in session.segment(_case(2).volume, task):
+        labels[result.index_expression] = result.labels
+    assert set(np.unique(labels)) == {0, 1, 4}
 
 
 # Which slices are prompted, and in which order
