@@ -39,6 +39,7 @@ if (_core_folder / "OFLSAM2Core" / "errors.py").is_file() and str(_core_folder) 
 
 from OFLSAM2SlicerLib.cases import SupportPair  # noqa: E402
 from OFLSAM2SlicerLib.controller import Controller  # noqa: E402
+from OFLSAM2SlicerLib.effect_registration import register_effect  # noqa: E402
 from OFLSAM2SlicerLib.method_options import checked_options  # noqa: E402
 from OFLSAM2SlicerLib.sample_data import register_sample_data  # noqa: E402
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class  # noqa: E402
@@ -84,6 +85,8 @@ class OFLSAM2Slicer(ScriptedLoadableModule):
             "SlicerNNUnet, SlicerNNInteractive and SlicerMultiverSeg."
         )
         slicer.app.connect("startupCompleted()", register_sample_data)
+        if not slicer.app.commandOptions().noMainWindow:
+            slicer.app.connect("startupCompleted()", register_effect)
 
 
 @parameterNodeWrapper
@@ -378,6 +381,15 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             allow_missing=self._parameterNode.allowMissing,
             weights=self.modelPart.weights_of(backbone) if backbone else "",
         )
+
+    def effectSettings(self) -> RunSettings:
+        """For the Segment Editor's effect, which uses the learned task. Raises InputError."""
+        assert self.logic is not None
+        self.logic.useWorker(self.taskPart.worker_command)
+        learned = self.logic.controller.learned
+        backbone = learned.backbone if learned is not None else ""
+        weights = self.modelPart.weights_of(backbone) if backbone else ""
+        return RunSettings(backbone=backbone, device=self._parameterNode.device, weights=weights)
 
     def startRun(self) -> None:
         assert self.logic is not None

@@ -75,8 +75,9 @@ class Presenter:
         self._stage_began = 0.0
         self._last_redraw = float("-inf")
         self._corrections: Corrections | None = None
-        # The worker's process and the request whose volume it keeps for corrections.
-        self._kept: tuple[int | None, int] | None = None
+        # Whose volume the worker keeps for corrections: of the run on this scene, in this process
+        # of the worker, by this request.
+        self._kept: tuple[Scene, int | None, int] | None = None
 
     @property
     def status(self) -> Status:
@@ -268,11 +269,12 @@ class Presenter:
         assert self._learned is not None
         volume, content = self._scene.volume(self._frame), self._learned.content
         fields = self._settings.for_segmenting()
-        keep = self._scene.frame_count == 1  # for corrections
+        scene, keep = self._scene, self._scene.frame_count == 1  # for corrections
 
         def send(client: WorkerClient) -> int:
             number = client.segment(volume, task=content, keep=keep, **fields)
-            self._kept = (client.pid, number) if keep else None
+            if keep:
+                self._kept = (scene, client.pid, number)
             return number
 
         self._request(send, self._on_segmenting)
@@ -318,16 +320,16 @@ class Presenter:
         assert self._learned is not None and self._corrections is not None
         corrections, self._corrections = self._corrections, None
         volume, content = self._scene.volume(0), self._learned.content
-        fields = self._settings.for_segmenting()
+        scene, fields = self._scene, self._settings.for_segmenting()
 
         def send(client: WorkerClient) -> int:
-            if self._kept is not None and self._kept[0] == client.pid:
-                return client.correct(corrections, self._kept[1], return_task=True)
+            if self._kept is not None and self._kept[:2] == (scene, client.pid):
+                return client.correct(corrections, self._kept[2], return_task=True)
             described, arrays = payloads.volume_to(volume)
             arrays.update(payloads.corrections_to(corrections))
             arrays["task"] = content
             number = client.request("correct", {**fields, **described, "return_task": True}, arrays)
-            self._kept = (client.pid, number)
+            self._kept = (scene, client.pid, number)
             return number
 
         self._set(stage="Learning from the corrections")

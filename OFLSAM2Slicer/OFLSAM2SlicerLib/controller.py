@@ -14,7 +14,7 @@ import numpy as np
 import slicer
 
 from OFLSAM2Core.app.presenter import WORK_A_TICK_S, Presenter, learned_from
-from OFLSAM2Core.app.run_request import Learned, RunSettings
+from OFLSAM2Core.app.run_request import Learned, RunSettings, Scene
 from OFLSAM2Core.app.states import Status
 from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.data.structures import Structure
@@ -122,6 +122,15 @@ class Controller:
         self.presenter.start(run, settings, learned)
         self.wake()
         return segmentation
+
+    def predict(self, scene: Scene, settings: RunSettings, learned: Learned) -> None:
+        """Start a run that writes elsewhere than into a result to be reviewed.
+
+        Raises InputError where the worker is busy.
+        """
+        self._check_free()
+        self.presenter.start(scene, settings, learned)
+        self.wake()
 
     def learn(
         self,

@@ -43,18 +43,9 @@ def structures_of_segmentation(segmentation_node: Any) -> list[tuple[str, Struct
     found = []
     for position in range(segmentation.GetNumberOfSegments()):
         segment_id = segmentation.GetNthSegmentID(position)
-        segment = segmentation.GetSegment(segment_id)
-        color = segment.GetColor()
+        structure = structure_of(segmentation.GetSegment(segment_id), position + 1)
         found.append(
-            (
-                segment_id,
-                Structure(
-                    name=segment.GetName() or segment_id,
-                    label=position + 1,
-                    color=(color[0], color[1], color[2]),
-                    terminology=tag_of(segment, segment.GetTerminologyEntryTagName()) or "",
-                ),
-            )
+            (segment_id, structure if structure.name else replace(structure, name=segment_id))
         )
     if len(found) > MAX_STRUCTURES:
         raise InputError(
@@ -62,6 +53,17 @@ def structures_of_segmentation(segmentation_node: Any) -> list[tuple[str, Struct
             f"At most {MAX_STRUCTURES} can be used: remove those that are not needed.",
         )
     return found
+
+
+def structure_of(segment: Any, label: int = 1) -> Structure:
+    """What Slicer knows of a segment."""
+    color = segment.GetColor()
+    return Structure(
+        name=segment.GetName() or "",
+        label=label,
+        color=(color[0], color[1], color[2]),
+        terminology=tag_of(segment, segment.GetTerminologyEntryTagName()) or "",
+    )
 
 
 def structures_of_labelmap(labelmap_node: Any) -> list[tuple[int, Structure]]:

@@ -2,8 +2,8 @@
 
 With the environment variable SLICER_SOURCE, the folder of a checkout of Slicer, the Python layer of
 that Slicer is used as it is (`Base/Python/slicer`: parameter node wrapper, scripted modules, i18n,
-util, packaging; and the module Sample Data). Then only what has no Python source is a double: Qt as
-PythonQt shows it, CTK and MRML widgets, the application.
+util, packaging; the module Sample Data; the base class of effects). Then only what has no Python
+source is a double: Qt as PythonQt shows it, CTK and MRML widgets, the application.
 
 What it does as Slicer does, because code depends on it:
  - Qt as PythonQt shows it: properties are attributes (`button.enabled = False`, `box.text`), and
@@ -54,6 +54,7 @@ import slicer.util  # noqa: E402
 from slicer_double import (  # noqa: E402
     application,
     ctk,
+    effects,
     parameter_node,
     qt,
     sample_data,
@@ -64,8 +65,7 @@ from slicer_double import (  # noqa: E402
 
 def install() -> None:
     """Make `import qt, ctk, slicer.ScriptedLoadableModule, ...` give what there is."""
-    sys.modules["qt"] = qt
-    sys.modules["ctk"] = ctk
+    sys.modules["qt"], sys.modules["ctk"] = qt, ctk
     for name in dir(widgets):
         if name.startswith("qMRML"):
             setattr(slicer, name, getattr(widgets, name))
@@ -86,6 +86,7 @@ def install() -> None:
         sys.modules["SampleData"] = sample_data
     for name in replaced:
         setattr(slicer.util, name, getattr(application, name))
+    effects.install(Path(SOURCE).resolve() if SOURCE else None)
     # By these two names Slicer 5.10 and 5.12 run pip.
     slicer.util._executePythonModule = application.executePythonModule
     slicer.util.executePythonModule = application.executePythonModule
