@@ -286,7 +286,9 @@ class EpisodicTrainer:
         features = self.slices[beside].features(self.backbone)
         logits = self._predicted[beside][structures].to(self.backbone.device).float()
         masks = _resize(disturbed(logits, rng).sigmoid(), self.backbone.image_size)
-        return [(1, self.backbone.remember(features, masks[:, None]))]
+        # Slices are chosen among a case's, so the next one in the list is not always adjacent.
+        away = abs(self.slices[beside].index - query.index)
+        return [(away, self.backbone.remember(features, masks[:, None]))]
 
 
 def disturbed(logits: Tensor, rng: np.random.Generator) -> Tensor:
