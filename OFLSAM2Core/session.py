@@ -21,6 +21,8 @@ from OFLSAM2Core.methods.base import Context, Method
 from OFLSAM2Core.methods.changed_options import ChangedOptions
 from OFLSAM2Core.open_volume import OpenVolume
 from OFLSAM2Core.preprocessing.intensity_comparison import compare_with_support, support_ranges
+from OFLSAM2Core.runtime.memory_check import require_memory
+from OFLSAM2Core.runtime.memory_estimate import BASE_BYTES, bytes_to_segment
 from OFLSAM2Core.runtime.timings import Timings
 
 if TYPE_CHECKING:
@@ -157,6 +159,13 @@ class FewShotSession:
         check_volume(volume)
         self._check_kind(volume)
         compare_with_support(volume, task.intensities)
+        if self.method.needs_backbone:  # Others are frugal, and ask by themselves.
+            needed = bytes_to_segment(volume.grid_shape, 0, len(task.structures))
+            require_memory(
+                needed - BASE_BYTES,  # The backbone is loaded.
+                f"Segmenting {len(task.structures)} structures in '{volume.source or volume.name}'",
+                "Close other programs, crop the volume, or learn fewer structures.",
+            )
         settled = self.changes.for_segmenting(task.options, options or {})
         if used is not None:
             used = used.with_precision(task.backbone_precision)

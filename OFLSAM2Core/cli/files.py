@@ -8,15 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from OFLSAM2Core.data.results import Progress, ProgressCallback
-from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.reading import check_writable, read_support_case
-from OFLSAM2Core.runtime.memory_check import check_memory
-
-# Estimates, not measurements: what is needed beyond the volume itself with the default backbone.
-_BASE_BYTES = 1_000_000_000
-_BYTES_PER_VOXEL = 16
+from OFLSAM2Core.io.volume_size import volume_size
+from OFLSAM2Core.runtime.memory_check import require_memory
+from OFLSAM2Core.runtime.memory_estimate import bytes_to_hold, bytes_to_segment
 
 
 def add_support_options(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +56,7 @@ def read_support(
     pairs: Sequence[tuple[Path, Path]], labels: Path | None, report: ProgressCallback
 ) -> list[SupportCase]:
     """Read all pairs. Raises InputError."""
+    check_support(pairs)
     table = LabelTable.read(labels) if labels is not None else None
     cases = []
     for number, (image, segmentation) in enumerate(pairs):
@@ -123,16 +122,30 @@ def output_folder(path: Path, names: Iterable[str], *, overwrite: bool) -> Path:
     return path
 
 
-def check_resources(volume: Volume, outputs: Iterable[Path | None]) -> None:
-    """Before the work starts: enough memory for this volume, and enough disk for its labels.
+def check_resources(image: Path, outputs: Iterable[Path | None]) -> None:
+    """Before anything is read but the header: enough memory for this volume, and enough disk for
+    its labels. With a header that does not tell, reading decides.
 
     outputs: files that will hold this volume's grid. Raises ResourceError or InputError.
     """
-    voxels = volume.grid_shape[0] * volume.grid_shape[1] * volume.grid_shape[2]
+    size = volume_size(image)
+    if size is None:
+        return
     for path in outputs:
         if path is not None:
-            check_writable(path, need_bytes=voxels)
-    needed = _BASE_BYTES + _BYTES_PER_VOXEL * voxels
-    check_memory(
-        needed, f"'{volume.source or volume.name}'", "Close other programs, or crop the volume."
+            check_writable(path, need_bytes=size.voxels)
+    needed = bytes_to_segment(size.shape, size.bytes // max(1, size.voxels), 1)
+    require_memory(
+        max(needed, size.read_bytes), f"'{image}'", "Close other programs, or crop the volume."
+    )
+
+
+def check_support(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """The same for the volumes that are learned from, all of which are held at once."""
+    sizes = [size for image, _ in pairs if (size := volume_size(image)) is not None]
+    held = bytes_to_hold((size.voxels, size.bytes // max(1, size.voxels)) for size in sizes)
+    require_memory(
+        held,
+        f"Learning from {len(pairs)} volumes",
+        "Close other programs, give fewer support cases, or crop them.",
     )

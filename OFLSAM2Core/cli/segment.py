@@ -103,8 +103,9 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     bars = ProgressBars(args.quiet)
+    outputs = (args.out, args.labelmap, args.confidence)
+    call_in_background(lambda report: check_resources(args.image, outputs), bars)
     volume = call_in_background(lambda report: read_volume(args.image), bars)
-    check_resources(volume, (args.out, args.labelmap, args.confidence))
     if args.dicom_seg is not None:
         check_dicom_seg(volume)
     session, task = _session_and_task(args, pairs, bars)

@@ -95,13 +95,9 @@ def _surface_distances(truth: Mask, prediction: Mask, spacing: Spacing) -> tuple
 
 
 def _average_hausdorff(truth: Mask, prediction: Mask, spacing: Spacing) -> float:
-    import SimpleITK as sitk
+    """Mean of the two mean distances from the voxels of one to the other."""
+    from scipy.ndimage import distance_transform_edt
 
-    images = []
-    for mask in (truth, prediction):
-        image = sitk.GetImageFromArray(mask.astype(np.uint8))
-        image.SetSpacing(spacing[::-1])
-        images.append(image)
-    distances = sitk.HausdorffDistanceImageFilter()
-    distances.Execute(*images)
-    return float(distances.GetAverageHausdorffDistance())
+    there = distance_transform_edt(~prediction, sampling=spacing)[truth].mean()
+    back = distance_transform_edt(~truth, sampling=spacing)[prediction].mean()
+    return float(there + back) / 2

@@ -32,7 +32,10 @@ class Programs:
     def __exit__(self, *error: object) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait(timeout=10)
+        try:
+            self._server.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
 
     def run(
         self, *words: object, folder: Path, fault: Fault | None = None, limit_s: float = 60

@@ -96,7 +96,9 @@ def test_a_disk_that_is_full_after_so_many_bytes(
 ) -> None:
     for words in (segment(data, task), ["learn", *support(data), "--out", "x.oflsam2", *METHOD]):
         ended = programs.run(*words, folder=tmp_path, fault=Fault(file_size=size or 1))
-        said_in_words(ended)
+        if size >= 1000:  # Here stderr is a file as well, which holds no message then.
+            said_in_words(ended)
+        assert ended.code in (0, 2) and not ended.hung and ended.temporary == []
         readable(tmp_path)
         if size <= 300:
             assert ended.code == 2
