@@ -129,7 +129,7 @@ def read_dicom_file(path: Path) -> DicomFile:
     try:
         with _quiet(), open(path, "rb") as file:
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            found = _pixels(file, header)
+            found = _pixels(path, file, header)
     except InputError:
         raise
     except Exception as error:  # of many kinds: the parser checks little
@@ -196,11 +196,11 @@ def _bad_value(file: DicomFile, keyword: str, told: object) -> InputError:
     )
 
 
-def _pixels(file: BinaryIO, header: Dataset) -> tuple[int | None, int | None, str]:
+def _pixels(path: Path, file: BinaryIO, header: Dataset) -> tuple[int | None, int | None, str]:
     """Where the pixel data's value begins, its length (None: encapsulated), and its real type."""
     meta = getattr(header, "file_meta", None)
     if meta is not None and text_of(meta, "TransferSyntaxUID") in _DEFLATED:
-        raise ValueError("it is deflated, which is not read here")
+        raise unusable(path, "its data set is deflated", "Export it without that.")
     at = file.tell()
     implicit, little = encoding_of(header)
     order = "little" if little else "big"

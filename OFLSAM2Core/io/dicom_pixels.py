@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from pydicom.uid import UID
 
 from OFLSAM2Core.io.dicom_file import DicomFile, encoding_of, number_of, text_of
 from OFLSAM2Core.io.image_header import damaged, unusable
+from OFLSAM2Core.runtime.temporary import temporary_folder
 
 _KEPT = (
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
@@ -126,8 +126,8 @@ def _decompressed(file: DicomFile) -> npt.NDArray:
     copy.StudyInstanceUID, copy.SeriesInstanceUID = "1.2.4", "1.2.5"
     copy.PixelData = whole.PixelData
     copy["PixelData"].is_undefined_length = True
-    with tempfile.TemporaryDirectory(prefix="oflsam2-") as folder:
-        path = Path(folder) / "pixels.dcm"
+    with temporary_folder() as folder:
+        path = folder / "pixels.dcm"
         try:
             _save(copy, path)
             reader = sitk.ImageFileReader()

@@ -110,6 +110,7 @@ def _series_of(path: Path, file: DicomFile) -> list[DicomFile]:
 def _assembled(source: Path, files: list[DicomFile]) -> DicomVolume:
     files = _without_copies(files)
     frames = [frame for file in files for frame in frames_of(file)]
+    _refuse_mosaics(source, frames)
     _check_alike(source, frames)
     rows, columns = frames[0].size
     # Each picture is decoded and scaled in floating point; then the volume is filled.
@@ -161,6 +162,16 @@ def _pixel_bytes(file: DicomFile) -> bytes:
     with open(file.path, "rb") as stream:
         stream.seek(file.pixel_start or 0)
         return stream.read(-1 if file.pixel_bytes is None else file.pixel_bytes)
+
+
+def _refuse_mosaics(source: Path, frames: list[Frame]) -> None:
+    """Siemens packs all slices of a volume side by side into one picture."""
+    for frame in frames:
+        if "MOSAIC" in text_of(frame.file.header, "ImageType").upper():
+            raise InputError(
+                f"{frame.told} in the DICOM series in '{source}' is a mosaic of slices.",
+                "Convert it (by dcm2niix, say) or export its slices one by one.",
+            )
 
 
 def _check_alike(source: Path, frames: list[Frame]) -> None:

@@ -19,6 +19,9 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Cosine of the angle between two axes. Below the first, rounding; from the second on, worth saying.
 _SHEAR_SAID = 0.01
 
+# Millimetres, from microscopes to thick slices. What is far beyond is refused (data/validation.py).
+_SPACINGS = (1e-3, 100.0)
+
 
 @dataclass(frozen=True, eq=False)
 class ImageHeader:
@@ -89,14 +92,22 @@ def check_affine(path: str | Path, affine: npt.NDArray[np.float64]) -> list[str]
     for name, length in zip("ijk", lengths, strict=True):
         if length == 0:
             raise unusable(path, f"its voxels have a spacing of 0 mm along axis {name}", hint)
+    notes = []
+    if lengths.min() < _SPACINGS[0] or lengths.max() > _SPACINGS[1]:
+        notes.append(
+            f"has a spacing of {numbers(lengths)} mm, as hardly a scanner has: is its unit right?"
+        )
     axes = affine[:3, :3] / lengths
     if abs(np.linalg.det(axes)) < 1e-3:
         raise unusable(path, "its axes are not independent of each other", hint)
     cosines = np.abs(axes.T @ axes - np.eye(3))
     if cosines.max() < _SHEAR_SAID:
-        return []
+        return notes
     angle = np.degrees(np.arccos(cosines.max()))
-    return [f"is sheared: two of its axes are at {angle:.1f} degrees. It is used as it is."]
+    return [
+        *notes,
+        f"is sheared: two of its axes are at {angle:.1f} degrees. It is used as it is.",
+    ]
 
 
 def numbers(values: npt.ArrayLike, digits: int = 4) -> str:

@@ -53,7 +53,9 @@ def read_meta_image_header(path: Path) -> ImageHeader:
         if components < 1:
             raise ValueError(f"its header says {components} values in every voxel")
     except KeyError as error:
-        raise damaged(path, f"its header has no or an unknown {error}") from error
+        raise unusable(
+            path, f"its header has no or an unknown {error}", "Export it again, in another way."
+        ) from error
     except ValueError as error:
         raise damaged(path, error) from error
     notes += check_affine(path, affine)

@@ -64,7 +64,7 @@ def read_nifti_header(path: Path) -> ImageHeader:
     try:
         header = kind.from_fileobj(BytesIO(start), endianness=endian, check=False)
         shape = _shape(header)
-        dtype, components = _voxel_type(header)
+        dtype, components = _voxel_type(path, header)
     except (HeaderDataError, WrapStructError, ValueError) as error:
         raise damaged(path, error) from error
     analyze = "sform_code" not in header.structarr.dtype.names
@@ -148,17 +148,19 @@ def _shape(header: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _voxel_type(header: Any) -> tuple[np.dtype, int]:
+def _voxel_type(path: Path, header: Any) -> tuple[np.dtype, int]:
     """The type of a stored number, and how many of them a voxel has (colour)."""
     try:
         dtype = header.get_data_dtype()
-    except KeyError as error:
-        code = int(header["datatype"])
-        raise ValueError(f"its header names no type of voxels (code {code})") from error
+    except KeyError:
+        dtype = np.dtype([])
     if dtype.fields:  # RGB or RGBA
         return np.dtype(np.uint8), len(dtype.fields)
     if dtype.itemsize == 0:
-        raise ValueError(f"its header names no type of voxels (code {int(header['datatype'])})")
+        code = int(header["datatype"])
+        raise unusable(
+            path, f"its header names no known type of voxels (code {code})", "Export it again."
+        )
     return dtype, 1
 
 

@@ -65,7 +65,9 @@ def read_nrrd_header(path: Path) -> ImageHeader:
         space_axes, vectors = _axes(fields, len(sizes))
         byte_skip, line_skip = (int(fields.get(f"{what} skip", 0)) for what in ("byte", "line"))
     except KeyError as error:
-        raise damaged(path, f"its header has no or an unknown {error}") from error
+        raise unusable(
+            path, f"its header has no or an unknown {error}", "Export it again, in another way."
+        ) from error
     except ValueError as error:
         raise damaged(path, error) from error
     notes: list[str] = []

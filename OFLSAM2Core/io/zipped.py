@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from OFLSAM2Core.errors import InputError, ResourceError
-from OFLSAM2Core.io.image_header import damaged
+from OFLSAM2Core.io.image_header import damaged, unusable
+from OFLSAM2Core.runtime.temporary import temporary_folder
 
 # More than images shrink. Zip bombs are from 1000 on.
 _MOST_PACKED = 200
@@ -25,16 +25,18 @@ def unpacked(path: Path) -> Iterator[Path]:
     Raises InputError naming the archive: damaged, with a password, with names that lead out of the
     folder, or that unpacks to far more than it holds; ResourceError where the disk is too small.
     """
-    with tempfile.TemporaryDirectory(prefix="oflsam2-") as folder:
-        target = Path(folder)
+    with temporary_folder() as target:
         try:
             with zipfile.ZipFile(path) as archive:
                 entries = [entry for entry in archive.infolist() if not entry.is_dir()]
                 _check(path, entries, target)
                 for entry in entries:
                     archive.extract(entry, target)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError,
-                ValueError, UnicodeError) as error:  # fmt: skip
+        except NotImplementedError as error:
+            raise unusable(
+                path, f"it is packed in another way ({error})", "Unpack it first."
+            ) from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
             raise damaged(path, error) from error
         except OSError as error:
             raise ResourceError(

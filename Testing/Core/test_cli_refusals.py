@@ -33,9 +33,18 @@ def test_a_volume_with_nan_voxels_is_named(task, tmp_path):
     )
 
 
-def test_a_volume_of_two_slices_is_named(task, tmp_path):
-    bad = write(tmp_path / "flat.nii.gz", np.zeros((2, 40, 40), np.int16))
-    refused(run("segment", bad, "--task", task, "--out", tmp_path / "o.seg.nrrd"), "flat")
+def test_a_dicom_segmentation_of_an_image_that_is_no_dicom_is_refused_before_the_work(
+    cases, task, tmp_path
+):
+    """Before the task is read: it takes a second."""
+    refused(
+        run(
+            *("segment", image(cases, "006"), "--task", task, "--out", tmp_path / "o.seg.nrrd"),
+            *("--dicom-seg", tmp_path / "o.dcm"),
+        ),
+        "refers to the slices of a DICOM image",
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_truncated_task_is_named(cases, task, tmp_path):

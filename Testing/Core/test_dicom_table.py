@@ -324,3 +324,12 @@ def test_a_single_picture_without_a_place_is_one_slice_with_a_word(tmp_path, arr
     write_series(tmp_path / "xray", array[:1], AFFINE, bare)
     np.testing.assert_array_equal(read_volume(tmp_path / "xray").array, array[:1])
     assert "does not say where its picture lies nor the spacing of its pixels" in caplog.text
+
+
+def test_a_mosaic_of_slices_is_no_slice(tmp_path, array):
+    def mosaic(data: pydicom.Dataset, k: int) -> None:
+        data.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+
+    write_series(tmp_path / "mr", array, AFFINE, mosaic)
+    with pytest.raises(InputError, match="000.dcm'.* is a mosaic of slices"):
+        read_volume(tmp_path / "mr")
