@@ -14,24 +14,24 @@ FAINT = 0.05
 """Probability mass below which a pixel says nothing about a structure."""
 
 ENDS = 0.3
-"""Of a structure that was not drawn: deviation of where it ends from where it was seen to, of half
-its height, and of where it is expected from where the support shows it, in levels."""
+"""Of a structure that was not predicted: deviation of where it ends from where it was seen to, of
+half its height, and of where it is expected from where the support shows it, in slice positions."""
 
 BEYOND, DRAWN = 0.3, 0.2
-"""How many levels farther than in the support a structure that was drawn may well go, and the
-deviation of that. These three: docs/decisions/0009-confidence.md."""
+"""How many slice positions farther than in the support a structure that was predicted may well go,
+and the deviation of that. These three: docs/decisions/0009-confidence.md."""
 
 MOSTLY = 0.5
 """Probability by the support cases from which on a structure is in a slice."""
 
 TEMPERATURE = 1.5
-"""Temperature of what is shown as confidence: the readout has learned to be as sure as it may be of
-its support cases. Calibration error near the structures, prostate (8 volumes), left atrium (4),
-hippocampus (8) and heart (8): 0.041, 0.020, 0.010, 0.023 without; 0.029, 0.005, 0.003, 0.004 with
-1.5; 0.013, 0.014, 0.019, 0.032 with 2."""
+"""Temperature of what is shown as confidence: the segmentation head has learned to be as sure as it
+may be of its support cases. Calibration error near the structures, prostate (8 volumes), left
+atrium (4), hippocampus (8) and heart (8): 0.041, 0.020, 0.010, 0.023 without; 0.029, 0.005, 0.003,
+0.004 with 1.5; 0.013, 0.014, 0.019, 0.032 with 2."""
 
 WITH_REGISTRATION = 1.2
-"""The same, once registration has been heard: the mean with what cases vote for is less sure.
+"""The same, once the atlas prior was used: the mean with the atlas prior is less sure.
 Calibration error, left atrium (4), hippocampus (17), heart (34), head and neck (3) and prostate
 (14): 0.010, 0.006, 0.028, 0.007, 0.024; with 1.5 0.023, 0.015, 0.057, 0.021, 0.012; with 1 0.003,
 0.002, 0.010, 0.001, 0.033, and prostates too sure."""
@@ -41,14 +41,14 @@ def slice_confidence(shares: Tensor, decisive: Tensor | None = None) -> Tensor:
     """S_cf of structures, without a label: (N,).
 
     shares: how likely each voxel is what, (N + 1, H, W), background first
-    (`soft_label_competition`). decisive: likewise, what is largest is drawn; the shares themselves
-    without it.
+    (`soft_label_competition`). decisive: likewise, what is largest is predicted; the shares
+    themselves without it.
 
     The Dice that is to be expected if every probability is true: twice the mass inside the
     predicted mask over the mask's size plus all mass. Sure and compact gives 1, hesitation at
     the boundary a little less, a faint blob near 0. A structure that is predicted nowhere has
-    the confidence that there is none: 1 less what comes closest to being drawn in the slice, so a
-    clearly empty slice is trusted and a missed structure is not.
+    the confidence that there is none: 1 less what comes closest to being predicted in the slice, so
+    a clearly empty slice is trusted and a missed structure is not.
     """
     maps = shares[1:].flatten(1)
     deciding = (shares if decisive is None else decisive).flatten(1)
@@ -63,17 +63,17 @@ def slice_confidence(shares: Tensor, decisive: Tensor | None = None) -> Tensor:
 def extent_confidence(
     areas: npt.NDArray, levels: npt.NDArray, extents: StructureExtents
 ) -> npt.NDArray[np.float64]:
-    """How sure it is that structures are where they were drawn and are not where they were not, by
-    where they begin and end; S_cf is multiplied by it once all slices are known: (N, slices).
+    """How sure it is that structures are where they were predicted and are not where they were not,
+    by where they begin and end; S_cf is multiplied by it once all slices are known: (N, slices).
 
-    areas: pixels that were drawn, (N, slices). levels: of the slices, (slices,). extents: where
+    areas: pixels that were predicted, (N, slices). levels: of the slices, (slices,). extents: where
     structures begin and end in the support.
 
     A network is as sure of the slice behind the last one it drew as of any other empty one, and
     there structures are missed. They end somewhere around where they seem to, with a deviation of
     ENDS; and if the others show that they should not have ended yet, it is no surer than that. A
-    structure that was drawn nowhere, or not in between, may as well be there as not. What was drawn
-    is doubted where the support's have long ended.
+    structure that was predicted nowhere, or not in between, may as well be there as not. What was
+    predicted is trusted less where the support's have long ended.
     """
     believed = extents.there(levels, DRAWN, BEYOND, unknown=1.0)
     not_expected = 1 - extents.there(levels, ENDS)
@@ -81,20 +81,20 @@ def extent_confidence(
 
 
 def atlas_agreement(areas: npt.NDArray, votes: npt.NDArray) -> npt.NDArray[np.float64]:
-    """How sure structures are where they were drawn, by what support cases vote for that were laid
+    """How sure structures are where they were predicted, by the atlas prior laid
     over the volume; S_cf is multiplied by it once all slices are known: (N, slices).
 
-    areas: pixels that were drawn, (N, slices). votes: the highest probability of each structure in
-    each slice by the cases, (N, slices).
+    areas: pixels that were predicted, (N, slices). votes: the highest probability of each structure
+    in each slice by the cases, (N, slices).
 
-    Where the cases mostly say that a structure is nowhere in a slice, what was drawn there is
-    doubted in proportion. They say nothing about how well it was drawn where they agree.
+    Where the cases mostly say that a structure is nowhere in a slice, what was predicted there is
+    trusted less in proportion. They say nothing about how well it was predicted where they agree.
     """
     return np.where(areas > 0, np.minimum(votes / MOSTLY, 1.0), 1.0)
 
 
 def _surely_ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:
-    """How sure it is that structures have ended, by the distance from what was drawn."""
+    """How sure it is that structures have ended, by the distance from what was predicted."""
     sure = np.ones(areas.shape)
     at = np.arange(areas.shape[1])
     for own, drawn in zip(sure, areas > 0, strict=True):

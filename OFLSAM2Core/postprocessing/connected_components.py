@@ -1,10 +1,10 @@
-"""Which pieces belong to a structure, as the support shows it.
+"""Which components belong to a structure, as the support shows it.
 
-Of a structure that is in one piece in every support case, small other pieces are strays. Where
-structures always touch (the right ventricle and the myocardium), a piece that touches nothing is
-one too, however large it is: spleens were drawn as right ventricles
-(docs/experiments/other-sets.md). So is a piece in which the mapping network finds nothing, where it
-finds the structure in another: skin was drawn as prostate (docs/decisions/0017).
+Where a structure is a single component in every support case, small other components are spurious.
+Where structures always touch (the right ventricle and the myocardium), a component that touches
+nothing is spurious too, however large it is: spleens were predicted as right ventricles
+(docs/experiments/other-sets.md). So is a component in which the mapping network finds nothing,
+where it finds the structure in another: skin was predicted as prostate (docs/decisions/0017).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from scipy import ndimage
 from OFLSAM2Core.data.overlap import bounding_box
 
 STRAY = 0.5
-"""Pieces smaller than this share of the largest are strays. Of two large ones nobody knows which
-is meant: both stay, for the user to see."""
+"""Components smaller than this share of the largest are spurious. Of two large ones
+nobody knows which is meant: both stay, for the user to see."""
 
 NOT_FOUND = 0.1
-"""Pieces of which the mapping network finds less than this share, voxel by voxel, of what it finds
-of the piece that it finds most of, are strays. Of a coil in the rectum it finds a fifth to three
-times as much as of the prostate, of skin nothing."""
+"""Components of which the mapping network finds less than this share, voxel by voxel, of what it
+finds of the component that it finds most of, are spurious. Of a coil in the rectum it
+finds a fifth to three times as much as of the prostate, of skin nothing."""
 
 UNFOUND = 3
 """Of 255, added to what it finds in a voxel. Of thin organs it finds so little that it says nothing
-of their pieces."""
+of their components."""
 
 ENOUGH = 0.25
-"""Of a structure's voxels, in pieces that touch its neighbours: the others are taken for strays
-then. A speck that touches says nothing of the rest."""
+"""Of a structure's voxels, in components that touch its neighbours: the others are taken for
+spurious then. A speck that touches says nothing of the rest."""
 
 NEARLY_ALL = 0.99
-"""Of a structure's voxels: an annotator's stray voxel is no second piece."""
+"""Of a structure's voxels: an annotator's stray voxel is no second component."""
 
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 """Diagonal neighbours hang together, and touch."""
@@ -52,7 +52,7 @@ def is_single_component(labels: Sequence[npt.NDArray], label: int) -> bool:
 def adjacent_structures(
     labels: Sequence[npt.NDArray], structures: Sequence[int]
 ) -> list[list[int]]:
-    """Of each structure, the numbers of those that its pieces touch in every support case.
+    """Of each structure, the numbers of those that its components touch in every support case.
 
     labels: of each case, (slices, rows, columns). structures: their values in it.
     """
@@ -79,9 +79,10 @@ def spurious_components(
 ) -> list[npt.NDArray[np.bool_]]:
     """The voxels of each structure that do not belong to it.
 
-    masks: (slices, rows, columns) each, as drawn. single: whether `is_single_component`. touched:
-    as `adjacent_structures` gives it. found: where the mapping network finds each, of the masks'
-    shape, 255 where it is sure. A structure of which hardly anything touches its neighbours is left
+    masks: (slices, rows, columns) each, as predicted. single: whether `is_single_component`.
+    touched: as `adjacent_structures` gives it. found: where the mapping network finds each, of the
+    masks' shape, 255 where it is sure. A structure of which hardly anything touches its neighbours
+    is left
     as it is: then these may be what is wrong.
     """
     pieces = [_Pieces.of(mask) for mask in masks]
@@ -108,8 +109,9 @@ def spurious_components(
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Of a mask. numbers: of its shape, each voxel's piece, 0 outside. sizes: in voxels, by number,
-    that of 0 is 0. Which of them are meant is said by a flag for each number, never set for 0."""
+    """Of a mask. numbers: of its shape, each voxel's component, 0 outside. sizes: in voxels, by
+    number, that of 0 is 0. Which of them are meant is said by a flag for each number, never set for
+    0."""
 
     numbers: npt.NDArray[np.int32]
     sizes: npt.NDArray[np.int64]
@@ -129,11 +131,11 @@ class _Pieces:
         return float(self.sizes[flags].sum() / max(self.sizes.sum(), 1))
 
     def large(self, flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Those of them that are no strays by STRAY."""
+        """Those of them that are no spurious components by STRAY."""
         return flags & (self.sizes >= STRAY * self.sizes[flags].max(initial=0))
 
     def found(self, found: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        """Those that are no strays by NOT_FOUND."""
+        """Those that are no spurious components by NOT_FOUND."""
         total = np.bincount(self.numbers.ravel(), found.ravel()) + UNFOUND * self.sizes
         total[0] = 0
         each = total / np.maximum(self.sizes, 1)

@@ -1,11 +1,11 @@
-"""From which probability on a structure is drawn: where the Dice to be expected is best.
+"""From which probability on a structure is predicted: where the Dice to be expected is best.
 
-Drawing what is likelier than not makes the fewest wrong voxels, but not the best Dice: where it is
-unsure which voxels a structure has, few are likelier than not, and a gland or an esophagus came out
-at a third of its volume, or not at all. If probabilities are true, Dice is expected to be best when
-all is drawn that is likelier than half of that best Dice (Lipton, Elkan and Naryanaswamy 2014,
-"Optimal thresholding of classifiers to maximize F1 measure"; F1 is Dice). So a structure that is
-unsure is drawn from less than one half on (docs/decisions/0016).
+Drawing what is more probable than not makes the fewest wrong voxels, but not the best Dice: where
+it is unsure which voxels a structure has, few are more probable than not, and a gland or an
+esophagus came out at a third of its volume, or not at all. If probabilities are true, Dice is
+expected to be best when all is predicted that is more probable than half of that best Dice (Lipton,
+Elkan and Naryanaswamy 2014, "Optimal thresholding of classifiers to maximize F1 measure"; F1 is
+Dice). So a structure that is unsure is predicted from less than one half on (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ HALF = 128
 """Of 256 steps of probability."""
 
 LEAST = 51
-"""Steps; 0.2. What is less likely is never drawn: of a structure that is not there, nothing is
+"""Steps; 0.2. What is less likely is never predicted: of a structure that is not there, nothing is
 sure either."""
 
 SURE = 102
 """Steps; 0.4, half of a Dice of 0.8. Where better is to be expected there is little to gain, and
-one half stays: what is wrong there is believed, and drawing more adds to it."""
+one half stays: what is wrong there is trusted, and predicting more adds to it."""
 
 
 def dice_optimal_threshold(counts: npt.NDArray[np.int64]) -> int:
-    """The first step that is to be drawn: from `LEAST` to `SURE`, or `HALF`.
+    """The first step that is to be predicted: from `LEAST` to `SURE`, or `HALF`.
 
     counts: voxels of a volume by one structure's probability, in 256 equal steps, (256,).
-    Probabilities are believed by the temperature that confidence is shown with before registration.
+    Probabilities are trusted by the temperature that confidence is shown with before registration.
     """
     expected = _expected(counts)
-    # Of several that draw the same, the last: one half where nothing is drawn.
+    # Of several that predict the same, the last: one half where nothing is predicted.
     best = HALF - int(expected[LEAST : HALF + 1][::-1].argmax())
     return best if best <= SURE else HALF
 
 
 def expected_dice(counts: npt.NDArray[np.int64]) -> float:
-    """Of a structure that is drawn from one half on; counts: as above. 0 where nothing is drawn."""
+    """Of a structure that is predicted from one half on; counts: as above. 0 where nothing is
+    predicted."""
     return float(_expected(counts)[HALF])
 
 
@@ -53,7 +54,7 @@ def moved_to_half(probabilities: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def _expected(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """The Dice to be expected of what is drawn from each step on, (256,)."""
+    """The Dice to be expected of what is predicted from each step on, (256,)."""
     probabilities = (np.arange(2 * HALF) + 0.5) / (2 * HALF)
     believed = special.expit(special.logit(probabilities) / TEMPERATURE)
     believed[probabilities < FAINT] = 0

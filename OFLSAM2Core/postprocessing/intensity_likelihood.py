@@ -1,9 +1,9 @@
-"""How bright structures are in this volume, as what was drawn in it shows.
+"""How bright structures are in this volume, as what was predicted in it shows.
 
-Slices are read by what the support has taught, and no image looks quite like the support. Once a
-structure has been drawn, the volume itself shows how bright it is and how bright the background
-beside it: two histograms, and a voxel near the structure is the likelier to belong to it the more
-often its intensity is found inside than beside it. That is naive Bayes with two classes, and
+Slices are predicted by what the support has taught, and no image looks quite like the support. Once
+a structure has been predicted, the volume itself shows how bright it is and how bright the
+background beside it: two histograms, and a voxel near the structure is the more likely to belong to
+it the more often its intensity is found inside than beside it. That is naive Bayes with two classes, and
 self-training on the target in its simplest form. It draws thin organs to where their voxels are,
 and tells nothing where both sides are alike (docs/decisions/0015).
 """
@@ -36,7 +36,7 @@ BLURRED = 2.0
 
 RARE = 0.02
 """How much of each histogram is mixed into the other: no intensity makes a structure more than
-1 / RARE times likelier, or less likely."""
+1 / RARE times more probable, or less likely."""
 
 _LOOKED_AT = 100_000
 """Voxels from which the edges of the bins are found."""
@@ -49,7 +49,7 @@ class Evidence:
     """Of one structure.
 
     box: a part of the volume. near: in it, the voxels near the structure, of which something is
-    said: by the logarithm of how much likelier their intensity makes it, `ratios`, (voxels,).
+    said: by the logarithm of how much more probable their intensity makes it, `ratios`, (voxels,).
     """
 
     structure: int

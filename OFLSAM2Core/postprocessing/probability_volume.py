@@ -1,9 +1,9 @@
 """Consistency in 3D, once all slices are there.
 
 Slices are segmented one by one, so their ends and borders flicker from slice to slice. Averaging
-along the body removes that (left atrium, 0.6 mm slices: Dice 0.841 to 0.857; averaging logits, so
-that a sure slice counts for more than a hesitant one, is 0.005 better than averaging
-probabilities), and pieces that do not belong to a structure go (`pieces.py`).
+along the slice axis removes that (left atrium, 0.6 mm slices: Dice 0.841 to 0.857; averaging
+logits, so that a sure slice counts for more than a hesitant one, is 0.005 better than averaging
+probabilities), and components that do not belong to a structure go (`connected_components.py`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from OFLSAM2Core.preprocessing.letterbox import Box
 from OFLSAM2Core.preprocessing.roi_crop import bbox_center
 
 ALONG_THE_BODY = 1.5
-"""Millimetres, least deviation of the Gaussian along the body. Where slices are farther apart it is
-one slice: read one by one they are wrong by themselves, and prostates in slices of 2 to 4 mm
-gain 0.005 of Dice."""
+"""Millimetres, least deviation of the Gaussian along the slice axis. Where slices are farther apart
+it is one slice: predicted one by one they are wrong by themselves, and prostates in slices of 2 to
+4 mm gain 0.005 of Dice."""
 
 OF_WIDTH = 0.06
 """Most of that, of a structure's width: averaging logits eats at what is thin, and slices that are
@@ -48,7 +48,7 @@ class ProbabilityVolume:
         self, values: npt.NDArray[np.uint8], drawn_from: Sequence[int] | None = None
     ) -> None:
         """values: (N, slices, rows, columns). drawn_from: the least value of each structure's that
-        is drawn; one half without it."""
+        is predicted; one half without it."""
         self._values = values
         self._drawn_from = [HALF] * len(values) if drawn_from is None else list(drawn_from)
 
@@ -77,7 +77,7 @@ class ProbabilityVolume:
         self._values[:, index] = _bytes(probabilities)
 
     def smoothed(self, widths: Sequence[float], spacing: float) -> ProbabilityVolume:
-        """Averaged with the neighbourhood, along the body as `axial_sigma` says.
+        """Averaged with the neighbourhood, along the slice axis as `axial_sigma` says.
 
         widths: of structures, `structure_width`. spacing: of slices, mm.
         """
@@ -93,7 +93,7 @@ class ProbabilityVolume:
         self, stack: npt.NDArray, touched: Sequence[Sequence[int]]
     ) -> ProbabilityVolume:
         """Every voxel near a structure judged once more by how bright structures and what is beside
-        them are where they were drawn; see `evidence`.
+        them are where they were predicted; see `evidence`.
 
         stack: the intensities, (slices, rows, columns).
         """
@@ -113,13 +113,14 @@ class ProbabilityVolume:
     def with_dice_optimal_thresholds(
         self, which: npt.NDArray[np.bool_] | bool = True
     ) -> ProbabilityVolume:
-        """The same, structures drawn from their `dice_optimal_threshold` on; which: of them,
+        """The same, structures predicted from their `dice_optimal_threshold` on; which: of them,
         (N,)."""
         best = [dice_optimal_threshold(own) for own in self._counts()]
         return ProbabilityVolume(self._values, np.where(which, best, self._drawn_from).tolist())
 
     def expected_dice(self) -> npt.NDArray[np.float64]:
-        """Of what is drawn of each structure from one half on, if probabilities are true, (N,)."""
+        """Of what is predicted of each structure from one half on, if probabilities are true,
+        (N,)."""
         return np.array([expected_dice(own) for own in self._counts()])
 
     def without_spurious_components(
@@ -128,12 +129,12 @@ class ProbabilityVolume:
         touched: Sequence[Sequence[int]],
         found: ProbabilityVolume | None = None,
     ) -> ProbabilityVolume:
-        """Drawn pieces that do not belong to a structure become background; see
+        """Predicted components that do not belong to a structure become background; see
         `spurious_components`.
 
         found: what the mapping network finds by itself, on the same grid.
 
-        For certain, as they were believed for no good reason; but those that are drawn only from
+        For certain, as they were trusted for no good reason; but those that are predicted only from
         less than one half on were background before, and stay as likely as they may be for that.
         """
         drawn = self._drawn()
@@ -169,7 +170,7 @@ class ProbabilityVolume:
         return rows.start, rows.stop, columns.start, columns.stop
 
     def centres(self, region: Box, steps: Sequence[float]) -> Tensor:
-        """Of what is drawn of each structure: (N, 3), in mm from the middle of the first voxel
+        """Of what is predicted of each structure: (N, 3), in mm from the middle of the first voxel
         along slices, rows and columns; NaN where nothing is.
 
         region: the part of the slices' own grid that this is. steps: mm between voxels.
@@ -181,7 +182,7 @@ class ProbabilityVolume:
         return torch.from_numpy(((np.array(found) + corner) * np.array(steps)).astype(np.float32))
 
     def middle(self) -> tuple[float, float] | None:
-        """`bbox_center` all that is drawn; None where nothing is."""
+        """`bbox_center` all that is predicted; None where nothing is."""
         drawn = np.asarray(self._drawn().any(axis=0))
         return bbox_center(drawn) if drawn.any() else None
 
@@ -191,7 +192,7 @@ class ProbabilityVolume:
 
     @property
     def thresholds(self) -> Tensor:
-        """Probabilities from which on structures are drawn, (N,)."""
+        """Probabilities from which on structures are predicted, (N,)."""
         return torch.tensor(self._drawn_from) / (2 * HALF)
 
     def _counts(self) -> list[npt.NDArray[np.int64]]:
@@ -215,7 +216,7 @@ def structure_width(areas: Sequence[npt.NDArray], pixels: Sequence[float]) -> fl
 
 
 def axial_sigma(width: float, spacing: float) -> float:
-    """By how many mm a structure is averaged along the body, in slices `spacing` mm apart."""
+    """By how many mm a structure is averaged along the slice axis, in slices `spacing` mm apart."""
     return min(max(ALONG_THE_BODY, spacing), OF_WIDTH * width)
 
 

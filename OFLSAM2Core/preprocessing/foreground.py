@@ -17,12 +17,12 @@ BRIGHT = 99
 near the skin, Otsu's threshold would be one between tissues."""
 
 PART_OF_BODY = 0.25
-"""Of the largest piece: legs, and arms beside a trunk, are as large, and a table is not."""
+"""Of the largest component: legs, and arms beside a trunk, are as large, and a table is not."""
 
 
 def foreground_bbox(stack: npt.NDArray) -> Box:
-    """The part of the slices in which the body lies, in all of them together: the large pieces of
-    what is not air. The whole slice where there is no such thing.
+    """The part of the slices in which the body lies, in all of them together: the large components
+    of what is not air. The whole slice where there is no such thing.
 
     stack: canonical slices (S, H, W).
     """

@@ -1,4 +1,4 @@
-"""The pieces of a mask that are not small beside its largest."""
+"""The components of a mask that are not small beside its largest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy import ndimage
 
 
 def large_pieces(mask: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.bool_]:
-    """The pieces of at least a share of the largest, in voxels. What has a face in common hangs
+    """The components of at least a share of the largest, in voxels. What has a face in common hangs
     together."""
     pieces, count = ndimage.label(mask)
     if count < 2:

@@ -1,9 +1,10 @@
-"""Whether a square around the structures is shown besides whole slices, and how large it is.
+"""Whether an ROI crop around the structures is shown besides whole slices, and how large it is.
 
 Hearts fill a third of a cine MRI's width, the organs of a neck a quarter of a planning CT's; shown
 whole, three quarters of what the network sees is something else, and a small organ is one position
 of its features. So the support says how large a square is wanted; where it lies in a new volume is
-where structures were drawn in whole slices. What fills most of its slices already needs no square.
+where structures were predicted in whole slices. What fills most of its slices already needs no ROI
+crop.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.preprocessing.letterbox import Box
 
 ROOM = 1.6
-"""Side of the square, of the largest extent of the structures in the support: room for larger ones,
-for what lies beside them, and for not finding their middle exactly (34 hearts: off by 0.03 of the
-side, 0.13 at most)."""
+"""Side of the ROI crop, of the largest extent of the structures in the support: room for larger
+ones, for what lies beside them, and for not finding their middle exactly (34 hearts: off by 0.03 of
+the side, 0.13 at most)."""
 
 WORTHWHILE = 0.75
-"""Of the slices' longest side: a square that is larger than this is not worth looking for."""
+"""Of the slices' longest side: an ROI crop that is larger than this is not worth looking for."""
 
 
 def roi_side(labels: Sequence[npt.NDArray], slicings: Sequence[SliceGeometry]) -> float | None:
-    """Side of the square in mm; None where whole slices are enough.
+    """Side of the ROI crop in mm; None where whole slices are enough.
 
     labels: of each support case, canonical slices (S, H, W), 0 where nothing is.
     """
@@ -46,7 +47,7 @@ def bbox_center(labels: npt.NDArray) -> tuple[float, float]:
 
 
 def crop_around(centre: tuple[float, float], side: float, slicing: SliceGeometry) -> Box:
-    """The square's pixels in a slice. It is moved where it would leave the slice; a slice that is
+    """The ROI crop's pixels in a slice. It is moved where it would leave the slice; a slice that is
     narrower is shown in its whole width."""
     edges = []
     steps = slicing.spacing_in_plane
@@ -58,7 +59,8 @@ def crop_around(centre: tuple[float, float], side: float, slicing: SliceGeometry
 
 
 def foreground_crop(box: Box, side: float, slicing: SliceGeometry) -> Box:
-    """The square of at most `side` mm around the middle of a box, or a larger one that holds it."""
+    """The ROI crop of at most `side` mm around the middle of a box, or a larger one that holds
+    it."""
     at_most = side - max(slicing.spacing_in_plane) / 2  # A square is rounded to whole pixels.
     return crop_around(_middle(box), max(at_most, longest_side(slicing, box)), slicing)
 

@@ -15,7 +15,7 @@ class SupportStack:
     """A support case: preprocessed, cut, with labels as canonical slices.
 
     labels: (S, H, W), values are `Structure.label`.
-    square: the same of a square around the structures, where one is worth showing.
+    square: the same of an ROI crop around the structures, where one is worth showing.
     across: the same case, cut along the other axes, where that is worth it.
     """
 

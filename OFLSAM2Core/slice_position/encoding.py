@@ -1,4 +1,5 @@
-"""Where a position lies, in the slice and along the body, in a form that is linear to learn from.
+"""Where a position lies, in the slice and along the slice axis, in a form that is linear to learn
+from.
 
 Organs are where they are in other patients. The mapping network, one convolution, sees three
 positions of the embedding's grid, and what looks alike it cannot tell apart: with places beside the
@@ -11,22 +12,23 @@ import torch
 from torch import Tensor
 
 IN_PLANE, ALONG = 8, 7
-"""Bumps along rows and columns, and along the body."""
+"""Bumps along rows and columns, and along the slice axis."""
 
 REACH = 1.5
-"""Levels beyond which along the body there is no telling."""
+"""Slice positions beyond which along the slice axis there is no telling."""
 
 PLACES = IN_PLANE * IN_PLANE * ALONG
 
 LEVELS = 11
-"""Bumps of a level alone, where it enters a network."""
+"""Bumps of a slice position alone, where it enters a network."""
 
 
 def places(level: float, side: int, device: torch.device | str) -> Tensor:
-    """(side * side, PLACES): overlapping bumps over rows, columns and levels, as products.
+    """(side * side, PLACES): overlapping radial basis functions over rows, columns and slice
+    positions, as products.
 
-    Along the body the bumps of one slice sum to 1; in the plane they sum to about 4, so that
-    places weigh as much as the features beside them.
+    Along the body the radial basis functions of one slice sum to 1; in the plane they sum to about
+    4, so that places weigh as much as the features beside them.
     """
     found = torch.einsum("pk,l->pkl", _in_plane(side), _along(level))
     return found.reshape(side * side, PLACES).to(device)
@@ -35,7 +37,7 @@ def places(level: float, side: int, device: torch.device | str) -> Tensor:
 def through_places(weights: Tensor, level: float, side: int) -> Tensor:
     """`places(level, side) @ weights`, for weights (N, PLACES, M), as maps (N, M, side, side).
 
-    Places are products, so the levels are summed first: a seventh of the work is left.
+    Places are products, so the slice positions are summed first: a seventh of the work is left.
     """
     count, _, channels = weights.shape
     each = weights.view(count, IN_PLANE**2, ALONG, channels)
@@ -61,7 +63,7 @@ def _bumps(at: Tensor, count: int, reach: float) -> Tensor:
 
 
 def level_bumps(level: float) -> Tensor:
-    """A level as LEVELS overlapping bumps from -2 to 2, so that a linear layer can give each
-    its own meaning; what lies beyond counts as 2."""
+    """A slice position as LEVELS overlapping radial basis functions from -2 to 2, so that a linear
+    layer can give each its own meaning; what lies beyond counts as 2."""
     centres = torch.linspace(-2, 2, LEVELS)
     return torch.exp(-((min(max(level, -2.0), 2.0) - centres) ** 2) / (2 * 0.4**2))

@@ -1,8 +1,9 @@
-"""Levels found again, from what was drawn.
+"""Slice positions found again, from what was predicted.
 
 How a volume's slices look says where its structures are, roughly: over fourteen prostates the
-middle is off by 0.3 half heights, and the height by a fifth. What was then drawn begins and ends
-much nearer to the truth (0.15), so levels are taken from it, and slices are read once more.
+middle is off by 0.3 half heights, and the height by a fifth. What was then predicted begins and
+ends much nearer to the truth (0.15), so slice positions are taken from it, and slices are predicted
+once more.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from scipy import ndimage, special
 from OFLSAM2Core.slice_position.regression import PositionScale
 
 LEAST_AREA = 0.15
-"""Of a structure's largest area: where less is drawn, it has not begun or has ended."""
+"""Of a structure's largest area: where less is predicted, it has not begun or has ended."""
 
 SMOOTH = 0.7
 """Slices, deviation of the Gaussian that areas are averaged by first."""
 
 MOST_CHANGE = 2.0
-"""A height that is so many times another is not believed."""
+"""A height that is so many times another is not trusted."""
 
 LEAST_HEIGHT = 0.9
-"""Of the height until now. Faint ends of a structure are not drawn, and even less so at the levels
+"""Of the height until now. Faint ends of a structure are not predicted, and even less so at the
+slice positions
 of a lower one: parts of a hippocampus were lost by that (docs/decisions/0013)."""
 
 
@@ -35,7 +37,7 @@ _NOT_SHOWN = -1e6
 
 @dataclass(frozen=True)
 class StructureExtents:
-    """Levels at which each of N structures begins and ends, mean of the support cases.
+    """Slice positions at which each of N structures begins and ends, mean of the support cases.
 
     levels: (N, 2), NaN for an end that no case shows.
     """
@@ -68,10 +70,10 @@ class StructureExtents:
         return cls(np.ma.masked_invalid(levels).mean(axis=0).filled(np.nan))
 
     def scale(self, areas: npt.NDArray, spacing: float, found: PositionScale) -> PositionScale:
-        """The scale by which drawn structures begin and end where they do in the support.
+        """The scale by which predicted structures begin and end where they do in the support.
 
-        areas: (N, slices), of what was drawn. found: the scale until now, which stays where too
-        little was drawn to do better. It gets at most a tenth lower.
+        areas: (N, slices), of what was predicted. found: the scale until now, which stays where too
+        little was predicted to do better. It gets at most a tenth lower.
         """
         levels, positions = [], []
         for structure, profile in enumerate(areas):
@@ -91,8 +93,8 @@ class StructureExtents:
         self, levels: npt.NDArray, deviation: float, beyond: float = 0.0, unknown: float = 0.0
     ) -> npt.NDArray[np.float64]:
         """How likely structures are in slices at `levels` (slices,), if they begin and end where
-        they do in the support, or so many levels beyond, with a deviation of so many levels: (N,
-        slices).
+        they do in the support, or so many slice positions beyond, with a deviation of so many
+        levels: (N, slices).
 
         unknown: how likely a structure has begun, or has not ended, if the support does not show
         where that is.

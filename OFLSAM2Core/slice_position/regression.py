@@ -1,7 +1,8 @@
-"""Where slices lie along the body: levels, and how a new volume's are found.
+"""Where slices lie along the slice axis: slice positions, and how a new volume's are found.
 
-Level 0 is the middle of the structures and -1 and 1 are their ends. In a support case they are
-known from its labels. In a new volume they are found by sliding it along the support cases, made
+Slice position 0 is the middle of the structures and -1 and 1 are their ends. In a support case they
+are known from its labels. In a new volume they are found by sliding it along the support cases,
+made
 higher and lower, and seeing where its slices look like theirs: fields of view begin and end
 anywhere, so the position within the volume says little.
 """
@@ -24,7 +25,7 @@ HALVES = np.geomspace(0.5, 1.65, 9)
 """Heights that are tried, of the support's: a prostate may be half as high as another."""
 
 NEAR = 0.35
-"""Deviation of the levels that are compared with one another. 0.1 and 0.2 were worse."""
+"""Deviation of the slice positions that are compared with one another. 0.1 and 0.2 were worse."""
 
 LEAST_WEIGHT = 0.3
 """Of support slices near a slice, to compare it with them."""
@@ -36,7 +37,7 @@ instead of 0.44."""
 
 
 class SlicePosition(NamedTuple):
-    """Where a slice lies, as a network is told. again: whether found again from what was drawn
+    """Where a slice lies, as a network is told. again: whether found again from what was predicted
     (extents.py), and so more surely."""
 
     value: float
@@ -103,8 +104,8 @@ class PositionRegressor:
             alike = (weight * likeness) @ of_case / total.clamp(min=1e-6)
             # Slices beyond what a case shows say nothing for or against.
             scores.append(torch.where(total > LEAST_WEIGHT, alike, 0.0).mean(dim=1))
-        # What is expected, not the likest: shifts that are about as alike can lie far apart, and
-        # one of them is the likest by chance (docs/decisions/0013).
+        # What is expected, not the most similar: shifts that are about as alike can lie far apart,
+        # and one of them is the most similar by chance (docs/decisions/0013).
         belief = (LIKEST * torch.stack(scores)).flatten().softmax(dim=0)
         of_scale = belief.view(len(halves), SHIFTS, -1).sum(dim=2).cpu().double().numpy()
         return PositionScale(
@@ -115,19 +116,19 @@ class PositionRegressor:
 
 @dataclass(frozen=True)
 class PositionNoise:
-    """How wrong levels are in a new volume: found = true * (1 + a) + b, where a has the deviation
-    `scaling` and b has `shift`. The defaults are the least that is ever assumed."""
+    """How wrong slice positions are in a new volume: found = true * (1 + a) + b, where a has the
+    deviation `scaling` and b has `shift`. The defaults are the least that is ever assumed."""
 
     shift: float = 0.1
     scaling: float = 0.08
 
     def disturbed(self, level: float, rng: np.random.Generator) -> float:
-        """A true level as it may be found."""
+        """A true slice position as it may be found."""
         return float(level * rng.normal(1, self.scaling) + rng.normal(0, self.shift))
 
     @property
     def found_again(self) -> PositionNoise:
-        """What is left of it once levels are found again: half, on prostates less."""
+        """What is left of it once slice positions are found again: half, on prostates less."""
         return PositionNoise(self.shift / 2, self.scaling / 2)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -63,3 +64,15 @@ def test_a_file_that_has_gone_leaves_the_list(copy: Path) -> None:
     assert run_tool("--check", "--root", copy).returncode == 1
     run_tool("--root", copy)
     assert "OFLSAM2Core/errors.py" not in (copy / "CMakeLists.txt").read_text()
+
+
+NAMED_FILE = re.compile(r"`((?:OFLSAM2Core|OFLSAM2Slicer|Testing|docs|examples|tools)/[\w./-]*\w)`")
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/accuracy.md"]
+)
+def test_files_that_the_documentation_names_exist(page: str) -> None:
+    named = set(NAMED_FILE.findall((ROOT / page).read_text(encoding="utf-8")))
+    assert named or page != "docs/architecture.md"
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
