@@ -28,6 +28,7 @@ PAGES = [
     ("Start", "index.md"),
     ("Slicer tutorial", "slicer-tutorial.md"),
     ("Files", "files.md"),
+    ("Cohorts", "cohort.md"),
     ("Accuracy", "accuracy.md"),
     ("Architecture", "architecture.md"),
     ("Policy", "policy.md"),

@@ -15,6 +15,8 @@ from OFLSAM2Core.errors import InputError, ResourceError
 if TYPE_CHECKING:
     from distributed import Worker
 
+_log = logging.getLogger(__name__)
+
 LOCAL_PATIENCE_S = 300.0
 """A worker of this computer starts in seconds, on a busy one in a minute or two."""
 
@@ -33,8 +35,8 @@ def local_workers(
     import dask
     from distributed import Client, LocalCluster
 
-    threads = max(1, cores // count)
     _quieten()
+    threads = max(1, cores // count)
     settings = {
         # A worker holds no results; one that is paused for its memory would be waited for forever.
         "distributed.worker.memory.target": False,
@@ -74,7 +76,7 @@ def local_workers(
             f"Worker processes could not be started: {error}.",
             "Use --workers 0, which works in this process alone.",
         ) from error
-    return DaskWorkers(client, LOCAL_PATIENCE_S, cluster=cluster)
+    return DaskWorkers(client, LOCAL_PATIENCE_S, _log.info, cluster=cluster)
 
 
 def scheduler_workers(
@@ -132,5 +134,7 @@ def _need_dask() -> None:
 
 def _quieten() -> None:
     """What Dask says of workers that come and go is said by the runner, case by case."""
-    for name in ("distributed", "tornado", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Those below "distributed" have levels of their own, by Dask's configuration.
+    for name in ("distributed", "tornado", "asyncio", *logging.root.manager.loggerDict):
+        if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -82,8 +82,9 @@ def run_cohort(
         if why != "finished":
             _log.info("the run ended early: %s", why)
         try:
-            for case in running.values():
-                manifest.waiting(case, {"why": why})
+            for case in (*running.values(), *todo):
+                if manifest.content.cases[case.name].state == RUNNING:
+                    manifest.waiting(case, {"why": why})
             manifest.end(why)
         except OFLSAM2Error as error:
             if why == "finished":

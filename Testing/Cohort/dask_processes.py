@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from distributed import Client
+
 
 @dataclass
 class Cluster:
@@ -46,6 +48,10 @@ class Cluster:
 
     def add_worker(self, **more: str) -> subprocess.Popen[bytes]:
         return self._start("dask_worker", "--nthreads", "2", "--no-nanny", **more)
+
+    def count_workers(self) -> int:
+        with Client(scheduler_file=str(self.file)) as client:
+            return len(client.nthreads())
 
     def _start(self, program: str, *words: str, **more: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"distributed.cli.{program}", *words, "--no-dashboard"]

@@ -42,7 +42,7 @@ def test_a_case_whose_worker_is_killed_is_done_again_once_and_the_others_once_at
     }
     failed = read_manifest(tmp_path / "out").cases["deadly1"]
     assert "worker process ended" in failed.reason
-    assert done.stderr.strip() == "" and "Traceback" not in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr and "Warning" not in done.stderr
 
 
 def test_every_worker_killed_is_borne_and_ctrl_c_leaves_nothing_behind(
@@ -146,6 +146,7 @@ def test_workers_without_the_package_or_of_another_version_get_no_case(
         refused = toy.cohort(cases, tmp_path / "out", *words)
         assert refused.returncode == 2 and said in refused.stderr, refused.stderr
         cluster.add_worker()
+        wait_for(lambda: cluster.count_workers() == 2)
         done = toy.cohort(cases, tmp_path / "out", *words, "--resume")
         assert done.returncode == 0, done.stderr
     assert toy.begun() == {"a": 1}

@@ -294,7 +294,7 @@ def test_a_dicom_seg_of_what_came_as_dicom_is_read_back_by_another_reader(
     files = sorted(out.glob(seg.replace("study_s1", "*")))
     assert len(files) == 2
     read = highdicom.seg.segread(files[0])
-    assert read.segment_numbers == range(1, 2)
+    assert list(read.segment_numbers) == [1]
     uids = read.get_source_image_uids()
     assert {series for _, series, _ in uids} <= {"1.2.826.101", "1.2.826.102"}
     instances = [f"{uids[0][1]}.{number}" for number in range(1, 17)]
