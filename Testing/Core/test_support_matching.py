@@ -19,6 +19,8 @@ from OFLSAM2Core.errors import WeightsError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.support_matching.augmented_support import augment
 from OFLSAM2Core.methods.support_matching.perceptual_distance import (
+    ALEXNET_FILE,
+    LINEAR_FILE,
     AlexNetStages,
     Lpips,
     of_backbone,
@@ -93,21 +95,23 @@ def test_a_copy_is_matched_to_the_slice_that_it_was_made_from(backbone: Sam2Back
     assert right == len(slices)
 
 
-def _lpips_files(folder: Path) -> tuple[Path, Path]:
+def _lpips_files(folder: Path) -> None:
     """Files as torchvision and lpips write them, with random weights."""
+    folder.mkdir()
     torch.manual_seed(0)
-    alexnet, linear = folder / "alexnet.pth", folder / "alex.pth"
+    alexnet, linear = folder / ALEXNET_FILE, folder / LINEAR_FILE
     classifier = {"classifier.1.weight": torch.zeros(2, 2)}
     torch.save({**AlexNetStages().state_dict(), **classifier}, alexnet)
     channels = (64, 192, 384, 256, 256)
     torch.save(
         {f"lin{n}.model.1.weight": torch.rand(1, c, 1, 1) for n, c in enumerate(channels)}, linear
     )
-    return alexnet, linear
 
 
-def test_lpips_is_made_from_its_two_files(tmp_path: Path) -> None:
-    lpips = Lpips.from_files(*map(str, _lpips_files(tmp_path)))
+def test_lpips_is_made_from_its_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFLSAM2_CACHE", str(tmp_path))
+    _lpips_files(tmp_path / "weights")
+    lpips = Lpips.find()
     images = [torch.from_numpy(_slice(number)[0])[None] for number in range(3)]
     nothing = ImageFeatures(torch.zeros(1, 1, 1, 1))
     first, second, third = (lpips(image, nothing) for image in images)
@@ -116,7 +120,11 @@ def test_lpips_is_made_from_its_two_files(tmp_path: Path) -> None:
     assert (first - almost).square().sum() < (first - third).square().sum()
 
 
-def test_without_its_files_lpips_says_which_are_needed(backbone: Sam2Backbone) -> None:
+def test_without_its_files_lpips_says_which_are_needed(
+    backbone: Sam2Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFLSAM2_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     session = FewShotSession(backbone, method="support-matching", options={"distance": "lpips"})
     with pytest.raises(WeightsError, match=r"weights/v0.1/alex.pth"):
         session.learn([_case(0)])

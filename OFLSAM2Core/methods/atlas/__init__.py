@@ -37,7 +37,7 @@ class Atlas:
     sequences = False
     LearnOptions = SlicingOptions
     SegmentOptions = AtlasSegmentOptions
-    presets: dict[str, dict[str, Any]] = {}
+    presets: dict[str, dict[str, Any]] = {"fast": {}, "balanced": {}, "accurate": {}}
 
     def learn(
         self, ctx: Context, support: Sequence[SupportCase], options: SlicingOptions

@@ -21,7 +21,7 @@ class PromptedMethod:
     name: str
     needs_backbone = True
     sequences = True
-    presets: dict[str, dict[str, Any]] = {}
+    presets: dict[str, dict[str, Any]] = {"fast": {}, "balanced": {}, "accurate": {}}
 
     def choice(self, options: Any) -> SupportChoice:
         """Which support slices are kept: all that are labelled, of very many an even part."""

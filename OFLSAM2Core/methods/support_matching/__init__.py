@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core.methods.common.prompted_method import PromptedMethod
 from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DISTANCE_HELP = (
-    "Perceptual distance: on the backbone's own features, or LPIPS, which needs the files below."
+    "Perceptual distance: on the backbone's own features, or LPIPS, whose network and weights must "
+    "be on this machine."
 )
 
 
@@ -47,15 +48,11 @@ class SupportMatchingLearnOptions(SlicingOptions):
         16, "Labelled slices of each support case that are kept, evenly.", low=1, high=200
     )
     distance: str = option("backbone", DISTANCE_HELP, choices=("backbone", "lpips"))
-    alexnet_weights: str = option("", "For LPIPS: torchvision's weights file of AlexNet.")
-    lpips_weights: str = option("", "For LPIPS: its linear weights, alex.pth of the package lpips.")
 
 
 @dataclass(frozen=True)
 class SupportMatchingSegmentOptions(Options):
     distance: str = option("backbone", DISTANCE_HELP, choices=("backbone", "lpips"))
-    alexnet_weights: str = option("", "For LPIPS: torchvision's weights file of AlexNet.")
-    lpips_weights: str = option("", "For LPIPS: its linear weights, alex.pth of the package lpips.")
 
 
 class SupportMatching(PromptedMethod):
@@ -65,6 +62,11 @@ class SupportMatching(PromptedMethod):
     description = "training-free: each slice from the most similar augmented support slice alone"
     LearnOptions = SupportMatchingLearnOptions
     SegmentOptions = SupportMatchingSegmentOptions
+    presets: dict[str, dict[str, Any]] = {
+        "fast": {"augmented_copies": 0},
+        "balanced": {},
+        "accurate": {"augmented_copies": 4},
+    }
 
     def choice(self, options: SupportMatchingLearnOptions) -> SupportChoice:
         from OFLSAM2Core.methods.common.prompted_run import SupportChoice
@@ -121,5 +123,5 @@ def _describe(
     from OFLSAM2Core.methods.support_matching.perceptual_distance import Lpips, of_backbone
 
     if options.distance == "lpips":
-        return Lpips.from_files(options.alexnet_weights, options.lpips_weights)
+        return Lpips.find()
     return of_backbone

@@ -7,6 +7,8 @@ slices' signatures: sqrt(weight / positions) times each feature. So slices are d
 
 from __future__ import annotations
 
+import importlib.util
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from OFLSAM2Core.backbones.base import ImageFeatures
+from OFLSAM2Core.backbones.weights import cache_folder
 from OFLSAM2Core.errors import WeightsError
 
 GRID = 16
@@ -26,6 +29,8 @@ LPIPS_SIDE = 64
 
 ALEXNET = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1))
 """Channels in and out, kernel, stride and padding; a fifth layer repeats 256 channels."""
+
+ALEXNET_FILE, LINEAR_FILE = "alexnet-owt-7be5be79.pth", "lpips_alex.pth"
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """LPIPS's normalisation of images in [-1, 1]."""
@@ -62,22 +67,38 @@ class Lpips:
     weights: tuple[Tensor, ...]
 
     @classmethod
-    def from_files(cls, alexnet: str, linear: str) -> Lpips:
+    def find(cls) -> Lpips:
+        """Of files on this machine: in the folder of backbones' weights, torchvision's cache, or
+        the package lpips. Raises WeightsError where one is missing."""
+        folder = cache_folder()
+        package = importlib.util.find_spec("lpips")
+        packages = [] if package is None else package.submodule_search_locations or []
+        network = [folder / ALEXNET_FILE, Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_FILE]
+        linear = [folder / LINEAR_FILE, *(Path(p) / "weights/v0.1/alex.pth" for p in packages)]
+        files = [next(filter(Path.is_file, places), None) for places in (network, linear)]
+        if files[0] is None or files[1] is None:
+            raise WeightsError(
+                "LPIPS needs AlexNet and its own linear weights, which are not on this machine.",
+                f"Put torchvision's {ALEXNET_FILE}, and weights/v0.1/alex.pth of the package lpips "
+                f"as {LINEAR_FILE}, into {folder}; or use distance=backbone.",
+            )
+        return cls.from_files(files[0], files[1])
+
+    @classmethod
+    def from_files(cls, alexnet: Path, linear: Path) -> Lpips:
         """alexnet: torchvision's state dict. linear: LPIPS's (version 0.1). Raises WeightsError."""
         network = AlexNetStages()
         try:
-            own = _load(alexnet)
+            own = torch.load(alexnet, map_location="cpu", weights_only=True)
             network.load_state_dict({k: v for k, v in own.items() if k.startswith("features.")})
-            lines = _load(linear)
-            weights = tuple(
-                lines[f"lin{n}.model.1.weight"].flatten().clamp(min=0) for n in range(5)
-            )
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            lines = torch.load(linear, map_location="cpu", weights_only=True)
+            each = [lines[f"lin{number}.model.1.weight"] for number in range(5)]
+        except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
             raise WeightsError(
                 f"LPIPS cannot be made from '{alexnet}' and '{linear}'.",
-                "Give alexnet_weights, torchvision's file of AlexNet, and lpips_weights, the file "
-                "weights/v0.1/alex.pth of the package lpips; or use distance=backbone.",
+                "Fetch the files again, or use distance=backbone.",
             ) from error
+        weights = tuple(layer.flatten().clamp(min=0) for layer in each)
         return cls(network.eval().requires_grad_(False), weights)
 
     @torch.no_grad()
@@ -112,10 +133,6 @@ class AlexNetStages(nn.Module):
             if isinstance(layer, nn.ReLU):
                 stages.append(x)
         return stages
-
-
-def _load(path: str) -> dict[str, Tensor]:
-    return torch.load(Path(path), map_location="cpu", weights_only=True)
 
 
 def _at_most(stage: Tensor, side: int) -> Tensor:
