@@ -127,6 +127,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Nothing is imported, installed, downloaded or started here."""
         ScriptedLoadableModuleWidget.setup(self)
         from OFLSAM2SlicerLib.installer import Installer
+        from OFLSAM2SlicerLib.panel.cohort_part import CohortPart
         from OFLSAM2SlicerLib.panel.model_part import ModelPart
         from OFLSAM2SlicerLib.panel.options_part import OptionsPart
         from OFLSAM2SlicerLib.panel.review_part import ReviewPart
@@ -157,6 +158,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.taskPart = TaskPart(self.ui, controller, self.showStatus, self.logic.useWorker)
         self.optionsPart = OptionsPart(self.ui, self.showStatus)
         self.supportPart = SupportPart(self.ui, self.showStatus)
+        self.cohortPart = CohortPart(self.ui, controller, self.onCaseShown, self.runPart.say)
         controller.listeners.append(self.onStatus)
         self.logic.onTick = self.onTick
         self.ui.segmentButton.connect("clicked(bool)", self.onSegmentButton)
@@ -190,6 +192,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.setParameterNode(None)
             self.removeObservers()
             self.shortcuts.remove()
+            self.cohortPart.follow(False)
             slicer.app.disconnect("aboutToQuit()", self.logic.shutDown)
             self.logic.shutDown()
 
@@ -197,6 +200,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         self.reviewPart.is_open = True
         self.shortcuts.enable(True)
+        self.cohortPart.follow(True)
         for view in nodes_of_class(slicer.mrmlScene, "vtkMRMLSliceCompositeNode"):
             self.followView(view)
         self.reviewPart.update_views()
@@ -206,6 +210,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The run goes on, and is shown again when the user comes back; views are given back."""
         self.reviewPart.is_open = False
         self.shortcuts.enable(False)
+        self.cohortPart.follow(False)
         for view in nodes_of_class(slicer.mrmlScene, "vtkMRMLSliceCompositeNode"):
             self.removeObserver(view, vtk.vtkCommand.ModifiedEvent, self.onViewModified)
         self.reviewPart.leave_views()
@@ -424,6 +429,20 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.reviewPart.update_result()
         self.ui.reviewCollapsibleButton.collapsed = False
         self.logic.onSettled.append(self.onSettled)
+
+    def onCaseShown(self, volume: Any, segmentation: Any, confidence: Any) -> None:
+        """A case of the cohort is in the scene: show it as if it had been segmented here."""
+        chosen = self._parameterNode
+        if chosen is None:
+            return
+        chosen.target, chosen.segmentation, chosen.confidence = volume, segmentation, confidence
+        for view in nodes_of_class(slicer.mrmlScene, "vtkMRMLSliceCompositeNode"):
+            view.SetBackgroundVolumeID(volume.GetID())
+        self.ui.reviewCollapsibleButton.collapsed = False
+        self.reviewPart.update_scores()
+        self.reviewPart.update_views()
+        self.reviewPart.update_result()
+        self.reviewPart.go(1)
 
     def onLearnCorrections(self, checked: bool = False) -> None:
         """The corrected slices count as truth; the others are predicted anew."""

@@ -57,17 +57,7 @@ class ConfidenceWriter:
         node.SetAndObserveImageData(image)
         self._dirty = True
         yield
-        if node.GetDisplayNode() is None:
-            # CreateDefaultDisplayNodes would look for a window in the image's histogram, 140 ms.
-            display = slicer.vtkMRMLScalarVolumeDisplayNode()
-            display.SetAutoWindowLevel(False)
-            node.GetScene().AddNode(display)
-            node.SetAndObserveDisplayNodeID(display.GetID())
-        display = node.GetDisplayNode()
-        display.SetAndObserveColorNodeID(confidence_colors(node.GetScene()).GetID())
-        display.SetWindowLevel(255, 127.5)
-        display.SetInterpolate(False)
-        show_only_below(node, SURE)
+        show_as_confidence(node)
         place_beside(node, volume)
 
     def write(self, result: SliceResult) -> None:
@@ -156,6 +146,22 @@ def new_confidence_node(volume_node: Any) -> Any:
     scene = volume_node.GetScene()
     name = scene.GetUniqueNameByString(f"{volume_node.GetName()} confidence")
     return scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+
+
+def show_as_confidence(node: Any) -> None:
+    """Give a volume of 0 to 255 the fixed colours and window of confidences."""
+    if node.GetDisplayNode() is None:
+        # CreateDefaultDisplayNodes would look for a window in the image's histogram, 140 ms.
+        display = slicer.vtkMRMLScalarVolumeDisplayNode()
+        display.SetAutoWindowLevel(False)
+        node.GetScene().AddNode(display)
+        node.SetAndObserveDisplayNodeID(display.GetID())
+    display = node.GetDisplayNode()
+    display.SetAutoWindowLevel(False)
+    display.SetAndObserveColorNodeID(confidence_colors(node.GetScene()).GetID())
+    display.SetWindowLevel(255, 127.5)
+    display.SetInterpolate(False)
+    show_only_below(node, SURE)
 
 
 def show_only_below(confidence_node: Any, confidence: float) -> None:

@@ -225,6 +225,17 @@ class Controller:
         except OFLSAM2Error as error:
             failed(str(error))
 
+    def review(self, steps: Steps[Any], failed: Failure) -> None:
+        """Go through steps that make something ready to be reviewed, a few milliseconds a tick."""
+        self._background = self._review(steps, failed)
+        self.wake()
+
+    def _review(self, steps: Steps[Any], failed: Failure) -> Steps[None]:
+        try:
+            yield from steps
+        except InputError as error:
+            failed(str(error))
+
     def _find_corrections(self, run: SceneRun, then: Callable[[list[int]], None]) -> Steps[None]:
         found = yield from run.corrected_slices()
         if run is self.run and not self.status.is_running:

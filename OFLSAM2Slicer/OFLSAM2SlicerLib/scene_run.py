@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.data.corrections import Corrections
@@ -91,6 +92,17 @@ class SceneRun:
         place_beside(self.segmentation, self.target)
         if self.segmentation.GetDisplayNode() is None:
             self.segmentation.CreateDefaultDisplayNodes()
+
+    def adopt(self, structures: Sequence[Structure], labels: npt.NDArray[np.uint8]) -> Steps[None]:
+        """Take what is in the segmentation for the result of a run; in steps."""
+        self.scores = SliceScores(structures)
+        self._has_begun = self._has_arrived = True
+        self._writer = SegmentationWriter(self.segmentation, self.target, structures)
+        self._writer.adopt(labels)
+        yield
+        self._writer.mark_in_progress()
+        if self.confidence is not None:
+            self._confidence_writer = ConfidenceWriter(self.confidence, self.target)
 
     def add(self, result: SliceResult) -> None:
         assert self._writer is not None

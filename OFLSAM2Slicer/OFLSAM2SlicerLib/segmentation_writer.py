@@ -154,6 +154,19 @@ class SegmentationWriter:
         for structure in self.structures:
             self._add(structure, image)
 
+    def adopt(self, labels: npt.NDArray[np.uint8]) -> None:
+        """Take the segmentation as it is for what was written: its segments of the structures'
+        names are ours. labels: (K, J, I), what they hold, by `Structure.label`."""
+        segmentation = self.segmentation_node.GetSegmentation()
+        for structure in self.structures:
+            segment_id = segmentation.GetSegmentIdBySegmentName(structure.name)
+            if segment_id:
+                segmentation.GetSegment(segment_id).SetTag(STRUCTURE_TAG, structure.name)
+                self.segment_ids[structure.label] = segment_id
+        if self._volume_node not in _volumes_segmented(self.segmentation_node):
+            self.segmentation_node.AddNodeReferenceID(VOLUME_ROLE, self._volume_node.GetID())
+        self._written[...] = labels
+
     def write(self, result: SliceResult) -> None:
         """Put one slice in place. Nothing is redrawn before `flush`."""
         labels, written = result.labels, self._written[result.index_expression]

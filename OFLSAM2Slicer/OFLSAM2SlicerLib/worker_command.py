@@ -24,6 +24,11 @@ class WorkerCommand:
     env: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
+    def is_python(self) -> bool:
+        """Whether it is a Python of this computer, rather than a command of any kind."""
+        return self.uses_slicer_python or (len(self.command) > 1 and self.command[-1] == MODULE)
+
+    @property
     def uses_slicer_python(self) -> bool:
         return bool(self.command) and self.command[0] == slicer_python()
 

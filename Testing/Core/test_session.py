@@ -208,16 +208,6 @@ def test_learning_stops_when_the_caller_says_so(
         session.learn(support, stop)
 
 
-def test_learning_leaves_the_caller_s_random_numbers_and_threads_as_they_were(
-    session: FewShotSession, support: list[SupportCase]
-) -> None:
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_num_threads()
-    session.learn(support)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
-    assert torch.get_num_threads() == before[2]
-
-
 def test_memory_alone_mapping_alone_and_blind_updates_all_segment(
     session: FewShotSession, task: LearnedTask, target: SupportCase
 ) -> None:

@@ -7,9 +7,8 @@ import pytest
 from orientations import ORIENTATIONS, stored
 
 from OFLSAM2Core.data.results import SliceResult
-from OFLSAM2Core.data.slice_geometry import SliceGeometry, support_geometries, validate_slice_count
-from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.data.slice_geometry import SliceGeometry, validate_slice_count
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
 
 AXES = ("sagittal", "coronal", "axial", "auto")
@@ -161,23 +160,3 @@ def test_one_slice_is_enough_and_none_is_an_error():
         validate_slice_count(empty, SliceGeometry.for_volume(empty, "axial"))
     one_frame = Volume(np.zeros((1, 5, 6, 3), np.uint8))
     validate_slice_count(one_frame, SliceGeometry.for_volume(one_frame))
-
-
-def test_support_cases_are_cut_along_the_axis_that_suits_most_of_them_and_a_warning_says_so(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def case(spacing: tuple[float, float, float]) -> SupportCase:
-        affine = np.diag([*spacing, 1.0])
-        labels = np.zeros((10, 10, 10), np.uint8)
-        labels[4:6, 4:6, 4:6] = 1
-        return SupportCase(
-            Volume(np.zeros((10, 10, 10), np.float32), affine), labels, (Structure("box", 1),)
-        )
-
-    sagittal, axial = case((5, 1, 1)), case((1, 1, 5))
-    assert [g.orientation for g in support_geometries([axial, axial])] == ["axial", "axial"]
-    assert not caplog.text
-    found = support_geometries([sagittal, axial, axial])
-    assert {g.orientation for g in found} == {"axial"} and "different axes" in caplog.text
-    assert {g.orientation for g in support_geometries([sagittal, axial])} == {"sagittal"}
-    assert {g.orientation for g in support_geometries([axial], "coronal")} == {"coronal"}

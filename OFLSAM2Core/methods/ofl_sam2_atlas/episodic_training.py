@@ -286,9 +286,7 @@ class EpisodicTrainer:
         features = self.slices[beside].features(self.backbone)
         logits = self._predicted[beside][structures].to(self.backbone.device).float()
         masks = _resize(disturbed(logits, rng).sigmoid(), self.backbone.image_size)
-        # Slices are chosen among a case's, so the next one in the list is not always adjacent.
-        away = abs(self.slices[beside].index - query.index)
-        return [(away, self.backbone.remember(features, masks[:, None]))]
+        return [(1, self.backbone.remember(features, masks[:, None]))]
 
 
 def disturbed(logits: Tensor, rng: np.random.Generator) -> Tensor:

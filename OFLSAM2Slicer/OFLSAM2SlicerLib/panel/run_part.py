@@ -13,6 +13,7 @@ TITLES = {
     "model": "Model",
     "review": "Review",
     "task": "Learned task",
+    "cohort": "Cohort",
     "advanced": "Advanced",
 }
 """As messages name the parts of the panel; the panel may show them translated."""

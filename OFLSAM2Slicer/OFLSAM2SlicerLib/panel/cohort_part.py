@@ -1,0 +1,239 @@
+"""Part 6: a cohort worked through in the background, and its cases, least sure first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.errors import OFLSAM2Error
+from OFLSAM2Core.worker.client import worker_environment
+from OFLSAM2SlicerLib.cohort_review import (
+    ACCEPTED,
+    CORRECTED,
+    CORRECTIONS,
+    REJECTED,
+    Cohort,
+    CohortCase,
+    load_case,
+    reviewed_run,
+    start_cohort,
+)
+from OFLSAM2SlicerLib.controller import Controller
+from OFLSAM2SlicerLib.panel import tables
+
+FOLDER_SETTING = "OFLSAM2/Cohort"
+ROWS = 10
+REFRESH_MS = 3000
+
+
+class CohortPart:
+    """shown: called with volume, segmentation and confidence node of a case that was loaded."""
+
+    def __init__(
+        self,
+        ui: Any,
+        controller: Controller,
+        shown: Callable[[Any, Any, Any], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._ui = ui
+        self._controller = controller
+        self._shown = shown
+        self._say = say
+        self._cohort: Cohort | None = None
+        self._current: CohortCase | None = None
+        self._nodes: tuple[Any, ...] = ()
+        self._is_filling = False
+        self._timer = qt.QTimer()
+        self._timer.setInterval(REFRESH_MS)
+        self._timer.connect("timeout()", self.refresh)
+        tables.stretch(ui.cohortTable, 0)
+        ui.openCohortButton.connect("clicked(bool)", self._on_open)
+        ui.startCohortButton.connect("clicked(bool)", self._on_start)
+        ui.nextCaseButton.connect("clicked(bool)", lambda *_args: self.next_case())
+        ui.acceptCaseButton.connect("clicked(bool)", lambda *_args: self._on_verdict(ACCEPTED))
+        ui.rejectCaseButton.connect("clicked(bool)", lambda *_args: self._on_verdict(REJECTED))
+        ui.saveCaseButton.connect("clicked(bool)", lambda *_args: self._on_verdict(CORRECTED))
+        ui.cohortTable.connect("cellDoubleClicked(int,int)", self._on_double_clicked)
+        folder = qt.QSettings().value(FOLDER_SETTING)
+        if folder and Path(str(folder)).is_dir():
+            self.open(str(folder))
+        self._fill()
+
+    def open(self, folder: str) -> None:
+        """Show the cohort in a folder, also the one of an earlier day or of the command line."""
+        try:
+            self._cohort = Cohort(folder)
+        except OFLSAM2Error as error:
+            self._say(str(error))
+            return
+        qt.QSettings().setValue(FOLDER_SETTING, folder)
+        self._fill()
+
+    def start(self, inputs: str, folder: Path) -> None:
+        """Segment the volumes of a folder with the learned task, also while Slicer is closed."""
+        command = self._controller.link.command
+        if not command.is_python:
+            self._say(
+                _(
+                    "A cohort needs a Python on this computer. On another one, run "
+                    "`oflsam2 cohort` there, and open its folder here."
+                )
+            )
+            return
+        try:
+            task = self._controller.save_task(folder.with_name(f"{folder.name}-task"))
+            start_cohort(
+                command.command[:1], worker_environment(command.env), [inputs], task, folder
+            )
+        except (OFLSAM2Error, OSError) as error:
+            self._say(str(error))
+            return
+        qt.QSettings().setValue(FOLDER_SETTING, str(folder))
+        self._cohort = None
+        self._say(_("The cohort has been started; it goes on when Slicer is closed."))
+        self._timer.start()
+
+    def follow(self, followed: bool) -> None:
+        """Look again and again how far the cohort is, while the module is open."""
+        if followed and qt.QSettings().value(FOLDER_SETTING):
+            self._timer.start()
+        else:
+            self._timer.stop()
+
+    def refresh(self, *_args: Any) -> None:
+        folder = str(qt.QSettings().value(FOLDER_SETTING) or "")
+        if (
+            not (Path(folder) / "manifest.jsonl").is_file()
+            or self._ui.cohortCollapsibleButton.collapsed
+        ):
+            return
+        try:
+            if self._cohort is None:
+                self._cohort = Cohort(folder)
+            else:
+                self._cohort.refresh()
+        except OFLSAM2Error as error:
+            self._timer.stop()
+            self._say(str(error))
+            return
+        self._fill()
+
+    def next_case(self) -> None:
+        """Load the least sure case that nobody has looked at yet."""
+        if self._cohort is not None:
+            self._cohort.refresh()
+            case = self._cohort.following(self._current.name if self._current else "")
+            if case is None:
+                self._say(_("All cases that are segmented were looked at."))
+                self._fill()
+            else:
+                self.load(case)
+
+    def load(self, case: CohortCase) -> None:
+        """Show a case with its result, its confidence and its doubtful slices; the case that was
+        shown before leaves the scene."""
+        assert self._cohort is not None
+        try:
+            nodes = load_case(self._cohort, case)
+        except (OFLSAM2Error, RuntimeError) as error:
+            self._say(str(error))
+            return
+        self._leave()
+        self._current, self._nodes = case, tuple(node for node in nodes if node is not None)
+        self._controller.review(self._steps(nodes), self._say)
+        self._fill()
+
+    def _steps(self, nodes: tuple[Any, Any, Any]) -> Steps[Any]:
+        run = yield from reviewed_run(*nodes)
+        self._controller.run = run
+        self._shown(*nodes)
+        return run
+
+    def _leave(self) -> None:
+        for node in self._nodes:
+            if node.GetScene() is not None:
+                node.GetScene().RemoveNode(node)
+        self._nodes, self._current = (), None
+
+    def _on_verdict(self, verdict: str) -> None:
+        if self._cohort is None or self._current is None:
+            return
+        case = self._current
+        try:
+            if verdict == CORRECTED:
+                folder = self._cohort.folder / CORRECTIONS
+                folder.mkdir(exist_ok=True)
+                path = folder / f"{case.name}.seg.nrrd"
+                if not slicer.util.saveNode(self._nodes[1], str(path)):
+                    self._say(_("'{path}' could not be written.").format(path=path))
+                    return
+            self._cohort.say(case.name, verdict)
+        except (OFLSAM2Error, OSError) as error:
+            self._say(str(error))
+            return
+        self.next_case()
+
+    def _fill(self) -> None:
+        cases = self._cohort.cases if self._cohort is not None else []
+        texts = [
+            (
+                case.name,
+                case.verdict or case.state,
+                "" if case.confidence is None else f"{case.confidence:.2f}",
+                _milliliters(case),
+            )
+            for case in cases
+        ]
+        tables.fill(self._ui.cohortTable, texts)
+        tables.fit(self._ui.cohortTable, ROWS)
+        for row, case in enumerate(cases):
+            self._ui.cohortTable.item(row, 1).setToolTip(case.reason)
+            if self._current is not None and case.name == self._current.name:
+                self._ui.cohortTable.selectRow(row)
+        due = sum(case.is_due for case in cases)
+        done = sum(case.is_segmented for case in cases)
+        self._ui.cohortLabel.text = (
+            _("{folder}: {done} of {all} cases segmented, {due} to be looked at.").format(
+                folder=self._cohort.folder.name, done=done, all=len(cases), due=due
+            )
+            if self._cohort is not None
+            else _("No cohort is open.")
+        )
+        self._ui.nextCaseButton.enabled = bool(due)
+        for name in ("acceptCaseButton", "rejectCaseButton", "saveCaseButton"):
+            getattr(self._ui, name).enabled = self._current is not None
+
+    def _on_double_clicked(self, row: int, column: int) -> None:
+        if self._cohort is not None and row < len(self._cohort.cases):
+            self.load(self._cohort.cases[row])
+
+    def _on_open(self, *_args: Any) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(
+            slicer.util.mainWindow(), _("Open a cohort's folder")
+        )
+        if folder:
+            self.open(str(folder))
+
+    def _on_start(self, *_args: Any) -> None:
+        if self._controller.learned is None:
+            self._say(_("Learn or load a task first, in the part Learned task."))
+            return
+        window = slicer.util.mainWindow()
+        inputs = qt.QFileDialog.getExistingDirectory(window, _("Folder of volumes to segment"))
+        if not inputs:
+            return
+        parent = qt.QFileDialog.getExistingDirectory(window, _("Where the results go"))
+        if parent:
+            self.start(str(inputs), Path(str(parent)) / f"{Path(str(inputs)).name}-cohort")
+
+
+def _milliliters(case: CohortCase) -> str:
+    volumes = case.milliliters or {}
+    return ", ".join(f"{name} {ml:.1f}" for name, ml in volumes.items() if ml is not None)
