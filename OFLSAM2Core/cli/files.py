@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from OFLSAM2Core.cli.claims import claim_output
 from OFLSAM2Core.data.results import Progress, ProgressCallback
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
@@ -88,6 +89,7 @@ def check_outputs(
             )
         taken.add(os.path.realpath(path))
         refuse_existing(path, overwrite=overwrite)
+        claim_output(path)
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -116,6 +118,7 @@ def output_folder(path: Path, names: Iterable[str], *, overwrite: bool) -> Path:
             f"The output folder '{path}' cannot be made: {error.strerror}.",
             "Choose another one.",
         ) from error
+    claim_output(path)
     for name in names:
         check_writable(path / name)
         refuse_existing(path / name, overwrite=overwrite)

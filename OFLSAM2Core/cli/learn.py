@@ -17,10 +17,14 @@ from OFLSAM2Core.cli.options import (
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.results import ProgressCallback
+from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.learned_task import SUFFIX
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
+
+_TASK_BYTES = 100_000_000
+"""More than a task of the default method takes on the disk."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     pairs = [split_pair(text) for text in args.support]
     inputs = [path for pair in pairs for path in pair]
     check_outputs([(args.out, (SUFFIX,))], inputs, overwrite=args.overwrite)
+    check_writable(args.out, need_bytes=_TASK_BYTES)
     check_options(args)
     bars = ProgressBars(args.quiet)
     cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)

@@ -26,6 +26,7 @@ from typing import Any
 
 from OFLSAM2Core.errors import Cancelled, OFLSAM2Error
 from OFLSAM2Core.runtime.log import start_log
+from OFLSAM2Core.runtime.temporary import remove_temporary
 from OFLSAM2Core.worker.channel import Channel, memory_from_environment
 from OFLSAM2Core.worker.failures import failure_of, is_out_of_memory
 from OFLSAM2Core.worker.handlers import HANDLERS, warm_up
@@ -269,6 +270,7 @@ def _end_process(code: int) -> None:
     kill_own_descendants()
     # Not sys.exit: threads of PyTorch and OpenVINO may take seconds to end, or never do, and a
     # hung job may hold any lock.
+    remove_temporary()
     os._exit(code)
 
 

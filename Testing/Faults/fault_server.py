@@ -66,7 +66,7 @@ def run(words: list[str], folder: Path, fault: Fault, limit_s: float) -> Ended:
     """`oflsam2 WORDS...` in a child process whose current and temporary folder is in `folder`."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    streams = [temporary.parent / f".{name}" for name in ("out", "err")]
+    streams = [folder / f".{name}-{os.getpid()}" for name in ("out", "err")]
     started = time.monotonic()
     child = os.fork()
     if child == 0:
