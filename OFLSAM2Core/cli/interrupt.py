@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from queue import Empty, Queue
 from typing import Generic, TypeVar
 
-from OFLSAM2Core.cli.signals import raise_if_stopped
+from OFLSAM2Core.cli.signals import is_asked_to_stop, raise_if_stopped
 from OFLSAM2Core.data.results import Progress, ProgressCallback
 from OFLSAM2Core.errors import Cancelled
 
@@ -55,7 +56,10 @@ def in_background(
     thread.start()
     try:
         while True:
-            raise_if_stopped()
+            if is_asked_to_stop():
+                stopped.set()
+                yield from _that_came(sent)  # What is finished is the user's.
+                raise_if_stopped()
             try:
                 message = sent.get(timeout=_POLL_S)
             except Empty:
@@ -73,6 +77,13 @@ def in_background(
     finally:
         stopped.set()
         thread.join(_GRACE_S)
+
+
+def _that_came(sent: Queue[_Sent[T]]) -> Iterator[T]:
+    """Items that were sent and not taken yet."""
+    with suppress(Empty):
+        while True:
+            yield from sent.get_nowait().items
 
 
 def call_in_background(function: Callable[[ProgressCallback], T], show: ProgressCallback) -> T:

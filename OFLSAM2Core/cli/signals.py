@@ -75,9 +75,14 @@ def signals_noted() -> Iterator[None]:
     raise_if_stopped()
 
 
+def is_asked_to_stop() -> bool:
+    """Whether the program was asked to stop and has not answered."""
+    return bool(_Asked.count) and not _Asked.answered
+
+
 def raise_if_stopped() -> None:
     """Raises Stopped where the program was asked to stop and has not answered."""
-    if _Asked.count and not _Asked.answered:
+    if is_asked_to_stop():
         _Asked.answered = True
         raise Stopped(_Asked.code)
 
