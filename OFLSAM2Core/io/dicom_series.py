@@ -18,7 +18,7 @@ from OFLSAM2Core.io.dicom_folder import (
 )
 from OFLSAM2Core.io.dicom_pixels import stored_pixels
 from OFLSAM2Core.io.dicom_table import Frame, frames_of
-from OFLSAM2Core.io.image_files import as_grey
+from OFLSAM2Core.io.dicom_values import frame_values, odd_one
 from OFLSAM2Core.io.image_header import LPS_TO_RAS
 from OFLSAM2Core.runtime.memory_check import require_memory
 
@@ -122,7 +122,7 @@ def _assembled(source: Path, files: list[DicomFile]) -> DicomVolume:
     if all(frame.position is None for frame in frames):
         return _unplaced(source, frames)
     frames, affine = _in_order(source, frames)
-    return DicomVolume(_values(source, frames), affine)
+    return DicomVolume(frame_values(source, frames), affine)
 
 
 def _without_copies(files: list[DicomFile]) -> list[DicomFile]:
@@ -184,7 +184,7 @@ def _check_alike(source: Path, frames: list[Frame]) -> None:
     placed = [frame for frame in frames if frame.position is not None]
     if placed and len(placed) < len(frames):
         odd = next(frame for frame in frames if frame.position is None)
-        raise _odd(source, odd, "does not say where it lies (ImagePositionPatient)")
+        raise odd_one(source, odd, "does not say where it lies (ImagePositionPatient)")
     _near(source, placed, [frame.orientation for frame in placed], _TURNED, "orientation")
     spacings = [frame.spacing for frame in placed]
     scale = min((s.min() for s in spacings if s is not None), default=1.0)
@@ -195,7 +195,7 @@ def _as_most(source: Path, frames: list[Frame], told: str, values: list[str]) ->
     usual = max(set(values), key=values.count)
     for frame, value in zip(frames, values, strict=True):
         if value != usual:
-            raise _odd(source, frame, f"has {told.format(value)}, the others {usual}")
+            raise odd_one(source, frame, f"has {told.format(value)}, the others {usual}")
 
 
 def _near(
@@ -208,22 +208,14 @@ def _near(
     """All values are there and near their median."""
     for frame, value in zip(frames, values, strict=True):
         if value is None:
-            raise _odd(source, frame, f"does not say its {what}")
+            raise odd_one(source, frame, f"does not say its {what}")
     if not frames:
         return
     stacked = np.array(values, float)
     off = np.abs(stacked - np.median(stacked, axis=0)).reshape(len(frames), -1).max(axis=1)
     if off.max() > tolerance:
         frame = frames[int(off.argmax())]
-        raise _odd(source, frame, f"has another {what} than the others")
-
-
-def _odd(source: Path, frame: Frame, told: str) -> InputError:
-    """The error for a slice that does not belong to the others."""
-    return InputError(
-        f"{frame.told} in the DICOM series in '{source}' {told}.",
-        "Take it out of the folder if it is no slice of the volume, or export the series again.",
-    )
+        raise odd_one(source, frame, f"has another {what} than the others")
 
 
 def _in_order(source: Path, frames: list[Frame]) -> tuple[list[Frame], npt.NDArray[np.float64]]:
@@ -284,75 +276,6 @@ def _check_even(
         )
 
 
-def _values(source: Path, frames: list[Frame]) -> npt.NDArray:
-    """Real values of the frames, (K, J, I)."""
-    slopes, intercepts = _scalings(source, frames)
-    pictures = _pictures(source, frames)
-    exact = all(value.is_integer() for value in (*slopes, *intercepts)) and all(
-        picture.dtype.kind in "iu" for picture in pictures
-    )
-    if not exact:
-        result = np.empty((len(frames), *pictures[0].shape), np.float32)
-    else:
-        ends = [
-            float(end) * slope + intercept
-            for picture, slope, intercept in zip(pictures, slopes, intercepts, strict=True)
-            for end in (picture.min(), picture.max())
-        ]
-        result = np.empty((len(frames), *pictures[0].shape), _integer(min(ends), max(ends)))
-    for number, (slope, intercept) in enumerate(zip(slopes, intercepts, strict=True)):
-        picture, pictures[number] = pictures[number], pictures[number][:0]
-        if slope != 1 or intercept != 0:
-            picture = picture.astype(np.float64) * slope + intercept
-        result[number] = picture
-    return result
-
-
-def _integer(least: float, most: float) -> type[np.signedinteger]:
-    for dtype in (np.int16, np.int32):
-        if np.iinfo(dtype).min <= least and most <= np.iinfo(dtype).max:
-            return dtype
-    return np.int64
-
-
-def _pictures(source: Path, frames: list[Frame]) -> list[npt.NDArray]:
-    """The stored pixels of each frame; files of several frames are read once."""
-    whole: dict[Path, npt.NDArray] = {}
-    pictures = []
-    for frame in frames:
-        path = frame.file.path
-        if path not in whole:
-            pixels = stored_pixels(frame.file)
-            whole[path] = as_grey(path, pixels) if pixels.ndim == 4 else pixels
-        pictures.append(whole[path][frame.number])
-    return pictures
-
-
-def _scalings(source: Path, frames: list[Frame]) -> tuple[list[float], list[float]]:
-    """Each frame's own slope and intercept.
-
-    Raises InputError for one that does not say it where others do, and it matters.
-    """
-    known = [f for f in frames if f.slope is not None and f.intercept is not None]
-    plain = all(frame.slope == 1 and frame.intercept == 0 for frame in known)
-    if known and not plain and len(known) < len(frames):
-        odd = next(f for f in frames if f.slope is None or f.intercept is None)
-        raise _odd(source, odd, "does not say how its values are scaled (RescaleSlope, Intercept)")
-    for frame in known:
-        if frame.slope == 0:
-            raise _odd(source, frame, "scales its values by 0")
-    if not known and text_of(frames[0].file.header, "Modality") == "CT":
-        _log.warning(
-            "The CT in '%s' does not say how its values are scaled: they may be no Hounsfield "
-            "units.",
-            source,
-        )
-    return (
-        [1.0 if frame.slope is None else frame.slope for frame in frames],
-        [0.0 if frame.intercept is None else frame.intercept for frame in frames],
-    )
-
-
 def _unplaced(source: Path, frames: list[Frame]) -> DicomVolume:
     """Pictures without a place: one is a slice, several in colour are a sequence."""
     if frames[0].samples == 3 and len({frame.file.path for frame in frames}) == 1:
@@ -370,4 +293,4 @@ def _unplaced(source: Path, frames: list[Frame]) -> DicomVolume:
     told = "" if frame.spacing is not None else " nor the spacing of its pixels (1 mm is taken)"
     _log.warning("%s does not say where its picture lies%s.", frame.told, told)
     affine = np.diag([spacing[1], spacing[0], _thickness(frame), 1.0])
-    return DicomVolume(_values(source, frames), LPS_TO_RAS @ affine)
+    return DicomVolume(frame_values(source, frames), LPS_TO_RAS @ affine)
