@@ -41,7 +41,9 @@ def flush_streams() -> None:
 def _ready(stream: TextIO | None, number: int, passed: tuple[int, ...] | None) -> TextIO:
     if stream is None:  # Closed when the program started.
         return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  For the whole process.
-    if not isinstance(stream, io.TextIOWrapper) or not isinstance(stream.buffer, io.BufferedWriter):
+    # Of a FileIO where PYTHONUNBUFFERED is set.
+    ours = io.BufferedWriter | io.FileIO
+    if not isinstance(stream, io.TextIOWrapper) or not isinstance(stream.buffer, ours):
         return stream  # Somebody else's, such as a test's.
     with suppress(OSError, ValueError):
         stream.flush()
@@ -51,7 +53,7 @@ def _ready(stream: TextIO | None, number: int, passed: tuple[int, ...] | None) -
                 encoding=stream.encoding,
                 # A file or pipe on Windows may know no name of another script.
                 errors="backslashreplace",
-                line_buffering=stream.line_buffering or number == 2,
+                line_buffering=stream.line_buffering or stream.write_through or number == 2,
                 write_through=number == 2,
             )
     return stream

@@ -12,6 +12,8 @@ QUICK = [
     *("--device", "cpu", "--preset", "fast"),
     *("--set", "epochs=1", "--set", "atlas_prior=false"),
 ]
+WITHOUT_BACKBONE = [*("--device", "cpu", "--method", "atlas", "--set", "slicing_axis=axial")]
+"""A method that takes a second, for tests of what is around it."""
 NAMES = ["anterior hippocampus", "posterior hippocampus"]
 
 

@@ -17,7 +17,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command_line import NAMES, QUICK, ROOT, image, labels, run, start, succeed, support
+from command_line import (
+    NAMES,
+    QUICK,
+    ROOT,
+    WITHOUT_BACKBONE,
+    image,
+    labels,
+    run,
+    start,
+    succeed,
+    support,
+)
 from PIL import Image
 
 from OFLSAM2Core.cli.main import COMMANDS
@@ -88,6 +99,7 @@ def test_segment_writes_every_output_on_the_grid_of_the_volume(cases, segmented)
     assert "6 slices" in said and "voxels in doubt" in said
 
 
+@pytest.mark.slow
 def test_straight_from_support_gives_the_same_labels_as_through_a_saved_task(
     cases, segmented, tmp_path
 ):
@@ -100,7 +112,9 @@ def test_straight_from_support_gives_the_same_labels_as_through_a_saved_task(
 
 def test_evaluate_writes_its_report_and_ends_with_the_mean_dice(cases, tmp_path):
     out = tmp_path / "report"
-    said = succeed("evaluate", cases, "--out", out, "--supports", 2, "--cases", 1, *QUICK)
+    said = succeed(
+        "evaluate", cases, "--out", out, "--supports", 2, "--cases", 1, *WITHOUT_BACKBONE
+    )
     report = json.loads((out / "report.json").read_text())
     assert report["support"] == ["hippocampus_001", "hippocampus_003"]
     assert report["test"] == ["hippocampus_006"] and report["unit"] == "mm"
@@ -109,7 +123,7 @@ def test_evaluate_writes_its_report_and_ends_with_the_mean_dice(cases, tmp_path)
     (case,) = report["cases"]
     assert set(case["structures"]) == set(NAMES)
     for found in case["structures"].values():
-        assert set(found) == {"dice", "hd95", "average_hausdorff", "assd"}
+        assert set(found) == {"dice", "hd95", "average_hausdorff", "assd", "status"}
     assert case["seconds_per_slice"] > 0 and case["peak_memory_mb"] > 100
     assert len(case["per_slice"]) == 6
     assert report["seconds_to_learn"] > 0
@@ -122,7 +136,7 @@ def test_evaluate_counts_a_test_case_in_which_there_is_nothing_to_find(cases, tm
     empty = sitk.ReadImage(str(labels(folder, "006"))) * 0
     sitk.WriteImage(empty, str(labels(folder, "006")))
     out = tmp_path / "report"
-    succeed("evaluate", folder, "--out", out, "--supports", 1, *QUICK)
+    succeed("evaluate", folder, "--out", out, "--supports", 1, *WITHOUT_BACKBONE)
     found = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert found["complete"] and len(found["cases"]) == 2
 
@@ -135,7 +149,7 @@ def test_names_that_the_output_cannot_show_do_not_end_the_work(cases, tmp_path):
         table.read_text(encoding="utf-8").replace("anterior", "\u5de6\u80be"), encoding="utf-8"
     )
     words = ["evaluate", folder, "--out", tmp_path / "report", "--supports", 1, "--cases", 1]
-    done = run(*words, *QUICK, PYTHONIOENCODING="cp1252")
+    done = run(*words, *WITHOUT_BACKBONE, PYTHONIOENCODING="cp1252")
     assert done.returncode == 0, done.stderr
     assert "\\u5de6" in done.stdout
 
@@ -145,7 +159,17 @@ def test_evaluate_learns_from_support_with_a_missing_structure_only_when_allowed
     labels = partial / "hippocampus_003_label.nii.gz"
     whole = sitk.ReadImage(str(labels))
     sitk.WriteImage(whole * (whole != 2), str(labels))
-    words = ["evaluate", partial, "--out", tmp_path / "r", "--supports", 2, "--cases", 1, *QUICK]
+    words = [
+        "evaluate",
+        partial,
+        "--out",
+        tmp_path / "r",
+        "--supports",
+        2,
+        "--cases",
+        1,
+        *WITHOUT_BACKBONE,
+    ]
     refused = run(*words)
     assert refused.returncode == 2
     assert NAMES[1] in refused.stderr and "hippocampus_003" in refused.stderr
