@@ -60,9 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "       oflsam2 cohort status DIR\n"
         "       oflsam2 cohort report DIR"
     )
-    parser.epilog = (
-        "Exit codes: 0 all cases are done; 3 some failed or were empty, and are listed; "
-        "2 nothing could be done; 130 stopped with Ctrl-C."
+    parser.description = (
+        "Segment many volumes, record each, and go on with --resume where it stopped.\n"
+        "Exit codes: 0 all cases are done; 3 some failed or were empty, and are listed;\n"
+        "2 the run could not start or go on; 130 stopped with Ctrl-C."
     )
     parser.add_argument(
         "inputs",

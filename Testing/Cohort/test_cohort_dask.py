@@ -68,6 +68,7 @@ def test_every_worker_killed_is_borne_and_ctrl_c_leaves_nothing_behind(
     assert set(states(out).values()) == {"done"}
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_run_that_was_killed(toy: Toy, tmp_path: Path) -> None:
     cases, out = write_cases(tmp_path / "in", "held_a"), tmp_path / "out"
     with toy.start("cohort", cases, "--task", toy.task, "--out", out, "--workers", "1") as process:
@@ -80,6 +81,7 @@ def test_workers_end_with_a_run_that_was_killed(toy: Toy, tmp_path: Path) -> Non
     assert toy.cohort_here(cases, out, "--resume").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_runs_somewhere_gets_cases_to_its_workers(
     toy: Toy, tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_scheduler_that_runs_somewhere_gets_cases_to_its_workers(
     assert toy.begun() == {"a": 1, "b": 1, "c": 1}
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_gone_in_mid_run_ends_it_and_resuming_goes_on(
     toy: Toy, tmp_path: Path
 ) -> None:
@@ -113,6 +116,7 @@ def test_a_scheduler_that_is_gone_in_mid_run_ends_it_and_resuming_goes_on(
     assert toy.begun() == {"a": 1, "held_b": 2}
 
 
+@pytest.mark.slow
 def test_workers_that_are_gone_for_good_end_the_run(toy: Toy, tmp_path: Path) -> None:
     cases, out = write_cases(tmp_path / "in", "held_a"), tmp_path / "out"
     with Cluster(tmp_path, toy.environment) as cluster:
@@ -126,6 +130,7 @@ def test_workers_that_are_gone_for_good_end_the_run(toy: Toy, tmp_path: Path) ->
     assert states(out) == {"held_a": "waiting"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "said"),
     [
