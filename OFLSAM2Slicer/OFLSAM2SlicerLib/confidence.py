@@ -63,9 +63,11 @@ class ConfidenceWriter:
     def write(self, result: SliceResult) -> None:
         array = slicer.util.arrayFromVolume(self.confidence_node)
         shown = np.clip(result.confidence, NOT_YET + 1, AWAY - 1)
-        away = ~_near(result.labels > 0, self._reach(result.axis))
-        away &= result.confidence >= SURE * 255
-        shown[away] = AWAY
+        away = result.confidence >= SURE * 255
+        box = _box(result.labels, self._reach(result.axis))
+        if box is not None:
+            away[box] &= ~_near(result.labels[box] > 0, self._reach(result.axis))
+        np.copyto(shown, AWAY, where=away)
         array[result.index_expression] = shown
         self._dirty = True
 
@@ -174,9 +176,21 @@ def show_only_below(confidence_node: Any, confidence: float) -> None:
         display.SetApplyThreshold(True)
 
 
+def _box(labels: npt.NDArray[np.uint8], reach: tuple[int, int]) -> tuple[slice, slice] | None:
+    """What is at most so many rows and columns away from where there are labels, as a rectangle;
+    None where there are none."""
+    rows, columns = np.flatnonzero(labels.any(axis=1)), np.flatnonzero(labels.any(axis=0))
+    if not rows.size:
+        return None
+    return (
+        slice(max(0, int(rows[0]) - reach[0]), int(rows[-1]) + reach[0] + 1),
+        slice(max(0, int(columns[0]) - reach[1]), int(columns[-1]) + reach[1] + 1),
+    )
+
+
 def _near(mask: npt.NDArray[np.bool_], reach: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """What is at most so many rows and columns away from the mask. By shifts of doubling length:
-    0.3 ms for 512x512."""
+    """What is at most so many rows and columns away from the mask. By shifts of doubling
+    length."""
     near = mask.copy()
     for axis in (0, 1):
         line, left, step = np.moveaxis(near, axis, 0), reach[axis], 1
