@@ -28,6 +28,14 @@ from OFLSAM2Core.worker.protocol import PROTOCOL_VERSION, Frame  # noqa: E402
 STEP = 100  # brightness of structure n is n * STEP
 
 
+def task_of(frame: Frame) -> list[dict[str, Any]]:
+    """The structures of a task, each with its levels of brightness."""
+    structures = json.loads(frame.arrays["task"].tobytes())
+    for place, structure in enumerate(structures):
+        structure.setdefault("levels", [(place + 1) * STEP])
+    return structures
+
+
 def about_task(structures: list[dict[str, Any]]) -> dict[str, Any]:
     own = ("levels", "cases")
     plain = [{key: one[key] for key in one if key not in own} for one in structures]
@@ -107,7 +115,7 @@ class Worker:
         return about_task(found), {}
 
     def _segment(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
-        structures = json.loads(frame.arrays["task"].tobytes())
+        structures = task_of(frame)
         if frame.header.get("keep"):
             self._kept = {frame.header["id"]: (frame.arrays["image"].copy(), structures)}
         return self._slices(frame, frame.arrays["image"], structures)
@@ -118,7 +126,7 @@ class Worker:
             message = "This method does not learn from corrections."
             return {"event": "failed", "kind": "input", "message": message, "hint": ""}, {}
         if "image" in frame.arrays:
-            image, structures = frame.arrays["image"], json.loads(frame.arrays["task"].tobytes())
+            image, structures = frame.arrays["image"], task_of(frame)
         else:
             image, structures = self._kept[frame.header["segmented"]]
         labels, known = frame.arrays["labels"], frame.arrays["known"].astype(bool)
