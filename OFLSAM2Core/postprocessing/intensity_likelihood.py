@@ -4,8 +4,8 @@ Slices are predicted by what the support has taught, and no image looks quite li
 a structure has been predicted, the volume itself shows how bright it is and how bright the
 background beside it: two histograms, and a voxel near the structure is the more likely to belong to
 it the more often its intensity is found inside than beside it. That is naive Bayes with two
-classes, and self-training on the target in its simplest form. It draws thin organs to where their voxels are,
-and tells nothing where both sides are alike (docs/decisions/0015).
+classes, and self-training on the target in its simplest form. It draws thin organs to where their
+voxels are, and tells nothing where both sides are alike (docs/decisions/0015).
 """
 
 from __future__ import annotations
