@@ -13,14 +13,18 @@ def option_lines(described: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for each in described["options"]:
-        default = str(each["default"]).lower() if each["type"] == "bool" else each["default"]
         when = {"learn": "learning", "segment": "segmenting", "both": "both"}[each["when"]]
-        lines.append(f"  {each['name']}={default}  [{when}]{_allowed(each)}")
+        lines.append(f"  {each['name']}={shown_default(each)}  [{when}]{_allowed(each)}")
         lines.append(f"      {each['help']}")
     for name, values in described["presets"].items():
         changed = ", ".join(f"{option}={value}" for option, value in values.items())
         lines.append(f"  --preset {name}: {changed or 'the defaults'}")
     return lines
+
+
+def shown_default(option: Mapping[str, Any]) -> str:
+    """The default, as it would be written on a command line."""
+    return str(option["default"]).lower() if option["type"] == "bool" else str(option["default"])
 
 
 def _allowed(option: Mapping[str, Any]) -> str:

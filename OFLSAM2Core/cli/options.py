@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core import methods
 from OFLSAM2Core.cli.interrupt import call_in_background
-from OFLSAM2Core.cli.method_help import option_lines
+from OFLSAM2Core.cli.method_help import shown_default
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.methods.base import describe
@@ -37,22 +39,49 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         dest="settings",
-        help="set an option of the method, see below; may be repeated",
+        help="set an option of the method; may be repeated",
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    if {"-h", "--help"} & set(sys.argv):
-        parser.epilog = _help_on_options()
+    name = _named_method()
+    if name in methods.names():
+        _add_method_flags(parser, describe(methods.get_method(name)))
 
 
-def _help_on_options() -> str:
-    """What can be set of the method that the command line names."""
-    parser = argparse.ArgumentParser(add_help=False)
+def _named_method() -> str:
+    """The method that the command line names, before it is parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method", default=methods.DEFAULT)
-    name = parser.parse_known_args(sys.argv[1:])[0].method
-    if name not in methods.names():
-        return ""
-    lines = option_lines(describe(methods.get_method(name)))
-    return "\n".join([f"options of the method {name} (--set NAME=VALUE):", *lines])
+    return str(parser.parse_known_args(sys.argv[1:])[0].method)
+
+
+def _add_method_flags(parser: argparse.ArgumentParser, described: Mapping[str, Any]) -> None:
+    """A flag for each option of a method: `--learning-rate VALUE` is `--set learning_rate=VALUE`.
+
+    An option that is called like a flag of the command has none; `--set` sets it all the same.
+    """
+    group = parser.add_argument_group(f"options of the method {described['name']}")
+    for each in described["options"]:
+        with suppress(argparse.ArgumentError):
+            group.add_argument(
+                f"--{each['name'].replace('_', '-')}",
+                action=_Setting,
+                dest=each["name"],
+                default=argparse.SUPPRESS,
+                metavar=each["type"].upper(),
+                help=f"{each['help']} Default: {shown_default(each)}".replace("%", "%%"),
+            )
+
+
+class _Setting(argparse.Action):
+    """Notes the flag of an option as `--set` would."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        namespace.settings = [*namespace.settings, f"{self.dest}={values}"]
 
 
 def add_overwrite_option(parser: argparse.ArgumentParser) -> None:

@@ -86,9 +86,10 @@ def test_the_command_line_lists_it_with_its_options_learns_and_segments(
         sitk.WriteImage(sitk.GetImageFromArray(case.volume.array), str(tmp_path / f"{name}.nii.gz"))
         sitk.WriteImage(sitk.GetImageFromArray(case.labels), str(tmp_path / f"{name}_l.nii.gz"))
     assert "labels what is bright" in succeed("methods", **path)
-    for words in (("methods", "toy-threshold"), ("learn", "--method", "toy-threshold", "--help")):
-        said = succeed(*words, **path)
-        assert "threshold=0.5" in said and "Whether dark voxels are labelled instead." in said
+    said = succeed("methods", "toy-threshold", **path)
+    assert "threshold=0.5" in said and "Whether dark voxels are labelled instead." in said
+    said = succeed("learn", "--method", "toy-threshold", "--help", **path)
+    assert "--threshold FLOAT" in said and "Default: 0.5" in said
     support = [f"--support={tmp_path / n}.nii.gz={tmp_path / n}_l.nii.gz" for n in ("a", "b")]
     task, out = tmp_path / "box.oflsam2", tmp_path / "c.nii.gz"
     succeed("learn", *support, "--method", "toy-threshold", "--out", task, **path)
@@ -96,7 +97,8 @@ def test_the_command_line_lists_it_with_its_options_learns_and_segments(
     succeed(*words, "--labelmap", tmp_path / "found.nii.gz", **path)
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "found.nii.gz")))
     np.testing.assert_array_equal(found, case_of(ord("c")).labels)
-    refused(run(*words, "--set", "threshold=2", **path), "threshold", "0 to 1")
+    for flag in (("--set", "threshold=2"), ("--method", "toy-threshold", "--threshold", "2")):
+        refused(run(*words, *flag, **path), "threshold", "0 to 1")
     refused(run(*words, "--set", "bias=2", **path), "bias", "settled")
 
 
