@@ -12,10 +12,15 @@ for result in session.segment(read_volume("b.nii.gz"), task):
 Importing this package imports nothing heavy: each name below is loaded when it is first used.
 """
 
-from __future__ import annotations
+import os
+import sys
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# `python -m OFLSAM2Core` is beginning: what lies in the current folder is not ours to import.
+_BEGINNING = sys.argv[:1] == ["-m"] and any(w.startswith("OFLSAM2Core") for w in sys.orig_argv)
+_ = sys.path.pop(0) if _BEGINNING and sys.path[:1] in ([""], [os.getcwd()]) else None
+
+from importlib import import_module  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 __version__ = "0.1.0"
 
