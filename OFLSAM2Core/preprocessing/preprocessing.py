@@ -51,7 +51,7 @@ class Preprocessing:
     size: pixels along a side of the network's image.
     curve: intensities (ascending) and the grey values they are shown as, for CT and wherever a
         window was given.
-    square_pixel: the same for a square around the structures; None where none is shown.
+    roi_pixel_spacing: the same for a square around the structures; None where none is shown.
     other_axes: along which slices are shown besides.
     brightness: bounds for the scale of whole slices of MR; None: there are none.
     """
@@ -213,23 +213,22 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Preprocessing:
-        curve = data.get("curve")
+        """The inverse of `to_json`. Raises KeyError, TypeError or ValueError."""
+        curve, roi_pixel_spacing = data["curve"], data["roi_pixel_spacing"]
         return cls(
             modality=str(data["modality"]),
             pixel=float(data["pixel"]),
             size=int(data["size"]),
             curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
-            roi_pixel_spacing=None
-            if data.get("square_pixel") is None
-            else float(data["square_pixel"]),
-            other_axes=tuple(OrthogonalView(*each) for each in data.get("other_axes", [])),
-            brightness=_brightness(data.get("brightness")),
+            roi_pixel_spacing=None if roi_pixel_spacing is None else float(roi_pixel_spacing),
+            other_axes=tuple(OrthogonalView(*each) for each in data["other_axes"]),
+            brightness=_brightness(data["brightness"]),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class PreprocessedVolume:
-    """A volume as the network sees it, slice by slice; made by `Preprocessing.prepare`.
+    """A volume as the network sees it, slice by slice; made by `Preprocessing.transform`.
 
     stack: canonical slices (S, H, W[, 3]) with the stored intensities, a view of the volume.
     curve: intensities (ascending) and their grey values; straight between, flat outside.

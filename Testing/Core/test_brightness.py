@@ -179,7 +179,7 @@ def test_the_place_has_room_around_the_structures_of_all_support_cases() -> None
 
 def test_all_axes_of_a_volume_are_shown_by_one_curve() -> None:
     case = _case(_with_a_coil(_tissue()))
-    preparation = _learned(case, _case(_tissue(1)), across=True)
+    preparation = _learned(case, _case(_tissue(1)), orthogonal=True)
     assert preparation.brightness is not None
     slicing = SliceGeometry.for_volume(case.volume)
     across = preparation.transform_orthogonal(case.volume, slicing)
@@ -191,15 +191,6 @@ def test_all_axes_of_a_volume_are_shown_by_one_curve() -> None:
 def test_a_preparation_with_it_is_the_same_after_json(preparation: Preprocessing) -> None:
     assert preparation.brightness is not None
     assert Preprocessing.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
-
-
-def test_a_task_from_before_scales_volumes_by_their_own_percentiles(
-    preparation: Preprocessing,
-) -> None:
-    data = preparation.to_json()
-    del data["brightness"]
-    prepared = _prepared(Preprocessing.from_json(data), _case(_with_a_coil(_tissue())))
-    assert prepared.curve == percentile_window(prepared.stack)
 
 
 def test_nothing_is_learned_where_all_volumes_have_one_scale() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.reading import read_support_case
 from OFLSAM2Core.preprocessing.foreground import foreground_bbox
+from OFLSAM2Core.preprocessing.intensity_bounds import RoiIntensityBounds
 from OFLSAM2Core.preprocessing.intensity_mapping import detect_modality
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
+from OFLSAM2Core.preprocessing.orthogonal_view import OrthogonalView
 from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume, Preprocessing
 
 SAMPLES = Path(__file__).parents[2] / "Resources" / "SampleData"
@@ -416,6 +418,22 @@ def test_volumes_and_sequences_do_not_mix():
 )
 def test_a_preparation_is_the_same_after_json(preparation):
     assert Preprocessing.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
+
+
+def test_every_field_comes_back_from_json():
+    plain = Preprocessing("MR", 0.7)
+    full = Preprocessing(
+        modality="CT",
+        pixel=0.9,
+        size=128,
+        curve=((-100.0, 0.0, 200.0), (0.0, 0.4, 1.0)),
+        roi_pixel_spacing=0.35,
+        other_axes=(OrthogonalView("sagittal", 1.2),),
+        brightness=RoiIntensityBounds((0.2, 0.8), (1.0, 2.0, 3.0, 4.0)),
+    )
+    for field in fields(Preprocessing):
+        assert getattr(full, field.name) != getattr(plain, field.name)
+    assert Preprocessing.from_json(json.loads(json.dumps(full.to_json()))) == full
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
