@@ -179,7 +179,7 @@ def test_the_place_has_room_around_the_structures_of_all_support_cases() -> None
 
 def test_all_axes_of_a_volume_are_shown_by_one_curve() -> None:
     case = _case(_with_a_coil(_tissue()))
-    preparation = _learned(case, _case(_tissue(1)), orthogonal=True)
+    preparation = _learned(case, _case(_tissue(1)), across=True)
     assert preparation.brightness is not None
     slicing = SliceGeometry.for_volume(case.volume)
     across = preparation.transform_orthogonal(case.volume, slicing)
