@@ -1,0 +1,82 @@
+"""One volume, in three steps: locate, predict, fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.data.results import Progress
+from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.locate_predict_fuse.fuse import fuse, labels_and_confidence
+from OFLSAM2Core.methods.locate_predict_fuse.locate import deformed, locate
+from OFLSAM2Core.methods.locate_predict_fuse.model import Model
+from OFLSAM2Core.methods.locate_predict_fuse.options import SegmentOptions
+from OFLSAM2Core.methods.locate_predict_fuse.predict import predict
+from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
+from OFLSAM2Core.postprocessing.probability_volume import as_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalResult:
+    """A segmented canonical slice: labels and confidence uint8 (H, W), S_cf by structure name."""
+
+    index: int
+    labels: npt.NDArray[np.uint8]
+    confidence: npt.NDArray[np.uint8]
+    scores: dict[str, float]
+    revision: int = 0
+
+
+def segment_scan(
+    model: Model, ctx: Context, scan: Scan, options: SegmentOptions
+) -> Iterator[CanonicalResult]:
+    """Slices as they are ready; those that fusing changes once more, revision 1."""
+    report, timings = ctx.report, ctx.timings
+    slicing = scan.slicing
+    count = slicing.count
+    backbone = ctx.needed_backbone.at_size(model.view.size)
+
+    # Locate.
+    def on_step(step: int) -> None:
+        report(Progress("segment", 0, count, "registering the support cases"))
+
+    with timings.stage("locate"):
+        location = locate(model, backbone, scan, on_step)
+    with timings.stage("register"):
+        location = deformed(model, scan, location, on_step)
+
+    # Predict.
+    framing = location.encoded.window.framing
+    predicted: dict[int, Tensor] = {}
+    slices = predict(model, location, count, slicing.slice_spacing)
+    while True:
+        with timings.stage("predict"):
+            step = next(slices, None)
+        if step is None:
+            break
+        index, probabilities = step
+        predicted[index] = as_bytes(probabilities)
+        labels, confidence, scores = labels_and_confidence(
+            model, framing.to_grid(probabilities), 1.5, None
+        )
+        yield CanonicalResult(index, labels, confidence, scores)
+        report(Progress("segment", len(predicted), count))
+
+    # Fuse.
+    with timings.stage("fuse"):
+        fused = fuse(model, scan, location, predicted)
+    top, bottom, left, right = framing.region
+    for index in range(count):
+        own = torch.zeros(len(model.structures), *slicing.slice_shape)
+        if 0 <= index - fused.first < fused.volume.count:
+            own[:, top:bottom, left:right] = fused.volume.slice(
+                index - fused.first, torch.device("cpu")
+            )
+        sure = torch.from_numpy(np.ascontiguousarray(fused.sure[:, index])).float()
+        labels, confidence, scores = labels_and_confidence(model, own, fused.temperature, sure)
+        yield CanonicalResult(index, labels, confidence, scores, 1 if index in predicted else 0)
