@@ -103,7 +103,7 @@ def register(
 
 
 def coarse_affine(
-    grid: CubicGrid,
+    grid: IsotropicGrid,
     volume: Tensor,
     inside: Tensor,
     cases: Tensor,

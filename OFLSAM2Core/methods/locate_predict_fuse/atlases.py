@@ -84,11 +84,7 @@ class Atlases:
         for scan, own, (low, high) in zip(scans, labels, boxes, strict=True):
             middle = point((low + high) / 2)
             images.append(as_bytes(image_on(grid, scan, intensity, middle)[0]))
-            shown, there = grid.show(
-                lambda index, own=own: np.stack([own[index] == each.label for each in structures]),
-                scan.slicing,
-                middle,
-            )
+            shown, there = grid.show(_Covered(own, structures), scan.slicing, middle)
             covered.append(as_bytes(shown * there))
             sides = np.multiply(scan.slicing.shape, scan.slicing.steps)
             places.append(torch.from_numpy((np.array(middle) / sides).astype(np.float32)))
@@ -216,6 +212,17 @@ class Atlases:
 
     def with_grey(self, grey: float) -> Atlases:
         return replace(self, grey=grey)
+
+
+@dataclass(frozen=True)
+class _Covered:
+    """Planes of labels: (N, rows, columns), 1 where a structure is."""
+
+    labels: npt.NDArray
+    structures: Sequence[Structure]
+
+    def __call__(self, index: int) -> npt.NDArray:
+        return np.stack([self.labels[index] == each.label for each in self.structures])
 
 
 def similarity_weights(apart: Tensor) -> Tensor:

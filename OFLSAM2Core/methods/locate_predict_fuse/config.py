@@ -7,12 +7,12 @@ must not presume what, or whose, body a volume shows.
 
 from __future__ import annotations
 
-# Locate ------------------------------------------------------------------------------------------
+# --- Locate
 
 ROOM_AROUND = 0.3
-"""Around the structures on every side of an atlas, of the geometric mean of their extents: what lies
-beside them is compared, too. Between 24 mm and 0.15 of the largest extent on five anatomies, which
-was measured before (docs/experiments/registration.md)."""
+"""Around the structures on every side of an atlas, of the geometric mean of their extents: what
+lies beside them is compared, too. Between 24 mm and 0.15 of the largest extent on five anatomies,
+which was measured before (docs/experiments/registration.md)."""
 
 SEARCHED = 2, 4
 """Cells of an atlas that a cell is wide in which a volume is described, and compared, while places
@@ -49,11 +49,11 @@ MORE_SIMILAR, NEARBY = 3.0, 3
 OTHERS = 2
 """By how many others a support case is known: the time of leave-one-out grows with it."""
 
-# Region and scale ----------------------------------------------------------------------------------
+# --- Region and scale
 
 ROI_ROOM = 2.0
-"""Side of the region, of the largest extent of the structures in a slice. 1.6 was too near for right
-ventricles (docs/decisions/0011). Measured."""
+"""Side of the region, of the largest extent of the structures in a slice. 1.6 was too near for
+right ventricles (docs/decisions/0011). Measured."""
 
 WHOLE = 0.8
 """Of the slices' longest side: a region that is larger than this is the whole slice."""
@@ -71,7 +71,7 @@ EMPTY_ENDS = 0.06
 """Of the structures' height: so far beyond the last slice in which anything was predicted slices
 are predicted, too."""
 
-# Features ------------------------------------------------------------------------------------------
+# --- Features
 
 PROBES = 8
 """Slices, spread over the located extent, that feature statistics are taken from."""
@@ -88,7 +88,7 @@ MOST_SLICES = 120
 EMPTY_SHARE = 0.25
 """Slices without any structure that are learned from, relative to those with."""
 
-# Training ------------------------------------------------------------------------------------------
+# --- Training
 
 BATCH = 8
 PRIOR_HEARD = 0.85
@@ -107,6 +107,9 @@ FEATURE_GAIN, FEATURE_SHIFT = 0.15, 0.15
 """Deviations of a component's random gain, and of what is added to it relative to its own
 deviation: another scanner moves channels, and standardising does not find all of that."""
 
+FALSE_PRIOR, MISSING_PRIOR = 0.05, 0.05
+"""How often the prior of a structure lies somewhere else, and is missing. Measured."""
+
 PRIOR_SHIFT, PRIOR_SCALE = 0.03, 0.06
 """How far the prior is moved by itself, of the image's side, and its logarithm of scale."""
 
@@ -117,8 +120,9 @@ BALANCED = 0.7
 """Share of the steps in which positions near small structures count more
 (docs/experiments/other-sets.md)."""
 
-# Fuse ----------------------------------------------------------------------------------------------
+# --- Fuse
 
-AGREED = 0.5
-"""Agreement of prior and prediction below which, relative to what leave-one-out on the support gives,
-the place is looked for again, everywhere."""
+CONFIRMED = 0.25
+"""Mean probability that the head gives a structure where the prior says that it is: the prior
+counts in full from there on, and less below. A structure that the head does not see at all is not
+predicted because other patients have it there."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from OFLSAM2Core.atlas.atlas_set import averaged, shares
+from OFLSAM2Core.methods.locate_predict_fuse.config import CONFIRMED
 from OFLSAM2Core.methods.locate_predict_fuse.locate import Location
 from OFLSAM2Core.methods.locate_predict_fuse.model import Model
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
@@ -39,7 +39,13 @@ class Fused:
     temperature: float
 
 
-def fuse(model: Model, scan: Scan, location: Location, predicted: dict[int, Tensor]) -> Fused:
+def fuse(
+    model: Model,
+    scan: Scan,
+    location: Location,
+    predicted: dict[int, Tensor],
+    intensity_refinement: bool = True,
+) -> Fused:
     """predicted: probabilities of slices in bytes on the image's grid, (N, S, S)."""
     slicing = scan.slicing
     first, stop = min(predicted), max(predicted) + 1
@@ -61,13 +67,15 @@ def fuse(model: Model, scan: Scan, location: Location, predicted: dict[int, Tens
             prior.grid.on_slices(prior.shares, slicing, prior.middle, index, framing.region)
             for index in range(first, stop)
         )
-        share = shares(volume, said, np.array(model.worth.reliable))
+        share = shares(volume, said, np.array(model.worth.reliable)) * confirmed(volume, said)
         volume = averaged(volume, said, share, CPU).without_spurious_components(
             model.single, touched
         )
         temperature, highest = WITH_REGISTRATION, said.highest()
-    shown = scan.stack[first:stop, top:bottom, left:right]
-    volume = volume.by_appearance(shown, touched).without_spurious_components(model.single, touched)
+    if intensity_refinement:
+        shown = scan.stack[first:stop, top:bottom, left:right]
+        volume = volume.by_appearance(shown, touched)
+        volume = volume.without_spurious_components(model.single, touched)
     count = slicing.count
     areas = np.zeros((len(model.structures), count), np.int64)
     areas[:, first:stop] = volume.areas()
@@ -82,6 +90,16 @@ def fuse(model: Model, scan: Scan, location: Location, predicted: dict[int, Tens
         votes[:, first:stop] = highest
         sure = sure * atlas_agreement(areas, votes)
     return Fused(volume, first, sure, temperature)
+
+
+def confirmed(volume: ProbabilityVolume, said: ProbabilityVolume) -> npt.NDArray[np.float64]:
+    """How far the prediction bears out the prior of each structure, (N,) in [0, 1]."""
+    found = []
+    for own, prior in zip(volume.values, said.values, strict=True):
+        where = prior > 127
+        mean = own[where].mean() / 255 if where.any() else 0.0
+        found.append(min(float(mean) / CONFIRMED, 1.0))
+    return np.array(found)
 
 
 def labels_and_confidence(
@@ -100,6 +118,3 @@ def labels_and_confidence(
         (shown * 255).round().clamp(0, 255).to(torch.uint8).numpy(),
         {s.name: round(float(score), 4) for s, score in zip(model.structures, scores, strict=True)},
     )
-
-
-__all__ = ["Fused", "fuse", "labels_and_confidence", "math"]

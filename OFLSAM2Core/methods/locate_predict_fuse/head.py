@@ -38,8 +38,8 @@ class Head(UNet):
     def forward(  # type: ignore[override]
         self, components: Tensor, fine: Tensor, levels: Sequence[float | None]
     ) -> Tensor:
-        """components: (B, C, h, w). fine: detail, what the mapping network says, prior: (B, 1 + 2 N,
-        4h, 4w). levels: slice positions, None where they are not known."""
+        """components: (B, C, h, w). fine: detail, what the mapping network says, prior: (B, 1 + 2
+        N, 4h, 4w). levels: slice positions, None where they are not known."""
         mapped = fine[:, 1 : 1 + self.structures]
         seen = torch.cat([components, F.pixel_unshuffle(fine, BLOCK)], dim=1)
         inputs = torch.cat([seen, _position(seen, levels)], dim=1)

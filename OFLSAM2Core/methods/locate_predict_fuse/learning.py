@@ -81,7 +81,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         ]
         partners = symmetric_label_map(shown, structures)
     with timings.stage("encode"):
-        slices_ = encode_support(
+        encoded = encode_support(
             backbone,
             windows,
             structures,
@@ -92,11 +92,11 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         )
     with timings.stage("mapping network"):
         mapping, without, equations, balance = fit_mapping(
-            slices_, earned.place, earned.level_error, rng
+            encoded, earned.place, earned.level_error, rng
         )
     with timings.stage("train"):
         head = Head(mapping.features.basis.shape[0], len(structures))
-        data = TrainingSet(slices_, without, earned.place)
+        data = TrainingSet(encoded, without, earned.place)
         train(
             head,
             data,

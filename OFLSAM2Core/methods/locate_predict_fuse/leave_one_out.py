@@ -1,5 +1,5 @@
-"""What place is worth, found out on the support: each case is located by the others, as a new volume
-will be by all."""
+"""What place is worth, found out on the support: each case is located by the others, as a new
+volume will be by all."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ OnStep = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Earned:
-    """What place is worth. priors: of each case, by the others; None where there are none. reliable:
-    Dice of each structure by the others, (N,), NaN where there are none. level_error: of slice
+    """What place is worth. priors: of each case, by the others; None where there are none.
+    reliable: Dice of each structure by the others, (N,), NaN where there are none. level_error: of slice
     positions. centre_error: of the region's middle in a slice, mm. beyond: how far structures reach
     beyond the located slices, of their height."""
 

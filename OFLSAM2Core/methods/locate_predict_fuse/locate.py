@@ -3,6 +3,7 @@ and the head say decides."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,8 @@ from OFLSAM2Core.methods.locate_predict_fuse.region import Region, region_of
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
 from OFLSAM2Core.slice_position.regression import PositionScale
+
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int], None]
 Standardised = Callable[[int], tuple[Tensor, Tensor]]
@@ -61,6 +64,11 @@ def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Loc
         return _everywhere(model, backbone, scan)
     if len(found) > 1:
         found = [replace(each, agreement=agreement(model, each)) for each in found]
+        logger.info(
+            "'%s': %s",
+            scan.name,
+            "; ".join(f"{e.pose.unlike:.4f} {e.agreement:.2f}" for e in found if e.pose),
+        )
     best = max(found, key=lambda each: each.agreement if len(found) > 1 else 0.0)
     return replace(best, hypotheses=len(found))
 
@@ -90,6 +98,7 @@ def agreement(model: Model, location: Location) -> float:
     for index in probes:
         said = prior_in_window(location.prior, index, location.encoded.window.framing)
         read = predict_slice(model, seen(index), None, None)
+        assert said is not None
         both = both + (said * read).sum(dim=(1, 2))
         either = either + (said.square() + read.square()).sum(dim=(1, 2))
     return float((2 * both / either.clamp(min=1e-6)).mean())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from OFLSAM2Core.methods.locate_predict_fuse.options import SegmentOptions
 from OFLSAM2Core.methods.locate_predict_fuse.predict import predict
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,8 @@ def segment_scan(
         location = locate(model, backbone, scan, on_step)
     with timings.stage("register"):
         location = deformed(model, scan, location, on_step)
+    if not options.atlas_prior:
+        location = replace(location, prior=None)
 
     # Predict.
     framing = location.encoded.window.framing
@@ -69,7 +74,14 @@ def segment_scan(
 
     # Fuse.
     with timings.stage("fuse"):
-        fused = fuse(model, scan, location, predicted)
+        fused = fuse(model, scan, location, predicted, options.intensity_refinement)
+    absent = [
+        structure.name
+        for structure, areas in zip(model.structures, fused.volume.areas(), strict=True)
+        if not areas.any()
+    ]
+    if absent:
+        logger.warning("Nothing was found in '%s' of: %s.", scan.name, ", ".join(absent))
     top, bottom, left, right = framing.region
     for index in range(count):
         own = torch.zeros(len(model.structures), *slicing.slice_shape)

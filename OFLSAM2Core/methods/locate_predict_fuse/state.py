@@ -18,7 +18,7 @@ from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases
 from OFLSAM2Core.methods.locate_predict_fuse.head import Head, Mapping
 from OFLSAM2Core.methods.locate_predict_fuse.model import Model, Worth
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Intensity, View
-from OFLSAM2Core.runtime.named_tensors import add_prefix, strip_prefix
+from OFLSAM2Core.runtime.named_tensors import named, part_of
 from OFLSAM2Core.slice_position.extents import StructureExtents
 
 VERSION = 1
@@ -29,8 +29,8 @@ def encode_model(model: Model) -> MethodState:
     size = model.equations.gram.shape[-1]
     upper = torch.triu_indices(size, size)
     tensors = {
-        **add_prefix("atlases", model.atlases.to_tensors()),
-        **add_prefix("head", model.head.state_dict()),
+        **named("atlases", model.atlases.to_tensors()),
+        **named("head", model.head.state_dict()),
         "mapping.basis": model.mapping.features.basis,
         "mapping.tau": model.mapping.tau,
         "mapping.gram": model.equations.gram[:, upper[0], upper[1]],
@@ -86,14 +86,14 @@ def _decoded(
     gram[:, upper[0], upper[1]] = tensors["mapping.gram"]
     gram[:, upper[1], upper[0]] = tensors["mapping.gram"]
     head = Head(basis.shape[0], len(structures))
-    head.load_state_dict(strip_prefix(tensors, "head"))
+    head.load_state_dict(part_of(tensors, "head"))
     reliable = tuple(math.nan if each is None else float(each) for each in data["reliable"])
     return Model(
         structures=structures,
         orientation=str(data["orientation"]),
         intensity=intensity,
         view=View(float(data["side"]), int(data["size"])),
-        atlases=Atlases.from_tensors(strip_prefix(tensors, "atlases"), intensity),
+        atlases=Atlases.from_tensors(part_of(tensors, "atlases"), intensity),
         worth=Worth(reliable, bool(data["located"]), float(data["beyond"])),
         extents=StructureExtents(np.array(tensors["extents"].numpy())),
         mapping=Mapping(features, tensors["mapping.tau"]),

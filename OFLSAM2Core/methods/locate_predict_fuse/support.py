@@ -89,9 +89,9 @@ def encode_support(
             statistics = statistics_of(
                 [each[1] for each in encoded], own_window.window.valid_region, backbone
             )
-            for index, embedding, detail, planes in encoded:
+            for index, embedding, detail, maps in encoded:
                 standard = (embedding.float() - statistics.mean[0]) / statistics.deviation[0]
-                prior = planes[len(structures) :]
+                prior = maps[len(structures) :]
                 fold = case if len(windows) > 1 else _block(chosen[0], index)
                 level = own_window.scale.level(index * own_window.spacing)
                 found.append(
@@ -101,7 +101,7 @@ def encode_support(
                         level,
                         standard.half(),
                         detail,
-                        planes[: len(structures)].clone(),
+                        maps[: len(structures)].clone(),
                         prior.clone() if len(prior) else None,
                     )
                 )

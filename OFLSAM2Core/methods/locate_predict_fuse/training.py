@@ -1,5 +1,5 @@
-"""Training of the head on encoded support slices. What another patient and another scanner change is
-imitated on the features, which costs nothing, and not on images, which would be encoded anew."""
+"""Training of the head on encoded support slices. What another patient and another scanner change
+is imitated on the features, which costs nothing, and not on images, which would be encoded anew."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ class TrainingSet:
             [float(self.place and rng.random() < config.PRIOR_HEARD) for _ in slices]
         )
         prior = _warped(prior, _chained(warp, own)) * heard[:, None, None, None]
+        prior = _misplaced(prior, rng)
         side = components.shape[-1]
         places = []
         for each, level in zip(slices, levels, strict=True):
@@ -155,6 +156,21 @@ def _affines(
                 [sin, cos, 2 * rng.uniform(-shift, shift)],
             ]
     return torch.from_numpy(found).float()
+
+
+def _misplaced(prior: Tensor, rng: np.random.Generator) -> Tensor:
+    """Now and then the prior of a structure lies elsewhere, or is missing: a place is a hypothesis,
+    which the features must confirm."""
+    side = prior.shape[-1]
+    for each in prior:
+        for own in each:
+            draw = rng.random()
+            if draw < config.MISSING_PRIOR:
+                own.zero_()
+            elif draw < config.MISSING_PRIOR + config.FALSE_PRIOR:
+                rows, columns = (int(n) for n in rng.integers(side // 8, side - side // 8, 2))
+                own.copy_(own.roll((rows, columns), (0, 1)))
+    return prior
 
 
 def _chained(first: Tensor, then: Tensor) -> Tensor:
