@@ -110,16 +110,14 @@ def coarse_affine(
     starts: Tensor,
     on_step: Callable[[int], None],
     schedule: Schedule = QUICK,
-) -> tuple[Tensor, Tensor]:
-    """The first stage alone, quick: affine maps (S, 3, 4) from the volume's grid to the cases', and
-    how little each case looks like the volume then, (S,), the mean over the cells of the volume
-    that lie in the case's grid. Arguments as of `register`."""
+) -> Tensor:
+    """The first stage alone, quick: affine maps (S, 3, 4) from the volume's grid to the cases'.
+    Arguments as of `register`."""
     stage = schedule.affine[0]
     unlike = _Unlike.of(stage.coarser, grid, volume, inside, cases)
     with torch.enable_grad():
         reach = float(grid.half.max())
-        affine = _affine(stage, _Descent(on_step), unlike, _moved(starts), reach)
-    return affine, unlike.each(_mapped(unlike.grid.points(starts.device), affine))
+        return _affine(stage, _Descent(on_step), unlike, _moved(starts), reach)
 
 
 def _moved(starts: Tensor) -> Tensor:
@@ -151,12 +149,6 @@ class _Unlike:
         """points: (S, D, H, W, 3), where the volume's cells lie in the cases."""
         apart = (self.grid.at(self.cases, points) - self.volume).square().mean(dim=1)
         return (apart * self.inside).sum() / self.inside.sum().clamp(min=1)
-
-    def each(self, points: Tensor) -> Tensor:
-        """Of each case by itself, (S,), where a cell of the volume lies in the case's grid."""
-        apart = (self.grid.at(self.cases, points) - self.volume).square().mean(dim=1)
-        held = (points.abs() <= self.grid.half.to(points)).all(dim=-1).to(apart) * self.inside
-        return (apart * held).flatten(1).sum(dim=1) / held.flatten(1).sum(dim=1).clamp(min=1)
 
 
 def _affine(

@@ -21,6 +21,7 @@ from OFLSAM2Core.data.overlap import bounding_box
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.methods.locate_predict_fuse.config import (
+    COARSE,
     COMPARED,
     MORE_SIMILAR,
     NEARBY,
@@ -132,7 +133,7 @@ class Atlases:
         cases, each = self.cases(which), len(which)
         found = []
         for number, middle in enumerate(middles):
-            affine, unlike = coarse_affine(
+            affine = coarse_affine(
                 self.grid,
                 volume[number : number + 1],
                 inside[number],
@@ -140,13 +141,27 @@ class Atlases:
                 torch.zeros(each, 3),
                 on_step,
             )
+            alike = self._similarity(volume[number : number + 1], inside[number], cases, affine)
             # The volume's point that lies in the middle of each atlas.
             at = torch.linalg.solve(affine[:, :, :3], -affine[:, :, 3:])[:, :, 0]
-            best = unlike.argmin()
+            best = alike.argmax()
             # Of the atlas that looks most similar: the mean of one right and two wrong is nowhere.
             centre = point(np.array(middle) + at[best].numpy())
-            found.append(Pose(middle, affine, tuple(which), float(unlike.mean()), centre))
+            found.append(Pose(middle, affine, tuple(which), 1 - float(alike.mean()), centre))
         return found
+
+    def _similarity(self, volume: Tensor, inside: Tensor, cases: Tensor, affine: Tensor) -> Tensor:
+        """Correlation of a volume and each atlas, (S,), where both are."""
+        grid = self.grid.coarser(COARSE)
+        own, there = F.avg_pool3d(volume, COARSE), F.avg_pool3d(inside[None], COARSE)
+        points = torch.einsum("dhwk,sjk->sdhwj", grid.points(), affine[:, :, :3])
+        points = points + affine[:, None, None, None, :, 3]
+        shown = grid.at(F.avg_pool3d(cases, COARSE), points)
+        held = (points.abs() <= grid.half).all(dim=-1)[:, None] * there[None]
+        usual = channel_means(cases)
+        one, other = (own - usual) * held, (shown - usual) * held
+        norms = one.square().sum(dim=(1, 2, 3, 4)) * other.square().sum(dim=(1, 2, 3, 4))
+        return (one * other).sum(dim=(1, 2, 3, 4)) / norms.sqrt().clamp(min=1e-6)
 
     @torch.no_grad()
     def prior_of(self, scan: Scan, pose: Pose, *, deform: bool, on_step: OnStep) -> AtlasPrior:
@@ -223,6 +238,11 @@ class _Covered:
 
     def __call__(self, index: int) -> npt.NDArray:
         return np.stack([self.labels[index] == each.label for each in self.structures])
+
+
+def channel_means(cases: Tensor) -> Tensor:
+    """Of descriptors (S, C, D, H, W): (1, C, 1, 1, 1)."""
+    return cases.mean(dim=(0, 2, 3, 4), keepdim=True)
 
 
 def similarity_weights(apart: Tensor) -> Tensor:

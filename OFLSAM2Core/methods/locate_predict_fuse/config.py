@@ -39,6 +39,9 @@ GREYS = (0.0, 2.0)
 """Weight of a grey value beside a MIND channel; whichever registers support cases better to one
 another (docs/experiments/registration.md)."""
 
+COARSE = 4
+"""Cells of an atlas, along a side, that are compared as one where places are compared."""
+
 COMPARED = 2
 """Cells of an atlas, along a side, that are compared as one where atlases are weighed."""
 
@@ -107,7 +110,7 @@ FEATURE_GAIN, FEATURE_SHIFT = 0.15, 0.15
 """Deviations of a component's random gain, and of what is added to it relative to its own
 deviation: another scanner moves channels, and standardising does not find all of that."""
 
-FALSE_PRIOR, MISSING_PRIOR = 0.05, 0.05
+FALSE_PRIOR, MISSING_PRIOR = 0.1, 0.05
 """How often the prior of a structure lies somewhere else, and is missing. Measured."""
 
 PRIOR_SHIFT, PRIOR_SCALE = 0.03, 0.06

@@ -50,7 +50,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
             atlases, scans, labels, structures, _steps(report, "registering the support cases")
         )
     extents = [extent_in_plane(own, s) for own, s in zip(labels, slicings, strict=True)]
-    located = (
+    located = bool(
         len(support) > 1 and earned.beyond < 0.25 and earned.centre_error < 0.25 * max(extents)
     )
     view = View.fit(

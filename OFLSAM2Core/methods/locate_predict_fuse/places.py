@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.atlas.isotropic_grid import IsotropicGrid, Point
-from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases, image_on, point
+from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases, channel_means, image_on, point
 from OFLSAM2Core.methods.locate_predict_fuse.config import LEAST_SEEN, PLACES, SAME_PLACE, SEARCHED
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
 
@@ -59,20 +59,21 @@ def likely_places(atlases: Atlases, scan: Scan, which: Sequence[int]) -> list[Po
 
 
 def dissimilarity(volume: Tensor, there: Tensor, cases: Tensor) -> Tensor:
-    """Mean square difference of the atlases, moved to every place, over the cells that lie in the
-    volume: (D', H', W'), infinite where these are less than LEAST_SEEN of what could be at most.
+    """1 less the correlation of a volume and atlases that are moved to every place, over the cells
+    that lie in the volume: (D', H', W'), infinite where these are less than LEAST_SEEN of what
+    could be at most. By the mean square difference, places where nothing is would be preferred to
+    places where all is right but a little beside.
 
     volume: (1, C, D, H, W). there: share of each cell in the volume, (1, 1, D, H, W). cases: (S, C,
     d, h, w).
     """
     whole = torch.ones_like(cases[:1, :1])
+    usual = channel_means(cases)
+    own, others = (volume - usual) * there, cases - usual
     compared = F.conv3d(there, whole)
-    squares = (there * volume.square()).sum(dim=1, keepdim=True)
-    apart = (
-        F.conv3d(squares, whole)
-        - 2 * F.conv3d(there * volume, cases)
-        + F.conv3d(there, cases.square().sum(dim=1, keepdim=True))
+    norms = F.conv3d(own.square().sum(dim=1, keepdim=True), whole) * F.conv3d(
+        there, others.square().sum(dim=1, keepdim=True)
     )
-    unlike = (apart.mean(dim=1) / compared[:, 0].clamp(min=1e-6))[0] / cases.shape[1]
+    alike = (F.conv3d(own, others) / norms.sqrt().clamp(min=1e-6)).mean(dim=1)[0]
     enough = compared[0, 0] >= LEAST_SEEN * compared.max()
-    return torch.where(enough, unlike, torch.inf)
+    return torch.where(enough, 1 - alike, torch.inf)
