@@ -18,7 +18,7 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.session import FewShotSession
 
-QUICK = {"training_steps": 60, "encoded_slices": 40}
+QUICK = {"training_steps": 150, "encoded_slices": 40}
 
 
 @pytest.fixture(scope="module")

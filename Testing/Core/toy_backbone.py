@@ -1,4 +1,4 @@
-"""A frozen encoder of a few fixed filters, for images of any size: quick, and enough for phantoms."""
+"""A frozen encoder of a few fixed filters, for images of any size: quick, enough for phantoms."""
 
 from __future__ import annotations
 
