@@ -24,10 +24,13 @@ OnStep = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Earned:
-    """What place is worth. priors: of each case, by the others; None where there are none.
-    reliable: Dice of each structure by the others, (N,), NaN where there are none. level_error: of slice
-    positions. centre_error: of the region's middle in a slice, mm. beyond: how far structures reach
-    beyond the located slices, of their height."""
+    """What place is worth.
+
+    priors: of each case, by the others; None where there are none. reliable: Dice of each structure
+    by the others, (N,), NaN where there are none. level_error: of slice positions. centre_error: of
+    the region's middle in a slice, mm. beyond: how far structures reach beyond the located slices,
+    of their height.
+    """
 
     priors: tuple[AtlasPrior | None, ...]
     reliable: npt.NDArray[np.float64]

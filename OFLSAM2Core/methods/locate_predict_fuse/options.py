@@ -15,9 +15,9 @@ from OFLSAM2Core.methods.common.slicing_options import (
 from OFLSAM2Core.methods.options import Options, option
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "fast": {"training_steps": 200, "encoded_slices": 100},
+    "fast": {"training_steps": 200, "encoded_slices": 120},
     "balanced": {},
-    "accurate": {"training_steps": 800, "encoded_slices": 320},
+    "accurate": {"training_steps": 1000, "encoded_slices": 480},
 }
 
 
@@ -44,7 +44,7 @@ class LearnOptions(Options):
     )
     training_steps: int = option(400, "Training steps.", low=1, high=100_000)
     encoded_slices: int = option(
-        160, "Slices and copies that are encoded to learn from.", low=1, high=100_000
+        300, "Slices and copies that are encoded to learn from.", low=1, high=100_000
     )
     learning_rate: float = option(1e-3, "Learning rate of AdamW.", low=1e-6, high=1.0)
     oversampled: float = option(

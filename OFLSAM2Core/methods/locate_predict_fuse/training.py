@@ -1,5 +1,4 @@
-"""Training of the head on encoded support slices. What another patient and another scanner change
-is imitated on the features, which costs nothing, and not on images, which would be encoded anew."""
+"""Training of the head on encoded support slices, their priors as uncertain as they will be."""
 
 from __future__ import annotations
 
@@ -61,20 +60,16 @@ class TrainingSet:
             [torch.zeros_like(s.masks) if s.prior is None else s.prior for s in slices]
         )
         prior = prior.float() / 255
-        count, structures = len(index), masks.shape[1]
+        count = len(index)
         levels: list[float | None] = []
         for each in slices:
             known = self.place and rng.random() < config.LEVEL_KNOWN
             levels.append(error.disturbed(each.level, rng) if known else None)
-        warp = _affines(count, config.ROTATION, config.SCALE, config.SHIFT, config.WARPED, rng)
-        own = _affines(count, 0.0, config.PRIOR_SCALE, config.PRIOR_SHIFT, 1.0, rng)
-        components = _warped(components, warp)
-        fine = _warped(torch.cat([detail, mapped, masks], dim=1), warp)
-        detail, mapped, masks = fine.split([1, structures, structures], dim=1)
+        own = _affines(count, config.PRIOR_SCALE, config.PRIOR_SHIFT, rng)
         heard = torch.tensor(
             [float(self.place and rng.random() < config.PRIOR_HEARD) for _ in slices]
         )
-        prior = _warped(prior, _chained(warp, own)) * heard[:, None, None, None]
+        prior = _warped(prior, own) * heard[:, None, None, None]
         prior = _misplaced(prior, rng)
         side = components.shape[-1]
         places = []
@@ -82,12 +77,6 @@ class TrainingSet:
             place = self.without[each.case].of_position(level or 0.0, side)
             places.append(torch.zeros_like(mapped[0]) if place is None else place)
         mapped = mapped + torch.stack(places)
-        channels = components.shape[1]
-        deviation = components.std(dim=(0, 2, 3), keepdim=True)
-        gain = np.exp(rng.normal(0, config.FEATURE_GAIN, (count, channels, 1, 1)))
-        shift = rng.normal(0, config.FEATURE_SHIFT, (count, channels, 1, 1))
-        components = components * torch.from_numpy(gain).float()
-        components = components + torch.from_numpy(shift).float() * deviation
         return components, torch.cat([detail, mapped, prior], dim=1), masks, levels
 
 
@@ -136,25 +125,12 @@ def in_bfloat16() -> torch.autocast | nullcontext[None]:
     return torch.autocast("cpu", torch.bfloat16) if quick else nullcontext()
 
 
-def _affines(
-    count: int,
-    rotation: float,
-    scale: float,
-    shift: float,
-    often: float,
-    rng: np.random.Generator,
-) -> Tensor:
-    """(B, 3, 3), in the coordinates of `affine_grid`."""
-    found = np.tile(np.eye(3), (count, 1, 1))
+def _affines(count: int, scale: float, shift: float, rng: np.random.Generator) -> Tensor:
+    """(B, 2, 3), in the coordinates of `affine_grid`."""
+    found = np.zeros((count, 2, 3))
     for each in found:
-        if rng.random() < often:
-            angle = math.radians(rng.uniform(-rotation, rotation))
-            factor = math.exp(rng.uniform(-scale, scale))
-            cos, sin = math.cos(angle) * factor, math.sin(angle) * factor
-            each[:2] = [
-                [cos, -sin, 2 * rng.uniform(-shift, shift)],
-                [sin, cos, 2 * rng.uniform(-shift, shift)],
-            ]
+        each[0, 0] = each[1, 1] = math.exp(rng.uniform(-scale, scale))
+        each[:, 2] = 2 * rng.uniform(-shift, shift, 2)
     return torch.from_numpy(found).float()
 
 
@@ -173,10 +149,6 @@ def _misplaced(prior: Tensor, rng: np.random.Generator) -> Tensor:
     return prior
 
 
-def _chained(first: Tensor, then: Tensor) -> Tensor:
-    return first @ then
-
-
 def _warped(maps: Tensor, affine: Tensor) -> Tensor:
-    grid = F.affine_grid(affine[:, :2], [len(maps), 1, *maps.shape[-2:]], align_corners=False)
+    grid = F.affine_grid(affine, [len(maps), 1, *maps.shape[-2:]], align_corners=False)
     return F.grid_sample(maps, grid, align_corners=False)
