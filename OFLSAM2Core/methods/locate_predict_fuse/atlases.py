@@ -104,6 +104,13 @@ class Atlases:
     def count(self) -> int:
         return len(self.images)
 
+    @cached_property
+    def centre(self) -> Point:
+        """Of the structures' mass from the grid's middle, mean of the atlases, mm."""
+        mass = self.labels.amax(dim=1).float()
+        each = torch.einsum("sdhw,dhwk->sk", mass, self.grid.points())
+        return point((each / mass.sum(dim=(1, 2, 3))[:, None]).mean(dim=0).numpy())
+
     @property
     def size(self) -> float:
         """Geometric mean of the structures' extents, mm."""

@@ -54,7 +54,7 @@ OTHERS = 2
 
 # --- Region and scale
 
-ROI_ROOM = 2.0
+ROI_ROOM = 1.7
 """Side of the region, of the largest extent of the structures in a slice. 1.6 was too near for
 right ventricles (docs/decisions/0011). Measured."""
 

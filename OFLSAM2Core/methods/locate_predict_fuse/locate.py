@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from OFLSAM2Core.atlas.isotropic_grid import Point
 from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.methods.locate_predict_fuse import config
-from OFLSAM2Core.methods.locate_predict_fuse.atlases import Pose
+from OFLSAM2Core.methods.locate_predict_fuse.atlases import Pose, point
 from OFLSAM2Core.methods.locate_predict_fuse.encoded import EncodedWindow, spread_over
 from OFLSAM2Core.methods.locate_predict_fuse.model import Model
 from OFLSAM2Core.methods.locate_predict_fuse.places import likely_places
@@ -47,7 +48,7 @@ class Location:
 
 
 def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Location:
-    """The best hypothesis, by its affine maps; `deformed` makes its prior exact."""
+    """The best hypothesis, by its affine maps; `registered` makes its prior exact."""
     if not model.worth.located:
         return _everywhere(model, backbone, scan)
     which = range(model.atlases.count)
@@ -73,17 +74,66 @@ def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Loc
     return replace(best, hypotheses=len(found))
 
 
-def deformed(model: Model, scan: Scan, location: Location, on_step: OnStep) -> Location:
-    """The same with atlases deformed to the volume. The window stays, so that nothing is encoded
-    twice; slices and their positions are found anew."""
-    if location.pose is None:
+def registered(
+    model: Model, scan: Scan, location: Location, predicted: dict[int, Tensor], on_step: OnStep
+) -> Location:
+    """Atlases registered from where the structures were predicted, and deformed: from a start that
+    is off by a tenth of a gland they end somewhere else. The place from which they were predicted
+    is the other hypothesis; which of the two agrees better with the prediction stays. The window
+    stays, too, so that nothing is encoded twice.
+
+    predicted: probabilities of slices in bytes on the image's grid, (N, S, S).
+    """
+    if location.pose is None or location.prior is None:
         return location
-    prior = model.atlases.prior_of(scan, location.pose, deform=True, on_step=on_step)
+    hypotheses = [(location.pose, location.prior)]
+    middle = _middle_of(model, scan, location, predicted)
+    if middle is not None:
+        (pose,) = model.atlases.pose(scan, [middle], location.pose.which, on_step)
+        prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
+        hypotheses.append((pose, prior))
+    framing = location.encoded.window.framing
+    pose, _ = max(hypotheses, key=lambda each: _agreement(each[1], predicted, framing))
+    prior = model.atlases.prior_of(scan, pose, deform=True, on_step=on_step)
     region = region_of(prior)
     if region is None:
         return replace(location, prior=None)
     first, stop = _slices(model, scan, region)
-    return replace(location, prior=prior, scale=region.scale, first=first, stop=stop)
+    areas = np.zeros((len(model.structures), scan.slicing.count), np.int64)
+    for index, own in predicted.items():
+        areas[:, index] = (own > 127).sum(dim=(1, 2)).numpy()
+    scale = model.extents.scale(areas, scan.slicing.slice_spacing, region.scale)
+    return replace(location, pose=pose, prior=prior, scale=scale, first=first, stop=stop)
+
+
+def _middle_of(
+    model: Model, scan: Scan, location: Location, predicted: dict[int, Tensor]
+) -> Point | None:
+    """Of the atlases' grid, so that structures lie in it as they were predicted, mm; None where
+    nothing was."""
+    mass, at = 0.0, np.zeros(3)
+    framing = location.encoded.window.framing
+    for index, own in predicted.items():
+        there = own.amax(dim=0).numpy() > 127
+        if there.any():
+            rows, columns = np.nonzero(there)
+            row, column = framing.point_on_slice(rows.mean() + 0.5, columns.mean() + 0.5)
+            at += len(rows) * np.array([index, row - 0.5, column - 0.5])
+            mass += len(rows)
+    if mass == 0:
+        return None
+    return point(at / mass * np.array(scan.slicing.steps) - np.array(model.atlases.centre))
+
+
+def _agreement(prior: AtlasPrior, predicted: dict[int, Tensor], framing: Letterbox) -> float:
+    """Dice of both probabilities, mean of the structures."""
+    both = either = torch.zeros(prior.shares.shape[0])
+    for index, own in predicted.items():
+        said, read = prior_in_window(prior, index, framing), own.float() / 255
+        assert said is not None
+        both = both + (said * read).sum(dim=(1, 2))
+        either = either + (said.square() + read.square()).sum(dim=(1, 2))
+    return float((2 * both / either.clamp(min=1e-6)).mean())
 
 
 def agreement(model: Model, location: Location) -> float:

@@ -14,10 +14,10 @@ from torch import Tensor
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.locate_predict_fuse.fuse import fuse, labels_and_confidence
-from OFLSAM2Core.methods.locate_predict_fuse.locate import deformed, locate
+from OFLSAM2Core.methods.locate_predict_fuse.locate import locate, registered
 from OFLSAM2Core.methods.locate_predict_fuse.model import Model
 from OFLSAM2Core.methods.locate_predict_fuse.options import SegmentOptions
-from OFLSAM2Core.methods.locate_predict_fuse.predict import predict
+from OFLSAM2Core.methods.locate_predict_fuse.predict import predict, predict_again
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 
@@ -50,14 +50,13 @@ def segment_scan(
 
     with timings.stage("locate"):
         location = locate(model, backbone, scan, on_step)
-    with timings.stage("register"):
-        location = deformed(model, scan, location, on_step)
     if not options.atlas_prior:
         location = replace(location, prior=None)
 
     # Predict.
     framing = location.encoded.window.framing
     predicted: dict[int, Tensor] = {}
+    again: dict[int, Tensor] = {}
     slices = predict(model, location, count, slicing.slice_spacing)
     while True:
         with timings.stage("predict"):
@@ -72,9 +71,19 @@ def segment_scan(
         yield CanonicalResult(index, labels, confidence, scores)
         report(Progress("segment", len(predicted), count))
 
+    with timings.stage("register"):
+        location = registered(model, scan, location, predicted, on_step)
+    if location.prior is not None:
+        with timings.stage("predict"):
+            wanted = sorted({*predicted, *range(location.first, location.stop)})
+            for index, probabilities in predict_again(
+                model, location, wanted, slicing.slice_spacing
+            ):
+                again[index] = as_bytes(probabilities)
+
     # Fuse.
     with timings.stage("fuse"):
-        fused = fuse(model, scan, location, predicted, options.intensity_refinement)
+        fused = fuse(model, scan, location, again or predicted, options.intensity_refinement)
     absent = [
         structure.name
         for structure, areas in zip(model.structures, fused.volume.areas(), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -61,6 +61,18 @@ def predict(
         if direction and bool((found > 0.5).any()):
             last_found[direction] = index
         yield index, found
+
+
+def predict_again(
+    model: Model, location: Location, indices: Iterable[int], spacing: float
+) -> Iterator[tuple[int, Tensor]]:
+    """Slices by a better prior and position, from the features that are kept."""
+    seen = standardised(location.encoded, location.encoded.statistics(location.probes))
+    framing = location.encoded.window.framing
+    for index in indices:
+        prior = prior_in_window(location.prior, index, framing)
+        level = None if location.scale is None else location.scale.level(index * spacing)
+        yield index, predict_slice(model, seen(index), prior, level)
 
 
 def _outwards(start: int, count: int) -> Iterator[tuple[int, int]]:
