@@ -80,8 +80,8 @@ def register(
     volume: what it looks like, (1, C, D, H, W), or (S, C, D, H, W), another one for each case.
     inside: which cells lie in it, (D, H, W) in [0, 1]. cases: what they look like, (S, C, D, H, W).
     starts: mm to be added to a point of the volume's grid at first, (S, 3). on_step: called before
-    each of STEPS steps; raises what it raises. affine: as `coarse_affine` finds it, (S, 3, 4), where
-    that has been done already.
+    each step; raises what it raises. affine: as `coarse_affine` finds it, (S, 3, 4), where that has
+    been done already. schedule: how many steps, on which grids.
     """
     descent = _Descent(on_step)
     unlike = {
