@@ -64,8 +64,8 @@ WHOLE = 0.8
 SIZES = (128, 160, 192, 224, 256)
 """Sides of the image that the encoder sees, in pixels."""
 
-OVERSAMPLED = 1.0
-"""Image pixels for a pixel of the slice, along a side. Measured."""
+LARGEST = 512
+"""The largest side of an image, where all of a slice is predicted: four times the time of 256."""
 
 EXTENT_ROOM = 0.12
 """Of the structures' height: slices beyond the located ends that are predicted in any case."""

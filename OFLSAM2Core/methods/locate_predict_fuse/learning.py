@@ -72,7 +72,9 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         region = region_of_labels(own, scan.slicing.slice_spacing)
         slices = (region.first, region.stop) if located else (0, scan.slicing.count)
         window = view.window(scan, region.centre, slices, intensity)
-        windows.append(SupportWindow(window, own, region.scale, scan.slicing.slice_spacing, prior))
+        windows.append(
+            SupportWindow(window, own, region.scale, scan.slicing.slice_spacing, prior, slices)
+        )
     partners = None
     if options.flip_augmentation and len(support) > 1:
         shown = [
@@ -91,12 +93,11 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
             partners,
         )
     with timings.stage("mapping network"):
-        mapping, without, equations, balance = fit_mapping(
-            encoded, earned.place, earned.level_error, rng
-        )
+        place = located and earned.place
+        mapping, without, equations, balance = fit_mapping(encoded, place, earned.level_error, rng)
     with timings.stage("train"):
         head = Head(mapping.features.basis.shape[0], len(structures))
-        data = TrainingSet(encoded, without, earned.place)
+        data = TrainingSet(encoded, without, place)
         train(
             head,
             data,

@@ -200,9 +200,13 @@ def _everywhere(model: Model, backbone: Backbone, scan: Scan) -> Location:
     """All of a volume, without prior and position."""
     count = scan.slicing.count
     rows, columns = scan.slicing.slice_shape
-    window = model.view.window(scan, (rows / 2, columns / 2), (0, count), model.intensity)
+    view = model.view.covering(scan.slicing)
+    if view.side / view.size > 1.01 * model.view.side / model.view.size:
+        logger.warning("'%s' is so large that it is predicted at a coarser scale.", scan.name)
+    window = view.window(scan, (rows / 2, columns / 2), (0, count), model.intensity)
     probes = tuple(spread_over(0, count, config.PROBES))
-    return Location(EncodedWindow(backbone, window), 0, count, probes, None, None, None)
+    encoded = EncodedWindow(backbone.at_size(view.size), window)
+    return Location(encoded, 0, count, probes, None, None, None)
 
 
 def _distinct(model: Model, poses: Sequence[Pose]) -> list[Pose]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
-from OFLSAM2Core.methods.locate_predict_fuse.config import ROI_ROOM, SIZES, WHOLE
+from OFLSAM2Core.methods.locate_predict_fuse.config import LARGEST, ROI_ROOM, SIZES, WHOLE
 from OFLSAM2Core.preprocessing.intensity_mapping import (
     IntensityMapping,
     detect_modality,
@@ -98,6 +99,17 @@ class View:
         wanted = oversampled * side / finest
         size = next((each for each in SIZES if each >= wanted * 0.95), SIZES[-1])
         return cls(side, size)
+
+    def covering(self, slicing: SliceGeometry) -> View:
+        """For all of a slice, at the same scale: a larger image where the slice is larger than the
+        view, up to LARGEST; what is larger still is shown smaller."""
+        longest = longest_side(slicing)
+        if longest <= self.side * (1 + 1 / self.size):
+            return self
+        wanted = math.ceil(self.size * longest / self.side / 32) * 32
+        if wanted <= LARGEST:
+            return View(self.side / self.size * wanted, wanted)
+        return View(longest, LARGEST)
 
     def window(
         self,

@@ -15,8 +15,8 @@ from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.methods.common.augmentation import augment
 from OFLSAM2Core.methods.common.bilateral_symmetry import flip_left_right
-from OFLSAM2Core.methods.locate_predict_fuse.config import EMPTY_SHARE, MOST_SLICES, PROBES
-from OFLSAM2Core.methods.locate_predict_fuse.encoded import encode, spread_over, statistics_of
+from OFLSAM2Core.methods.locate_predict_fuse.config import EMPTY_SHARE, MOST_SLICES
+from OFLSAM2Core.methods.locate_predict_fuse.encoded import encode, statistics_of
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume
 from OFLSAM2Core.slice_position.regression import PositionScale
@@ -27,13 +27,19 @@ OnStep = Callable[[int, int], None]
 @dataclass(frozen=True, eq=False)
 class SupportWindow:
     """A support case as it is learned from. labels: canonical slices (S, H, W). prior: what the
-    other cases say, registered to it; None where there are none."""
+    other cases say, registered to it; None where there are none. probed: first slice, and behind
+    the last, in which feature statistics are taken."""
 
     window: PreprocessedVolume
     labels: npt.NDArray
     scale: PositionScale
     spacing: float
     prior: AtlasPrior | None
+    probed: tuple[int, int]
+
+    def is_probe(self, index: int) -> bool:
+        """Whether feature statistics are taken from a slice."""
+        return self.probed[0] <= index < self.probed[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +92,9 @@ def encode_support(
                         image, planes = flip_left_right(image, planes, both[: len(planes)])
                 embedding, detail = encode(backbone, torch.from_numpy(image)[None])
                 encoded.append((index, embedding, detail, as_bytes(torch.from_numpy(planes))))
-            statistics = statistics_of(
-                [each[1] for each in encoded], own_window.window.valid_region, backbone
-            )
+            # As in a new volume: of slices with structures where these are located, else of all.
+            inside = [each[1] for each in encoded if own_window.is_probe(each[0])]
+            statistics = statistics_of(inside, own_window.window.valid_region, backbone)
             for index, embedding, detail, maps in encoded:
                 standard = (embedding.float() - statistics.mean[0]) / statistics.deviation[0]
                 prior = maps[len(structures) :]
@@ -142,11 +148,6 @@ def spread(items: Sequence[int], count: int) -> list[int]:
     if count <= 0 or not items:
         return []
     return sorted({items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)})
-
-
-def probes_of(labels: npt.NDArray) -> list[int]:
-    full = np.flatnonzero(labels.any(axis=(1, 2)))
-    return spread_over(int(full[0]), int(full[-1]) + 1, PROBES)
 
 
 def _block(indices: Sequence[int], index: int) -> int:
