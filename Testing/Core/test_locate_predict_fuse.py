@@ -90,6 +90,7 @@ def test_a_structure_that_a_patient_does_not_have_is_not_predicted_and_named(
     assert DARK.name in caplog.text
 
 
+@pytest.mark.slow
 def test_two_supports_are_enough_and_one_is_possible(session: FewShotSession) -> None:
     case = patient(7)
     two = session.learn([patient(seed) for seed in (1, 2)])
@@ -133,6 +134,7 @@ def test_results_do_not_depend_on_how_voxels_are_stored(
     assert np.array_equal(segment(session, task, mirrored).labels[:, :, ::-1], straight)
 
 
+@pytest.mark.slow
 def test_alike_parts_that_lie_anywhere_are_found_without_a_place(session: FewShotSession) -> None:
     def tile(seed: int) -> SupportCase:
         rng = np.random.default_rng(seed)
