@@ -145,6 +145,12 @@ class Backbone(ABC):
         None where attention is frozen as a whole (SAM2)."""
         return None
 
+    def at_size(self, size: int) -> Backbone:
+        """This one, with an encoder for images of `size` x `size` pixels, of which an embedding has
+        a quarter as many positions each way; as it is where the encoder has one size only. What it
+        makes is for heads of one's own: `decode` and `attend` are for the size it came in."""
+        return self
+
     def with_precision(self, precision: str) -> Backbone:
         """This one, with an encoder that calculates in `precision`; as it is where it cannot."""
         return self

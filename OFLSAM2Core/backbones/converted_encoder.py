@@ -26,9 +26,10 @@ _FORMAT = "1"
 _log = logging.getLogger(__name__)
 
 
-def converted_path(identity: str, openvino_version: str) -> Path:
-    """Where the encoder of the weights with SHA-256 `identity` is kept."""
-    version = hashlib.sha256(f"{_FORMAT} {__version__} {openvino_version}".encode()).hexdigest()
+def converted_path(identity: str, openvino_version: str, image_size: int) -> Path:
+    """Where the encoder of the weights with SHA-256 `identity` is kept, for images of a size."""
+    of = f"{_FORMAT} {__version__} {openvino_version} {image_size}"
+    version = hashlib.sha256(of.encode()).hexdigest()
     return converted_folder() / f"{identity}-{version[:16]}.safetensors"
 
 

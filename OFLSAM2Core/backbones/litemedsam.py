@@ -86,11 +86,12 @@ class LiteMedSamBackbone(Backbone):
             self._dense = prompts.no_mask_embed.weight.reshape(1, 256, 1, 1).to(self._device)
             self._sparse = prompts.not_a_point_embed.weight.reshape(1, 1, 256).to(self._device)
         self._compiled: OpenVinoEncoder | None = None
+        self._by_size: dict[int, OpenVinoEncoder] = {}
+        self._kept_as = identity if keep_converted else None
         if use_openvino and self._device.type == "cpu":
             with suppress(ImportError):
-                self._compiled = OpenVinoEncoder(
-                    self.encoder, IMAGE_SIZE, identity if keep_converted else None
-                )
+                self._compiled = OpenVinoEncoder(self.encoder, IMAGE_SIZE, self._kept_as)
+                self._by_size[IMAGE_SIZE] = self._compiled
                 self.precision = self._compiled.precisions[0]
 
     @classmethod
@@ -126,6 +127,20 @@ class LiteMedSamBackbone(Backbone):
         if self._compiled is None:
             return ImageFeatures(self.encoder(images.to(self._device)))
         return ImageFeatures(self._compiled(images, self.precision))
+
+    def at_size(self, size: int) -> LiteMedSamBackbone:
+        """Its attention looks at windows of 7 and 14 positions and knows no place in the image, so
+        it takes images of any size; the time goes with their area."""
+        if size == self.image_size:
+            return self
+        other = copy.copy(self)
+        other.image_size, other.feature_size = size, size // BLOCK
+        if self._compiled is not None:
+            # Converted and compiled once for all volumes, whichever copy of this asks.
+            if size not in self._by_size:
+                self._by_size[size] = OpenVinoEncoder(self.encoder, size, self._kept_as)
+            other._compiled = self._by_size[size]
+        return other
 
     def with_precision(self, precision: str) -> LiteMedSamBackbone:
         if self._compiled is None or precision not in self._compiled.precisions:

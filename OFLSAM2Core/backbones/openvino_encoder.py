@@ -41,7 +41,7 @@ class OpenVinoEncoder:
         self._model = None
         path = None
         if identity is not None:
-            path = converted_path(identity, openvino.get_version())
+            path = converted_path(identity, openvino.get_version(), image_size)
             self._model = _read(openvino, self._core, read_converted(path))
         if self._model is None:
             self._model = _convert(openvino, encoder, image_size)

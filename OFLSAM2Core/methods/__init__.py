@@ -28,6 +28,7 @@ _BUILT_IN = {
     "support-matching": "OFLSAM2Core.methods.support_matching:SupportMatching",
     "unet-2d": "OFLSAM2Core.methods.unet_from_scratch:UNet2D",
     "unet-3d": "OFLSAM2Core.methods.unet_from_scratch:UNet3D",
+    "locate-predict-fuse": "OFLSAM2Core.methods.locate_predict_fuse:LocatePredictFuse",
 }
 
 logger = logging.getLogger(__name__)

@@ -63,6 +63,11 @@ class ProbabilityVolume:
         return cls(np.stack([_bytes(each) for each in probabilities], axis=1))
 
     @property
+    def values(self) -> npt.NDArray[np.uint8]:
+        """(N, slices, rows, columns), probabilities in bytes."""
+        return self._values
+
+    @property
     def count(self) -> int:
         """Of slices."""
         return self._values.shape[1]

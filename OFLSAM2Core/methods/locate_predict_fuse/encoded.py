@@ -1,0 +1,75 @@
+"""Slices of a window, each encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.backbones.base import Backbone
+from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics
+from OFLSAM2Core.methods.common.high_pass import BLOCK, high_pass_features
+from OFLSAM2Core.preprocessing.letterbox import Box
+from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume
+
+
+class EncodedWindow:
+    """Embeddings and fine detail of a window's slices, kept in half precision: 1.2 MB a slice of
+    192 x 192 pixels. encoded: how many have been."""
+
+    def __init__(self, backbone: Backbone, window: PreprocessedVolume) -> None:
+        self.window = window
+        self._backbone = backbone
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def encoded(self) -> int:
+        return len(self._kept)
+
+    def __call__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Of canonical slice `index`: embedding (C, h, w) and detail (1, 4h, 4w)."""
+        if index not in self._kept:
+            image = torch.from_numpy(self.window.image(index))[None]
+            self._kept[index] = encode(self._backbone, image)
+        embedding, detail = self._kept[index]
+        return embedding.float(), detail.float()
+
+    def forget(self, index: int) -> None:
+        self._kept.pop(index, None)
+
+    def statistics(self, indices: Sequence[int]) -> FeatureStatistics:
+        """Mean and deviation of every channel over some slices, without the padding around them."""
+        return statistics_of(
+            [self(index)[0] for index in indices], self.window.valid_region, self._backbone
+        )
+
+
+def encode(backbone: Backbone, image: Tensor) -> tuple[Tensor, Tensor]:
+    """A slice (1, 3, S, S) in [0, 1] to its embedding and fine detail, in half precision."""
+    shown = image.to(backbone.device)
+    embedding = backbone.encode(shown).embedding[0].to("cpu", torch.float16)
+    detail = torch.nn.functional.pixel_shuffle(
+        high_pass_features(shown, backbone.feature_size), BLOCK
+    )
+    return embedding, detail[0].to("cpu", torch.float16)
+
+
+def statistics_of(embeddings: Sequence[Tensor], box: Box, backbone: Backbone) -> FeatureStatistics:
+    """box: where slices lie in the image, rows from, to, columns from, to."""
+    step = backbone.image_size / backbone.feature_size
+    top, left = int(box[0] / step), int(box[2] / step)
+    bottom, right = -int(-box[1] // step), -int(-box[3] // step)
+    values = torch.cat(
+        [each.float()[:, top:bottom, left:right].flatten(1) for each in embeddings], dim=1
+    )
+    mean, deviation = values.mean(dim=1), values.std(dim=1).clamp(min=1e-4)
+    return FeatureStatistics(mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1))
+
+
+def spread_over(first: int, stop: int, count: int) -> list[int]:
+    """So many slices of a range, evenly, or all of them."""
+    wanted = min(count, stop - first)
+    at = first + (np.arange(wanted) + 0.5) * (stop - first) / max(wanted, 1) - 0.5
+    return sorted({round(float(each)) for each in at})

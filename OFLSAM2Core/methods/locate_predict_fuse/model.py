@@ -1,0 +1,45 @@
+"""All that was learned from the support."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.methods.common.class_balance import PositionWeights
+from OFLSAM2Core.methods.common.mapping_network import NormalEquations
+from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases
+from OFLSAM2Core.methods.locate_predict_fuse.head import Head, Mapping
+from OFLSAM2Core.methods.locate_predict_fuse.scan import Intensity, View
+from OFLSAM2Core.slice_position.extents import StructureExtents
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What place is worth by leave-one-out, kept in the task. reliable: Dice of the prior of each
+    structure, NaN where it is not known. located: whether a region is located, or all of a volume
+    predicted. beyond: slices beyond the located ends, of the structures' height."""
+
+    reliable: tuple[float, ...]
+    located: bool
+    beyond: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """equations: the mapping network's, to which corrections can be added exactly. single: whether
+    a structure hangs together, touched: which others it touches; widths: mm."""
+
+    structures: tuple[Structure, ...]
+    orientation: str
+    intensity: Intensity
+    view: View
+    atlases: Atlases
+    worth: Worth
+    extents: StructureExtents
+    mapping: Mapping
+    head: Head
+    equations: NormalEquations
+    balance: PositionWeights
+    single: tuple[bool, ...]
+    touched: tuple[tuple[int, ...], ...]
+    widths: tuple[float, ...]

@@ -1,0 +1,83 @@
+"""Predict: the located slices, each encoded once, from the surest outwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics
+from OFLSAM2Core.methods.locate_predict_fuse import config
+from OFLSAM2Core.methods.locate_predict_fuse.encoded import EncodedWindow
+from OFLSAM2Core.methods.locate_predict_fuse.locate import Location, prior_in_window
+from OFLSAM2Core.methods.locate_predict_fuse.model import Model
+
+Standardised = Callable[[int], tuple[Tensor, Tensor]]
+
+
+def standardised(encoded: EncodedWindow, statistics: FeatureStatistics) -> Standardised:
+    def seen(index: int) -> tuple[Tensor, Tensor]:
+        embedding, detail = encoded(index)
+        return (embedding - statistics.mean[0]) / statistics.deviation[0], detail
+
+    return seen
+
+
+@torch.no_grad()
+def predict_slice(
+    model: Model, seen: tuple[Tensor, Tensor], prior: Tensor | None, level: float | None
+) -> Tensor:
+    """Probabilities (N, S, S) of a slice. prior: (N, S, S); level: slice position."""
+    embedding, detail = seen
+    components = model.mapping.features(embedding[None])
+    mapped = model.mapping(components, level)
+    said = torch.zeros_like(mapped) if prior is None else prior
+    fine = torch.cat([detail, mapped, said])
+    return model.head(components[None], fine[None], [level])[0].sigmoid()
+
+
+def predict(
+    model: Model, location: Location, count: int, spacing: float
+) -> Iterator[tuple[int, Tensor]]:
+    """Slices and their probabilities, outwards from the middle; beyond the located ends until
+    nothing has been predicted for EMPTY_ENDS of the height."""
+    seen = standardised(location.encoded, location.encoded.statistics(location.probes))
+    framing = location.encoded.window.framing
+    start = min(max(location.probes[len(location.probes) // 2], 0), count - 1)
+    patience = max(1, round(config.EMPTY_ENDS * (location.stop - location.first)))
+    last_found = {1: start, -1: start}
+    open_ = {1, -1}
+    for index, direction in _outwards(start, count):
+        if direction and direction not in open_:
+            continue
+        beyond = not location.first <= index < location.stop
+        if beyond and abs(index - last_found[direction]) > patience:
+            open_.discard(direction)
+            continue
+        prior = prior_in_window(location.prior, index, framing)
+        level = None if location.scale is None else location.scale.level(index * spacing)
+        found = predict_slice(model, seen(index), prior, level)
+        if direction and bool((found > 0.5).any()):
+            last_found[direction] = index
+        yield index, found
+
+
+def predict_again(
+    model: Model, location: Location, indices: Iterable[int], spacing: float
+) -> Iterator[tuple[int, Tensor]]:
+    """Slices by a better prior and position, from the features that are kept."""
+    seen = standardised(location.encoded, location.encoded.statistics(location.probes))
+    framing = location.encoded.window.framing
+    for index in indices:
+        prior = prior_in_window(location.prior, index, framing)
+        level = None if location.scale is None else location.scale.level(index * spacing)
+        yield index, predict_slice(model, seen(index), prior, level)
+
+
+def _outwards(start: int, count: int) -> Iterator[tuple[int, int]]:
+    yield start, 0
+    for distance in range(1, count):
+        for direction in (1, -1):
+            if 0 <= start + direction * distance < count:
+                yield start + direction * distance, direction

@@ -1,0 +1,106 @@
+"""What was learned, to a method's state and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.method_state import MethodState
+from OFLSAM2Core.methods.common.class_balance import PositionWeights
+from OFLSAM2Core.methods.common.mapping_network import NormalEquations, PcaFeatureMap
+from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases
+from OFLSAM2Core.methods.locate_predict_fuse.head import Head, Mapping
+from OFLSAM2Core.methods.locate_predict_fuse.model import Model, Worth
+from OFLSAM2Core.methods.locate_predict_fuse.scan import Intensity, View
+from OFLSAM2Core.runtime.named_tensors import named, part_of
+from OFLSAM2Core.slice_position.extents import StructureExtents
+
+VERSION = 1
+
+
+def encode_model(model: Model) -> MethodState:
+    """Of the symmetric matrices of the mapping network, one half."""
+    size = model.equations.gram.shape[-1]
+    upper = torch.triu_indices(size, size)
+    tensors = {
+        **named("atlases", model.atlases.to_tensors()),
+        **named("head", model.head.state_dict()),
+        "mapping.basis": model.mapping.features.basis,
+        "mapping.tau": model.mapping.tau,
+        "mapping.gram": model.equations.gram[:, upper[0], upper[1]],
+        "mapping.moment": model.equations.moment,
+        "mapping.near": model.balance.near,
+        "mapping.far": model.balance.far,
+        "extents": torch.from_numpy(model.extents.levels),
+    }
+    metadata = {
+        "orientation": model.orientation,
+        "intensity": model.intensity.to_json(),
+        "side": model.view.side,
+        "size": model.view.size,
+        "reliable": [None if math.isnan(each) else each for each in model.worth.reliable],
+        "located": model.worth.located,
+        "beyond": model.worth.beyond,
+        "kernel": model.mapping.features.kernel,
+        "with_places": model.mapping.features.with_places,
+        "single": list(model.single),
+        "touched": [list(own) for own in model.touched],
+        "widths": list(model.widths),
+    }
+    summary = {"slicing axis": model.orientation, "modality": model.intensity.modality}
+    kept = {name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}
+    return MethodState(VERSION, metadata, kept, summary)
+
+
+def decode_model(state: MethodState, structures: tuple[Structure, ...]) -> Model:
+    """Raises TaskError where the state is of another version or something is missing."""
+    if state.version != VERSION:
+        raise TaskError(
+            f"The task was learned by another version of this method ({state.version}).",
+            "Learn it again from the support cases.",
+        )
+    try:
+        return _decoded(state.metadata, state.tensors, structures)
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise TaskError(
+            "The learned task lacks a part, or one has another shape.",
+            "Learn it again from the support cases.",
+        ) from error
+
+
+def _decoded(
+    data: dict[str, Any], tensors: dict[str, Tensor], structures: tuple[Structure, ...]
+) -> Model:
+    intensity = Intensity.from_json(data["intensity"])
+    basis = tensors["mapping.basis"]
+    features = PcaFeatureMap(basis, int(data["kernel"]), bool(data["with_places"]))
+    size = features.unknowns
+    upper = torch.triu_indices(size, size)
+    gram = torch.zeros(len(structures), size, size)
+    gram[:, upper[0], upper[1]] = tensors["mapping.gram"]
+    gram[:, upper[1], upper[0]] = tensors["mapping.gram"]
+    head = Head(basis.shape[0], len(structures))
+    head.load_state_dict(part_of(tensors, "head"))
+    reliable = tuple(math.nan if each is None else float(each) for each in data["reliable"])
+    return Model(
+        structures=structures,
+        orientation=str(data["orientation"]),
+        intensity=intensity,
+        view=View(float(data["side"]), int(data["size"])),
+        atlases=Atlases.from_tensors(part_of(tensors, "atlases"), intensity),
+        worth=Worth(reliable, bool(data["located"]), float(data["beyond"])),
+        extents=StructureExtents(np.array(tensors["extents"].numpy())),
+        mapping=Mapping(features, tensors["mapping.tau"]),
+        head=head.eval().requires_grad_(False),
+        equations=NormalEquations(gram, tensors["mapping.moment"]),
+        balance=PositionWeights(tensors["mapping.near"], tensors["mapping.far"]),
+        single=tuple(bool(each) for each in data["single"]),
+        touched=tuple(tuple(int(n) for n in own) for own in data["touched"]),
+        widths=tuple(float(each) for each in data["widths"]),
+    )
