@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "Testing" / "Tools"))
 
 import architecture_picture  # noqa: E402
 import import_graph  # noqa: E402
@@ -115,7 +115,9 @@ def test_the_picture_shows_every_folder_and_no_arrow_that_follows_from_others(tr
 
 def test_the_graph_is_printed_for_people(tree: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "import_graph.py")], capture_output=True, text=True
+        [sys.executable, str(ROOT / "Testing" / "Tools" / "import_graph.py")],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "\ndata: " in done.stdout or "\nio: " in done.stdout

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "tools" / "cmake_file_lists.py"
+TOOL = ROOT / "Testing" / "Tools" / "cmake_file_lists.py"
 
 
 def run_tool(*words: object) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_every_file_of_core_and_module_is_installed_with_the_extension() -> None:
-    # Run `python tools/cmake_file_lists.py` where this fails.
+    # Run `python Testing/Tools/cmake_file_lists.py` where this fails.
     done = run_tool("--check")
     assert done.returncode == 0, done.stdout
 
@@ -66,7 +66,7 @@ def test_a_file_that_has_gone_leaves_the_list(copy: Path) -> None:
     assert "OFLSAM2Core/errors.py" not in (copy / "CMakeLists.txt").read_text()
 
 
-NAMED_FILE = re.compile(r"`((?:OFLSAM2Core|OFLSAM2Slicer|Testing|docs|examples|tools)/[\w./-]*\w)`")
+NAMED_FILE = re.compile(r"`((?:OFLSAM2Core|OFLSAM2Slicer|Testing|docs|examples)/[\w./-]*\w)`")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """Draws the folders of the core and who imports whom, from the code itself, as an SVG.
 
-    python tools/architecture_picture.py FILE.svg
+    python Testing/Tools/architecture_picture.py FILE.svg
 
 Rows are the layers of import_graph.py. An arrow that follows from others is left out: where A
 imports B and B imports C, the picture does not show that A imports C as well. The documentation
-site draws the picture each time it is built (tools/docs_hooks.py).
+site draws the picture each time it is built (Testing/Tools/docs_hooks.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keeps the file lists of the two CMakeLists.txt as the folders are.
 
-    python tools/cmake_file_lists.py            # writes the lists
-    python tools/cmake_file_lists.py --check    # changes nothing; exit code 1 if a list is wrong
+    python Testing/Tools/cmake_file_lists.py            # writes the lists
+    python Testing/Tools/cmake_file_lists.py --check    # changes nothing; exit code 1 if a list is wrong
 
 Slicer's macros want every file by name. A list that lacks a file builds an extension without it,
 and nobody notices before the extension runs.
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODULE = "OFLSAM2Slicer"
 NOT_LISTED = {".pyc", ".pyo"}
 
@@ -86,7 +86,7 @@ def main(words: list[str] | None = None) -> int:
     for cmake, text in changed.items():
         shown = cmake.relative_to(arguments.root)
         if arguments.check:
-            print(f"{shown}: file list differs; run python tools/cmake_file_lists.py")
+            print(f"{shown}: file list differs; run python Testing/Tools/cmake_file_lists.py")
         else:
             cmake.write_text(text, newline="\n")
             print(f"{shown}: file list written")

@@ -1,7 +1,7 @@
 """Which folder of the core imports which: for the test of the layers and the picture of them.
 
-    python tools/import_graph.py            # prints the folders that each folder imports
-    python tools/import_graph.py --upwards  # prints imports against the order; exit code 1 if any
+    python Testing/Tools/import_graph.py            # prints the folders that each folder imports
+    python Testing/Tools/import_graph.py --upwards  # prints imports against the order; exit code 1 if any
 
 Every `import` statement counts, also those inside functions and for type checking: a folder that
 names another's types knows of it.
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CORE = "OFLSAM2Core"
 MODULE = "OFLSAM2Slicer"
 
