@@ -1,7 +1,7 @@
 """Keeps the file lists of the two CMakeLists.txt as the folders are.
 
     python Testing/Tools/cmake_file_lists.py            # writes the lists
-    python Testing/Tools/cmake_file_lists.py --check    # changes nothing; exit code 1 if a list is wrong
+    python Testing/Tools/cmake_file_lists.py --check    # exit code 1 if one is wrong
 
 Slicer's macros want every file by name. A list that lacks a file builds an extension without it,
 and nobody notices before the extension runs.

@@ -1,7 +1,7 @@
 """Which folder of the core imports which: for the test of the layers and the picture of them.
 
     python Testing/Tools/import_graph.py            # prints the folders that each folder imports
-    python Testing/Tools/import_graph.py --upwards  # prints imports against the order; exit code 1 if any
+    python Testing/Tools/import_graph.py --upwards  # those against the order: exit code 1
 
 Every `import` statement counts, also those inside functions and for type checking: a folder that
 names another's types knows of it.
