@@ -12,7 +12,7 @@ from OFLSAM2Core.data.results import ProgressCallback, SliceResult
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import Context, Run
+from OFLSAM2Core.methods.base import Context, Method, Run, refuse_corrections
 
 
 class OpenVolume:
@@ -32,11 +32,14 @@ class OpenVolume:
     ```
     """
 
-    def __init__(self, run: Run, ctx: Context, volume: Volume, task: LearnedTask) -> None:
+    def __init__(
+        self, run: Run, ctx: Context, volume: Volume, task: LearnedTask, method: Method
+    ) -> None:
         self._run = run
         self._ctx = ctx
         self._volume = volume
         self._task = task
+        self._method = method
 
     def slices(self, on_progress: ProgressCallback | None = None) -> Iterator[SliceResult]:
         """Every slice as soon as it is ready, (H, W) in the volume's own grid; closing the iterator
@@ -54,9 +57,16 @@ class OpenVolume:
         given. Raises InputError, at the call, for corrections on another grid or of unknown
         structures, or none at all, and where the method cannot learn from corrections.
         """
+        if not self.learns_from_corrections:
+            refuse_corrections(self._method.name)
         self._check(corrections)
         self._report_to(on_progress)
         return self._with_known(self._run.correct(corrections), corrections)
+
+    @property
+    def learns_from_corrections(self) -> bool:
+        """Whether `correct` is worth calling."""
+        return self._method.corrections
 
     def task(self) -> LearnedTask:
         """The learned task, with what the corrections taught."""

@@ -63,7 +63,8 @@ class FewShotSession:
         weights: a weights file to use instead of the manifest's.
         preset: "fast", "balanced" or "accurate"; None: the method's defaults, or the task's values.
         options: values of the method's options by name. Those that are not given are the preset's,
-            in learning, and the task's, in segmenting.
+            where one is named; else the method's defaults in learning, and the task's values in
+            segmenting.
         Raises WeightsError, ResourceError (no such device) or InputError (unknown names, impossible
         values).
         """
@@ -179,7 +180,7 @@ class FewShotSession:
                 f"({type(error).__name__}).",
                 "Learn it again with this version.",
             ) from error
-        return OpenVolume(run, ctx, volume, task)
+        return OpenVolume(run, ctx, volume, task, self.method)
 
     def segment(
         self,
@@ -205,7 +206,7 @@ class FewShotSession:
         """The task with a reviewed volume as one more support case.
 
         Raises TaskError (the task is for another method, backbone or weights), or InputError (the
-        case lacks a structure of the task, or the method cannot add a case to what it learned).
+        case has none of the task's structures, or the method cannot add a case to what it learned).
         """
         used = self._backbone if self.method.needs_backbone else None
         task.check_fits(self.method.name, used.name if used else "", used.identity if used else "")
@@ -218,9 +219,7 @@ class FewShotSession:
                 f"The method '{self.method.name}' cannot add a case to a learned task.",
                 "Learn the task again with this case among the support.",
             )
-        settled = self.method.LearnOptions.from_values(
-            {name: task.options[name] for name in self.method.LearnOptions.names()}
-        )
+        settled = self.changes.learned_with(task.options)
         if used is not None:
             used = used.with_precision(task.backbone_precision)
         ctx = self._context(used, on_progress or _no_progress)

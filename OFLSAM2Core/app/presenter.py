@@ -23,6 +23,7 @@ from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import OFLSAM2Error
+from OFLSAM2Core.methods import get_method
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.client import Event, WorkerClient
 
@@ -188,7 +189,7 @@ class Presenter:
             )
             return
         assert self._settings is not None
-        backbone = self._learned.backbone if self._learned else self._settings.backbone
+        backbone = self._needed_backbone()
         absent = [
             entry["name"]
             for entry in event.header.get("backbones", [])
@@ -268,7 +269,7 @@ class Presenter:
         assert self._scene is not None and self._settings is not None
         assert self._learned is not None
         volume, content = self._scene.volume(self._frame), self._learned.content
-        fields = self._settings.for_segmenting()
+        fields = self._settings.for_segmenting(self._learned.method)
         scene, keep = self._scene, self._scene.frame_count == 1  # for corrections
 
         def send(client: WorkerClient) -> int:
@@ -320,7 +321,7 @@ class Presenter:
         assert self._learned is not None and self._corrections is not None
         corrections, self._corrections = self._corrections, None
         volume, content = self._scene.volume(0), self._learned.content
-        scene, fields = self._scene, self._settings.for_segmenting()
+        scene, fields = self._scene, self._settings.for_segmenting(self._learned.method)
 
         def send(client: WorkerClient) -> int:
             if self._kept is not None and self._kept[:2] == (scene, client.pid):
@@ -378,7 +379,21 @@ class Presenter:
             return None
         return elapsed / done * (total - done)
 
+    def forget_kept(self) -> None:
+        """The worker's calculations for the last volume are not built on any more; corrections are
+        sent with their volume."""
+        self._kept = None
+
+    def _needed_backbone(self) -> str:
+        """The backbone that the run needs; "" where the method needs none."""
+        if self._learned is not None:
+            return self._learned.backbone
+        assert self._settings is not None
+        needed = get_method(self._settings.method).needs_backbone
+        return self._settings.backbone if needed else ""
+
     def _on_failed(self, event: Event) -> None:
+        self.forget_kept()
         self._request_id = None
         header = event.header
         if header.get("kind") == "cancelled":
@@ -530,4 +545,5 @@ def learned_from(event: Event) -> Learned:
         structures=structures,
         backbone=str(event.header.get("backbone", "")),
         summary=event.header.get("summary", ""),
+        method=str(event.header.get("method", "")),
     )

@@ -25,6 +25,7 @@ class Learned:
     structures: tuple[Structure, ...]
     backbone: str = ""
     summary: Any = ""
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class RunSettings:
 
     def for_segmenting(self, method: str = "") -> dict[str, Any]:
         """Fields of a "segment" request with a task of a method; "" where it is not known. What is
-        settled in learning is not sent."""
-        learned_by = get_method(method or self.method)
+        settled in learning is not sent, nor what was chosen for another method."""
+        if method and method != self.method:
+            return self.for_worker()
+        learned_by = get_method(self.method)
         names = {"preset", *learned_by.SegmentOptions.names()}
         return self._changed({n: v for n, v in self.options.items() if n in names})
 

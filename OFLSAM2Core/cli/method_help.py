@@ -17,14 +17,18 @@ def option_lines(described: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {each['name']}={shown_default(each)}  [{when}]{_allowed(each)}")
         lines.append(f"      {each['help']}")
     for name, values in described["presets"].items():
-        changed = ", ".join(f"{option}={value}" for option, value in values.items())
+        changed = ", ".join(f"{option}={_written(value)}" for option, value in values.items())
         lines.append(f"  --preset {name}: {changed or 'the defaults'}")
     return lines
 
 
 def shown_default(option: Mapping[str, Any]) -> str:
     """The default, as it would be written on a command line."""
-    return str(option["default"]).lower() if option["type"] == "bool" else str(option["default"])
+    return _written(option["default"])
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _allowed(option: Mapping[str, Any]) -> str:
@@ -33,4 +37,6 @@ def _allowed(option: Mapping[str, Any]) -> str:
     low, high = option["low"], option["high"]
     if low is None and high is None:
         return ""
-    return f" {'' if low is None else low} to {'' if high is None else high}"
+    if high is None:
+        return f" at least {low}"
+    return f" at most {high}" if low is None else f" {low} to {high}"

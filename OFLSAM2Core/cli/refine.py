@@ -27,6 +27,7 @@ from OFLSAM2Core.io.reading import read_support_case, write_confidence, write_se
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
+from OFLSAM2Core.methods.base import refuse_corrections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,11 +79,14 @@ def run(args: argparse.Namespace) -> int:
     slices = _slices(args.slices)
     bars = ProgressBars(args.quiet)
     task = call_in_background(lambda report: LearnedTask.load(args.task), bars)
-    check_options(args, task.method).for_segmenting(task.options, settings_from(args))
+    given = check_options(args, task.method)
+    given.for_segmenting(task.options, settings_from(args))
+    if not given.method.corrections:
+        refuse_corrections(given.method.name)
     result, corrected = call_in_background(lambda report: _read(args, task), bars)
     volume = result.volume
     session = make_session(args, bars, backbone=task.backbone, method=task.method)
-    opened = session.open(volume, task)
+    opened = call_in_background(lambda report: session.open(volume, task, report), bars)
     corrections = Corrections.from_difference(result.labels, corrected.labels)
     if slices:
         axis = _slicing_axis(volume, task)

@@ -70,6 +70,8 @@ def describe_all() -> list[dict[str, Any]]:
     for name in names():
         try:
             described.append(describe(get_method(name)))
-        except InputError as error:
-            logger.warning("%s", error)
+        except Exception as error:  # Of another package, whatever it does wrong.
+            if name in _BUILT_IN:
+                raise
+            logger.warning("The method '%s' of another package cannot be used: %s", name, error)
     return described

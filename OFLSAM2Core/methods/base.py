@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
 from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import ProgressCallback, SliceResult
 from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.options import Options
 from OFLSAM2Core.runtime.timings import Timings
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 
     from OFLSAM2Core.backbones.base import Backbone
     from OFLSAM2Core.learned_task import LearnedTask
+
+
+def refuse_corrections(name: str) -> NoReturn:
+    """Raises InputError: the method of this name does not learn from corrections."""
+    raise InputError(
+        f"The method '{name}' does not learn from corrections.",
+        "Correct the result by hand, or add the corrected volume to the support.",
+    )
 
 
 @dataclass
@@ -90,6 +99,7 @@ class Method(Protocol):
 
     description: one line. needs_backbone: whether it works on features of a frozen backbone.
     sequences: whether it segments sequences of frames as well as volumes.
+    corrections: whether a `Run` of it learns from corrections.
     LearnOptions, SegmentOptions: a name that stands in both is one option for both.
     presets: values of options by name, for "fast", "balanced" and "accurate".
     """
@@ -98,6 +108,7 @@ class Method(Protocol):
     description: str
     needs_backbone: bool
     sequences: bool
+    corrections: bool
     LearnOptions: type[Options]
     SegmentOptions: type[Options]
     presets: Mapping[str, Mapping[str, Any]]
@@ -137,6 +148,7 @@ def describe(method: Method) -> dict[str, Any]:
         "description": method.description,
         "needs_backbone": method.needs_backbone,
         "sequences": method.sequences,
+        "corrections": method.corrections,
         "presets": {name: dict(values) for name, values in method.presets.items()},
         "options": options,
     }

@@ -134,6 +134,8 @@ def _typed(info: OptionInfo, value: Any) -> Any:
 def _check(info: OptionInfo, value: Any) -> None:
     low = -math.inf if info.low is None else info.low
     high = math.inf if info.high is None else info.high
+    if info.type == "float" and not math.isfinite(value):
+        raise InputError(f"The option {info.name} is {value}.", "Use a finite number.")
     if info.type in ("int", "float") and not low <= value <= high:
         bounds = f"from {info.low} to {info.high}"
         if info.low is None or info.high is None:

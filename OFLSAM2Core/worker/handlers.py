@@ -22,6 +22,7 @@ from OFLSAM2Core.worker.about import about_worker
 from OFLSAM2Core.worker.job import Answer, Job
 from OFLSAM2Core.worker.protocol import ProtocolError
 from OFLSAM2Core.worker.warm import (
+    forget_opened,
     keep_opened,
     kept_opened,
     remember_task,
@@ -77,11 +78,13 @@ def learn(job: Job) -> Answer:
 def segment(job: Job) -> Answer:
     """Segment a volume; each slice is sent when it is ready.
 
-    `keep` (bool): what was calculated for the volume stays in memory, until another volume is kept,
-    so that a "correct" request need not calculate it again.
+    `keep` (bool): what was calculated for the volume stays in memory until another volume is
+    segmented, so that a "correct" request need not calculate it again; where the method learns from
+    corrections.
     """
+    forget_opened()
     task, opened = _opened(job)
-    if job.take("keep", bool, False):
+    if job.take("keep", bool, False) and opened.learns_from_corrections:
         keep_opened(job.id, opened)
     slices = _send_slices(job, opened.slices(job.on_progress))
     return Answer({"seconds": job.seconds, "slices": slices, "summary": task.summary()})

@@ -99,8 +99,13 @@ def task_of(content: npt.NDArray) -> LearnedTask:
 def keep_opened(number: int | str, opened: OpenVolume) -> None:
     """Keep what was calculated for a volume, by the number of the request that it was segmented
     with; one volume is kept at a time."""
-    _opened.clear()
+    forget_opened()
     _opened[number] = opened
+
+
+def forget_opened() -> None:
+    """Let go of the volume that is kept, before another one comes: both may not fit."""
+    _opened.clear()
 
 
 def kept_opened(number: object) -> OpenVolume | None:

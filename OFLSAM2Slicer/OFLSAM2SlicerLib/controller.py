@@ -165,6 +165,7 @@ class Controller:
             step = self.run.take_back()
             if self._taught and self._taught[-1][0] is step:
                 _step, self.learned = self._taught.pop()
+                self.presenter.forget_kept()
 
     # Corrections
 

@@ -62,6 +62,7 @@ class ToyMethod:
     description = "labels what is bright"
     needs_backbone = False
     sequences = True
+    corrections = False
     LearnOptions = ToyOptions
     SegmentOptions = ToyOptions
     presets = {"fast": {}, "balanced": {}, "accurate": {}}

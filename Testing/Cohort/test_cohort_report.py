@@ -38,6 +38,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(browser: Chrome, report: Path) -> Chrome:
     browser.get("about:blank")
     browser.get(report.as_uri())
+    WebDriverWait(browser, 30).until(cases)  # The rows are made by the page itself.
     return browser
 
 

@@ -280,7 +280,14 @@ def test_a_warning_is_written_above_the_progress_bar(capsys):
         time.sleep(0.6)  # A bar is shown after half a second.
     log = SpokenLog()
     log.handle(
-        logging.makeLogRecord({"levelname": "WARNING", "msg": "'%s' is odd.", "args": ("A",)})
+        logging.makeLogRecord(
+            {
+                "name": "OFLSAM2Core.io",
+                "levelname": "WARNING",
+                "msg": "'%s' is odd.",
+                "args": ("A",),
+            }
+        )
     )
     bars.close()
     shown = [line.rsplit("\r", 1)[-1] for line in capsys.readouterr().err.split("\n")]
@@ -293,12 +300,13 @@ def test_a_warning_is_written_above_the_progress_bar(capsys):
 def test_debug_shows_the_traceback_and_the_message(tmp_path):
     done = run("evaluate", tmp_path / "nothing", "--out", tmp_path / "report", "--debug")
     assert done.returncode == 2
-    assert "Traceback" in done.stderr and "dataset.json" in done.stderr.splitlines()[-2]
+    assert "Traceback" in done.stderr and "is no folder" in done.stderr.splitlines()[-2]
 
 
 def test_errors_are_in_the_log_file(tmp_path):
     run("evaluate", tmp_path / "nothing", "--out", tmp_path / "r", OFLSAM2_LOG_DIR=str(tmp_path))
-    assert "Traceback" in (tmp_path / "oflsam2.log").read_text()
+    log = (tmp_path / "oflsam2.log").read_text()
+    assert "evaluate failed" in log and "OFLSAM2Core/evaluation/datasets.py" in log
 
 
 @pytest.mark.parametrize(

@@ -202,13 +202,3 @@ def test_what_a_learned_task_has_settled_is_not_ignored_without_a_word(cases, ta
     ):
         refused(run(*words, *more), named, "learn the task again")
     assert not out.exists()
-
-
-def test_a_grid_that_an_output_cannot_hold_is_found_before_the_work(cases, task, tmp_path):
-    sheared = sitk.ReadImage(str(image(cases, "006")))
-    sheared.SetDirection((1, 0, 0.3, 0, 1, 0, 0, 0, 0.954))
-    sitk.WriteImage(sheared, str(tmp_path / "sheared.nrrd"))
-    out, labelmap = tmp_path / "o.seg.nrrd", tmp_path / "o.nii.gz"
-    words = ["segment", tmp_path / "sheared.nrrd", "--task", task, "--out", out]
-    refused(run(*words, "--labelmap", labelmap), "sheared", "o.nii.gz")
-    assert not out.exists()

@@ -13,6 +13,7 @@ from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.methods.common.bilateral_symmetry import flip_left_right, symmetric_label_map
 from OFLSAM2Core.methods.ofl_sam2_atlas import support_encoding
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.state import Metadata
 from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
 from OFLSAM2Core.preprocessing.support_stack import SupportStack
 from OFLSAM2Core.session import FewShotSession
@@ -136,7 +137,7 @@ def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_ar
         turned.append(partners.tolist())
         return flip_left_right(image, masks, partners)
 
-    monkeypatch.setattr(support_encoding, "in_mirror", spy)
+    monkeypatch.setattr(support_encoding, "flip_left_right", spy)
     cases = [_case(_gland(*each)) if is_alike else _one_of_two(*each) for each in SIZES_AND_SHIFTS]
     counts = []
     for zoom in (False, True):
@@ -144,9 +145,11 @@ def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_ar
         options = LearnOptions(
             encoded_slices=100, training_steps=2, roi_refinement=zoom, flip_augmentation=mirror
         )
-        session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
-        task = session.learn(cases)
-        assert (task.preparation.roi_pixel_spacing is not None) == zoom
+        session = FewShotSession(
+            Sam2Backbone.random(seed=3, image_size=128), options=options.to_json()
+        )
+        learned = Metadata.decode(session.learn(cases).state)
+        assert (learned.preprocessing.roi_pixel_spacing is not None) == zoom
         # The gland is its own partner, and so is what other cases say of it.
         assert all(partners in ([0], [0, 1]) for partners in turned)
         counts.append(len(turned))

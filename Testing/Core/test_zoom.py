@@ -28,6 +28,7 @@ from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.ofl_sam2_atlas import view_training
 from OFLSAM2Core.methods.ofl_sam2_atlas.roi_fusion import by_both
+from OFLSAM2Core.methods.ofl_sam2_atlas.state import Metadata
 from OFLSAM2Core.methods.ofl_sam2_atlas.support_encoding import SupportSlice
 from OFLSAM2Core.methods.ofl_sam2_atlas.view_model import WEIGHT
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
@@ -179,8 +180,8 @@ def test_a_preparation_with_a_square_is_the_same_after_json() -> None:
 def test_only_around_the_structures_does_a_closer_look_change_anything(
     session: FewShotSession, task: LearnedTask
 ) -> None:
-    assert task.preparation.roi_pixel_spacing is not None
-    side = task.preparation.roi_pixel_spacing * task.preparation.size
+    assert _preprocessing(task).roi_pixel_spacing is not None
+    side = _preprocessing(task).roi_pixel_spacing * _preprocessing(task).size
     case = _in_canvas("007")
     order, signs = ORIENTATIONS[30]
     turned = replace(
@@ -236,24 +237,11 @@ def test_a_sam2_backbone_looks_closer_too_and_with_a_task_read_from_a_file(
     # Not all random weights find an object.
     session = FewShotSession(Sam2Backbone.random(seed=1, image_size=128), options=options)
     task = session.learn([_in_canvas(number) for number in ("001", "003")])
-    assert task.preparation.roi_pixel_spacing is not None
+    assert _preprocessing(task).roi_pixel_spacing is not None
     loaded = LearnedTask.load(task.save(tmp_path / "task.oflsam2"))
     first, second = (segmented(session, each, _in_canvas("006")) for each in (task, loaded))
     assert first[0].any()
     np.testing.assert_array_equal(first, second)
-
-
-@pytest.mark.slow
-def test_a_task_from_before_widths_were_kept_finds_the_same(
-    session: FewShotSession, task: LearnedTask
-) -> None:
-    facts = {name: each for name, each in task.facts.items() if name != "widths_mm"}
-    earlier = {**facts, "averaged_along_mm": [0.04 * width for width in task.facts["widths_mm"]]}
-    case = _in_canvas("006")
-    found, before = (
-        segmented(session, each, case) for each in (task, replace(task, facts=earlier))
-    )
-    np.testing.assert_array_equal(found, before)
 
 
 def test_a_task_without_what_was_learned_from_squares_is_refused(
@@ -261,7 +249,9 @@ def test_a_task_without_what_was_learned_from_squares_is_refused(
 ) -> None:
     kept = {name: each for name, each in task.state.tensors.items() if name != "close_up.tau"}
     with pytest.raises(TaskError, match="squares around its structures"):
-        segmented(session, replace(task, tensors=kept), _in_canvas("006"))
+        segmented(
+            session, replace(task, state=replace(task.state, tensors=kept)), _in_canvas("006")
+        )
 
 
 def test_features_of_whole_slices_are_gone_before_squares_are_encoded(
@@ -291,5 +281,9 @@ def test_without_zoom_no_squares_are_learned_from() -> None:
     )
     session = FewShotSession(Sam2Backbone.random(seed=3, image_size=128), options=options)
     task = session.learn([_in_canvas("001")])
-    assert task.preparation.roi_pixel_spacing is None
+    assert _preprocessing(task).roi_pixel_spacing is None
     assert not any(name.startswith("close_up") for name in task.state.tensors)
+
+
+def _preprocessing(task: LearnedTask) -> Preprocessing:
+    return Metadata.decode(task.state).preprocessing

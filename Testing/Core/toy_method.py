@@ -69,6 +69,7 @@ class ToyMethod:
     description = "labels what is bright"
     needs_backbone = False
     sequences = False
+    corrections = True
     LearnOptions = ToyLearnOptions
     SegmentOptions = ToySegmentOptions
     presets = {"fast": {"invert": False}, "balanced": {}, "accurate": {}}

@@ -53,6 +53,7 @@ class NearestIntensity:
     description = "the structure whose mean intensity is nearest"
     needs_backbone = False
     sequences = False
+    corrections = False
     LearnOptions = LearnOptions
     SegmentOptions = SegmentOptions
     presets: Mapping[str, Mapping[str, Any]] = {"fast": {}, "balanced": {}, "accurate": {}}

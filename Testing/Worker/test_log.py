@@ -64,4 +64,4 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
     (tmp_path / "file").write_text("")
     done = run({**environment, "OFLSAM2_LOG_DIR": str(tmp_path / "file")})
     assert done.stdout.strip() == "None"
-    assert "No log file" in done.stderr
+    assert "There is no log file" in done.stderr

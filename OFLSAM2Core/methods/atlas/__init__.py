@@ -35,6 +35,7 @@ class Atlas:
     description = "support cases registered to the volume vote; no backbone, nothing is trained"
     needs_backbone = False
     sequences = False
+    corrections = False
     LearnOptions = SlicingOptions
     SegmentOptions = AtlasSegmentOptions
     presets: dict[str, dict[str, Any]] = {"fast": {}, "balanced": {}, "accurate": {}}

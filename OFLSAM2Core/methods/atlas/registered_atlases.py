@@ -20,10 +20,10 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.overlap import bounding_box
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
-from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.sliced_volume import SlicedCase, SlicedVolume, SlicePreparation
 from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
 
@@ -160,11 +160,7 @@ class AtlasRun:
         self.ctx.report(Progress("segment", count, count))
 
     def correct(self, corrections: Corrections) -> Iterator[SliceResult]:
-        """Raises InputError: nothing here learns from corrections."""
-        raise InputError(
-            "The method 'atlas' does not learn from corrections.",
-            "Use the method ofl-sam2-atlas, or correct the result by hand.",
-        )
+        refuse_corrections("atlas")
 
     def state(self) -> MethodState:
         return self.atlases.encode()

@@ -21,6 +21,7 @@ class PromptedMethod:
     name: str
     needs_backbone = True
     sequences = True
+    corrections = False
     presets: dict[str, dict[str, Any]] = {"fast": {}, "balanced": {}, "accurate": {}}
 
     def choice(self, options: Any) -> SupportChoice:

@@ -15,10 +15,10 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
-from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, probe_slices
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames
 from OFLSAM2Core.methods.common.sliced_volume import SlicedVolume, SliceFeatures, SlicePreparation
@@ -185,6 +185,7 @@ class PromptedRun:
     ) -> None:
         self.ctx, self.plan, self.describe = ctx, plan, describe
         self.structures: Sequence[Structure] = task.structures
+        self._method = task.method
         self.learned = PromptState.decode(ctx, task.state)
         self.volume = self.learned.slices.apply(volume)
 
@@ -227,11 +228,7 @@ class PromptedRun:
         ctx.report(Progress("segment", count, count))
 
     def correct(self, corrections: Corrections) -> Iterator[SliceResult]:
-        """Raises InputError: nothing here learns from corrections yet."""
-        raise InputError(
-            "This method does not learn from corrections.",
-            "Use the method ofl-sam2-atlas, or correct the result by hand.",
-        )
+        refuse_corrections(self._method)
 
     def state(self) -> MethodState:
         return self.learned.encode()

@@ -10,9 +10,8 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.slice_geometry import SliceGeometry, validate_slice_count
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import Context, MethodState
+from OFLSAM2Core.methods.base import Context, MethodState, refuse_corrections
 from OFLSAM2Core.methods.locate_predict_fuse.options import SegmentOptions
 from OFLSAM2Core.methods.locate_predict_fuse.pipeline import segment_scan
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
@@ -46,10 +45,7 @@ class VolumeRun:
             )
 
     def correct(self, corrections: Corrections) -> Iterator[SliceResult]:
-        raise InputError(
-            "This method cannot learn from corrections yet.",
-            "Correct the result by hand, or add the corrected volume to the support.",
-        )
+        refuse_corrections("locate-predict-fuse")
 
     def state(self) -> MethodState:
         return self._state

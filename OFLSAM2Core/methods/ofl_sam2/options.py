@@ -37,7 +37,7 @@ class LearnOptions(Options):
     training_steps: int = option(
         400, "steps in which lift and G_theta are trained, at most 40 epochs", low=1, high=100_000
     )
-    learning_rate: float = option(1e-3, "of AdamW", low=1e-6, high=1.0)
+    learning_rate: float = option(1e-3, "Learning rate of AdamW.", low=1e-6, high=1.0)
 
 
 @dataclass(frozen=True)

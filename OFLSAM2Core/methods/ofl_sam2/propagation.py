@@ -18,8 +18,7 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.methods.base import Context, MethodState
+from OFLSAM2Core.methods.base import Context, MethodState, refuse_corrections
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, probe_slices
 from OFLSAM2Core.methods.common.sliced_volume import SliceFeatures, outwards
 from OFLSAM2Core.methods.common.support_memory import descriptor
@@ -64,11 +63,7 @@ class OflSam2Run:
         self.ctx.report(Progress("segment", count, count))
 
     def correct(self, corrections: Corrections) -> Iterator[SliceResult]:
-        """The paper has none. Raises InputError."""
-        raise InputError(
-            "The method 'ofl-sam2' does not learn from corrections.",
-            "Use the method ofl-sam2-atlas, or correct the result by hand.",
-        )
+        refuse_corrections("ofl-sam2")
 
     def state(self) -> MethodState:
         """What was learned from the support; a volume's own slices teach for that volume only."""

@@ -27,6 +27,7 @@ class OflSam2Atlas:
     )
     needs_backbone = True
     sequences = True
+    corrections = False
     LearnOptions = own.LearnOptions
     SegmentOptions = own.SegmentOptions
     presets = own.PRESETS

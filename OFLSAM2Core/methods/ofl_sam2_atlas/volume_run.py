@@ -12,9 +12,8 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.slice_geometry import SliceGeometry, validate_slice_count
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.base import Context, MethodState
+from OFLSAM2Core.methods.base import Context, MethodState, refuse_corrections
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import SegmentOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.propagation import Propagation
 from OFLSAM2Core.methods.ofl_sam2_atlas.state import Metadata
@@ -67,10 +66,7 @@ class VolumeRun:
             )
 
     def correct(self, corrections: Corrections) -> Iterator[SliceResult]:
-        raise InputError(
-            "The method 'ofl-sam2-atlas' cannot learn from corrections yet.",
-            "Correct the result by hand, or add the corrected volume to the support.",
-        )
+        refuse_corrections("ofl-sam2-atlas")
 
     def state(self) -> MethodState:
         return self._state

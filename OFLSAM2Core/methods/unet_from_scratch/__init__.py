@@ -42,6 +42,7 @@ class _UNet:
     dimensions: ClassVar[int]
     needs_backbone = False
     sequences = False
+    corrections = False
     LearnOptions = UNetLearnOptions
     SegmentOptions = UNetSegmentOptions
     presets: dict[str, dict[str, Any]] = {

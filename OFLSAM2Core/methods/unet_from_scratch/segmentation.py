@@ -14,10 +14,10 @@ from torch import Tensor
 from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
-from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.unet_from_scratch import UNetSegmentOptions
 from OFLSAM2Core.methods.unet_from_scratch.network import Plan
 from OFLSAM2Core.methods.unet_from_scratch.training import VERSION
@@ -44,7 +44,7 @@ class UNetRun:
             task.structures,
             options,
         )
-        self._state = task.state
+        self._state, self._method = task.state, task.method
         try:
             if task.state.version != VERSION:
                 raise KeyError(task.state.version)
@@ -87,11 +87,7 @@ class UNetRun:
             self.ctx.report(Progress("segment", index + 1, count))
 
     def correct(self, corrections: Corrections) -> Iterator[SliceResult]:
-        """Raises InputError: nothing here learns from corrections."""
-        raise InputError(
-            "A U-Net does not learn from corrections here.",
-            "Use the method ofl-sam2-atlas, or correct the result by hand.",
-        )
+        refuse_corrections(self._method)
 
     def state(self) -> MethodState:
         return self._state
