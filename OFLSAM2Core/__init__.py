@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from OFLSAM2Core.data.corrections import Corrections
     from OFLSAM2Core.data.overlap import dice
     from OFLSAM2Core.data.results import Progress, SliceResult
     from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
@@ -46,16 +47,19 @@ if TYPE_CHECKING:
     from OFLSAM2Core.io.segmentation_io import read_segmentation
     from OFLSAM2Core.io.writing import write_confidence, write_labelmap
     from OFLSAM2Core.learned_task import LearnedTask
+    from OFLSAM2Core.open_volume import OpenVolume
     from OFLSAM2Core.session import FewShotSession
 
 _MODULES = {
     "Cancelled": "errors",
+    "Corrections": "data.corrections",
     "Dataset": "evaluation.datasets",
     "FewShotSession": "session",
     "InputError": "errors",
     "LabelTable": "io.label_table",
     "LearnedTask": "learned_task",
     "OFLSAM2Error": "errors",
+    "OpenVolume": "open_volume",
     "Progress": "data.results",
     "ResourceError": "errors",
     "SegmentationBuffer": "data.segmentation_buffer",
@@ -79,12 +83,14 @@ _MODULES = {
 
 __all__ = [
     "Cancelled",
+    "Corrections",
     "Dataset",
     "FewShotSession",
     "InputError",
     "LabelTable",
     "LearnedTask",
     "OFLSAM2Error",
+    "OpenVolume",
     "Progress",
     "ResourceError",
     "SegmentationBuffer",

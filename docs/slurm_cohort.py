@@ -1,6 +1,6 @@
 """Workers for `oflsam2 cohort` from a SLURM queue, by dask-jobqueue.
 
-    pip install "oflsam2[cohort]" dask-jobqueue
+    pip install ".[cohort]" dask-jobqueue    # in a clone
     python slurm_cohort.py --workers 8 --partition gpu &
     oflsam2 cohort INPUTS --task TASK.oflsam2 --out DIR --scheduler scheduler.json
 

@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dicom_seg and find_spec("highdicom") is None:
         raise ResourceError(
             "--dicom-seg needs the package highdicom, which is not installed.",
-            'Install it (pip install "oflsam2[dicom]"), or leave --dicom-seg out.',
+            "Install it (pip install highdicom), or leave --dicom-seg out.",
         )
     bars = ProgressBars(args.quiet)
     out = args.out.absolute()

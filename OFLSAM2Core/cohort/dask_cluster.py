@@ -127,7 +127,7 @@ def _need_dask() -> None:
     except ModuleNotFoundError as error:
         raise ResourceError(
             f"Several workers need the package '{error.name}', which is not installed.",
-            'Install it (pip install "oflsam2[cohort]"), or use --workers 0: one case after the '
+            "Install dask and distributed, or use --workers 0: one case after the "
             "other in this process.",
         ) from error
 

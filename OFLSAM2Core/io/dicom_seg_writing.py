@@ -179,6 +179,6 @@ def _highdicom() -> Any:
     except ImportError as error:
         raise ResourceError(
             "DICOM SEG is written by the package highdicom, which is not installed.",
-            'Install it: pip install "oflsam2[dicom]".',
+            "Install it: pip install highdicom.",
         ) from error
     return highdicom

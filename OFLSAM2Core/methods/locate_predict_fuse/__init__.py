@@ -1,4 +1,4 @@
-"""The default method for volumes: locate, predict, fuse.
+"""A method for volumes in three steps: locate, predict, fuse.
 
 Support cases are registered to a new volume (locate), the slices and the region that matter are
 encoded once and read by a ridge regression and a small U-Net on frozen features (predict), and both
