@@ -1,8 +1,9 @@
 """`oflsam2 compare`: several methods on the same cases, in one table.
 
 Each method is evaluated by a process of its own, so that its peak memory is its own and a failure
-stops nothing else. What was evaluated already with the same support, cases and settings is kept,
-also where its time was over; remove its folder to evaluate it again.
+stops nothing else. What was evaluated already with the same support, cases, settings, weights and
+version is kept, also where its time was over; remove its folder to evaluate it again. A folder
+that holds anything else is replaced only with `--overwrite`.
 """
 
 from __future__ import annotations
@@ -12,20 +13,27 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from OFLSAM2Core import methods
-from OFLSAM2Core.cli.files import output_folder
-from OFLSAM2Core.cli.options import DEFAULT_BACKBONE, PRESETS
+from OFLSAM2Core import __version__, methods
+from OFLSAM2Core.backbones.weights import backbone_info, identity
+from OFLSAM2Core.cli.files import output_folder, refuse_existing
+from OFLSAM2Core.cli.options import DEFAULT_BACKBONE, PRESETS, add_overwrite_option
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cli.signals import raise_if_stopped
-from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.evaluation.comparison import ComparedMethod, Comparison
+from OFLSAM2Core.errors import InputError, OFLSAM2Error
+from OFLSAM2Core.evaluation.comparison import COMPARISON_FILES, ComparedMethod, Comparison
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.machine import describe_machine
+from OFLSAM2Core.evaluation.report import REPORT_FILES
+from OFLSAM2Core.methods.base import Method
+from OFLSAM2Core.methods.changed_options import ChangedOptions
 
 _POLL_S = 0.1
+_SHOWN_LETTERS = 24
+_SAYS_TO_OVERWRITE = "Choose another --out, or add --overwrite to replace what is there."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="a method begins no further case after so long"
     )
+    add_overwrite_option(parser)
     group = parser.add_argument_group("model")
     group.add_argument("--backbone", default=DEFAULT_BACKBONE, help="see oflsam2 backbones")
     group.add_argument("--weights", type=Path, metavar="FILE", help="the backbone's weights file")
@@ -58,27 +67,33 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: methods.get_method(name) for name in names}
     dataset = Dataset.open(args.dataset)
     support, test = dataset.choose(args.supports, None, args.cases)
-    output_folder(args.out, (), overwrite=True)
-    about = {
+    output_folder(args.out, (), overwrite=args.overwrite)
+    common = {
         "dataset": dataset.name,
         "backbone": args.backbone,
         "seed": args.seed,
         "support": support,
         "test": test,
-        "machine": describe_machine(),
     }
+    about = {**common, "machine": describe_machine()}
+    # All folders before the first evaluation: it may take hours.
+    _fitting(args.out, COMPARISON_FILES, common, overwrite=args.overwrite)
+    wanted, reports = {}, {}
+    for name, method in chosen.items():
+        wanted[name] = {**common, **_settings(args, method)}
+        reports[name] = _fitting(
+            args.out / name, REPORT_FILES, wanted[name], overwrite=args.overwrite
+        )
     bars = ProgressBars(args.quiet)
     rows = []
-    for name, method in chosen.items():
-        folder = args.out / name
-        preset = args.preset if args.preset in method.presets else None
-        report = _read(folder)
-        if not _is_same(report, about, preset):
+    for name, report in reports.items():
+        reason = ""
+        if report is None or not (report.get("complete") or report.get("time_over")):
             bars.say(f"{name}: evaluating")
-            reason = _evaluate(args, name, preset, folder)
-            report = _read(folder)
-            if not _is_same(report, about, preset, finished=False):
-                report = None
+            replace = args.overwrite or report is not None
+            reason = _evaluate(args, chosen[name], replace=replace)
+            # What it was to replace is still there where it failed early.
+            report = _fitting(args.out / name, REPORT_FILES, wanted[name], overwrite=True)
         if report is None:
             rows.append(ComparedMethod(name, of=len(test), reason=reason))
         else:
@@ -91,19 +106,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(args: argparse.Namespace, name: str, preset: str | None, folder: Path) -> str:
+def _evaluate(args: argparse.Namespace, method: Method, *, replace: bool) -> str:
     """Run `oflsam2 evaluate` for a method; what it complained of, "" if of nothing."""
-    words = ["evaluate", str(args.dataset), "--out", str(folder), "--method", name, "--overwrite"]
+    words = ["evaluate", str(args.dataset), "--out", str(args.out / method.name)]
+    words += ["--method", method.name]
     words += ["--backbone", args.backbone, "--device", args.device, "--seed", str(args.seed)]
+    words += ["--overwrite"] if replace else []
     for option, value in (
         ("--weights", args.weights),
         ("--supports", args.supports),
         ("--cases", args.cases),
         ("--minutes", args.minutes),
-        ("--preset", preset),
+        ("--preset", _preset(args, method)),
     ):
         words += [option, str(value)] if value is not None else []
-    folder.mkdir(exist_ok=True)
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             [sys.executable, "-m", "OFLSAM2Core", *words, "--quiet"],
@@ -130,33 +146,102 @@ def _evaluate(args: argparse.Namespace, name: str, preset: str | None, folder: P
     return first.removeprefix("oflsam2: ") or f"ended with exit code {process.returncode}"
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    """None where there is no report that can be read."""
+def _preset(args: argparse.Namespace, method: Method) -> str | None:
+    """None where none was given, or the method has no such preset."""
+    return args.preset if args.preset in method.presets else None
+
+
+def _settings(args: argparse.Namespace, method: Method) -> dict[str, Any]:
+    """What the report of a method's evaluation is to say of its settings."""
+    preset = _preset(args, method)
+    return {
+        "oflsam2": __version__,
+        "method": method.name,
+        "backbone_identity": _backbone_identity(args) if method.needs_backbone else "",
+        "device": args.device,
+        "preset": preset or "balanced",
+        "options": ChangedOptions(method, preset, {}).values,
+    }
+
+
+def _backbone_identity(args: argparse.Namespace) -> str | None:
+    """SHA-256 of the weights. None where they cannot be read: evaluating says what is wrong, and
+    the table repeats it."""
     try:
-        return json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return identity(args.weights) if args.weights else backbone_info(args.backbone).sha256
+    except OFLSAM2Error:
         return None
 
 
-def _is_same(
-    report: dict[str, Any] | None,
-    about: dict[str, Any],
-    preset: str | None,
-    *,
-    finished: bool = True,
-) -> bool:
-    """Whether a report is of what is asked for, and (finished) needs nothing more."""
-    if report is None or (finished and not (report["complete"] or report["time_over"])):
-        return False
-    same = all(report[key] == about[key] for key in ("dataset", "seed", "support", "test"))
-    return (
-        same
-        and report["backbone"] == about["backbone"]
-        and report["preset"] == (preset or "balanced")
-    )
+def _fitting(
+    folder: Path, files: tuple[str, ...], wanted: Mapping[str, Any], *, overwrite: bool
+) -> dict[str, Any] | None:
+    """What `files[0]` in a folder says, where it is of what is wanted.
+
+    None where there is none, or one to overwrite. Raises InputError where files of something else
+    are there and are not to be overwritten.
+    """
+    path = folder / files[0]
+    try:
+        content = _read(path)
+        if content is None:
+            for name in files:
+                refuse_existing(folder / name, overwrite=False)
+        elif differing := _differences(content, wanted):
+            raise InputError(
+                f"'{folder}' holds an evaluation of something else: {'; '.join(differing)}.",
+                _SAYS_TO_OVERWRITE,
+            )
+    except InputError:
+        if not overwrite:
+            raise
+        return None
+    return content
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A report or comparison. None where there is none. Raises InputError where it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError
+        if path.name == REPORT_FILES[0]:
+            ComparedMethod.of_report(content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, InputError) as error:
+        raise InputError(
+            f"'{path}' cannot be read, is damaged, or was not written by this command.",
+            _SAYS_TO_OVERWRITE,
+        ) from error
+    return content
+
+
+def _differences(content: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What of a report is not as wanted, in words."""
+    said = []
+    for key, asked in json.loads(json.dumps(wanted)).items():
+        found = content.get(key)
+        # What is not known (None) is as nothing else is.
+        if key in content and found == asked and asked is not None:
+            continue
+        if key in ("support", "test"):
+            said.append(f"other {key} cases")
+        else:
+            said.append(f"{key} {_shown(found)}, not {_shown(asked)}")
+    return said
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN_LETTERS else f"{text[: _SHOWN_LETTERS - 3]}..."
 
 
 def _in_short(row: ComparedMethod) -> str:
     if row.measures is None:
         return f"no result. {row.reason}"
-    return f"mean Dice {row.measures['dice']['mean']:.4f} over {row.cases} cases"
+    mean = row.measures["dice"]["mean"]
+    # Where there was nothing to find and nothing was found, there is no Dice.
+    return f"mean Dice {'-' if mean is None else f'{mean:.4f}'} over {row.cases} cases"

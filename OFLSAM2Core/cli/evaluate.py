@@ -118,12 +118,16 @@ def about(
     test: list[str],
     preset: str = "balanced",
 ) -> dict[str, Any]:
-    """What a report begins with."""
+    """What a report begins with.
+
+    backbone_identity: SHA-256 of the weights, "" where the method needs no backbone.
+    """
     return {
         "oflsam2": __version__,
         "dataset": dataset.name,
         "method": session.method.name,
         "backbone": args.backbone or DEFAULT_BACKBONE,
+        "backbone_identity": session.backbone.identity if session.method.needs_backbone else "",
         "device": args.device,
         "seed": args.seed,
         "preset": args.preset or preset,

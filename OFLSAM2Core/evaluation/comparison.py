@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.report import mean_and_interval, write_picture, write_text
 
 COMPARISON_FILES = ("comparison.json", "comparison.md", "comparison.png")
@@ -43,7 +44,17 @@ class ComparedMethod:
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any]) -> ComparedMethod:
-        """From the contents of a `report.json`."""
+        """From the contents of a `report.json`. Raises InputError where they are not one's."""
+        try:
+            return cls._of_report(report)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"The report is damaged, or not one of an evaluation ({type(error).__name__}).",
+                "Evaluate again.",
+            ) from error
+
+    @classmethod
+    def _of_report(cls, report: Mapping[str, Any]) -> ComparedMethod:
         cases, wanted = report["cases"], len(report["test"])
         measures = {}
         for key in MEASURES if cases else ():
@@ -61,10 +72,10 @@ class ComparedMethod:
             len(cases),
             wanted,
             measures or None,
-            report["seconds_to_learn"],
+            _number(report["seconds_to_learn"]),
             float(np.mean([case["seconds"] for case in cases])) if cases else None,
-            report.get("learned_values"),
-            max((case["peak_memory_mb"] for case in cases), default=None),
+            _number(report.get("learned_values")),
+            _number(max((case["peak_memory_mb"] for case in cases), default=None)),
             reason,
         )
 
@@ -151,6 +162,13 @@ class Comparison:
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), "#2060b0")
             draw.text((x + 8, y), method, "black", anchor="lm")
         return picture
+
+
+def _number(value: Any) -> Any:
+    """The value itself. Raises TypeError where it is neither a number nor None."""
+    if value is not None and not isinstance(value, int | float):
+        raise TypeError
+    return value
 
 
 def _dice(row: ComparedMethod) -> float:

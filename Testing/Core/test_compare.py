@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import refused, run, succeed
+import SimpleITK as sitk
+from command_line import ROOT, refused, run, succeed
+from toy_package import case_of, install
 
+from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
+from OFLSAM2Core.cli import compare
+from OFLSAM2Core.cli.evaluate import about
+from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.comparison import ComparedMethod, Comparison
+from OFLSAM2Core.evaluation.datasets import sample_data
+from OFLSAM2Core.session import FewShotSession
 
 
 @pytest.mark.slow
@@ -43,6 +56,202 @@ def test_unknown_methods_are_refused_before_anything_is_done(cases: Path, tmp_pa
     refused(run("compare", cases, "--methods", "atlas,atlass", "--out", out), "atlass")
     refused(run("compare", cases, "--methods", "atlas,atlas", "--out", out), "once")
     assert not out.exists()
+
+
+Compared = tuple[list[object], dict[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set, `boxes`, and a comparison of one method on it, `out`."""
+    root = tmp_path_factory.mktemp("compared")
+    folder = root / "boxes"
+    folder.mkdir()
+    for number in range(3):
+        case = case_of(number)
+        for kind, array in (("image", case.volume.array), ("label", case.labels)):
+            path = str(folder / f"box{number}_{kind}.nii.gz")
+            sitk.WriteImage(sitk.GetImageFromArray(array), path)
+    content = {"name": "boxes", "labels": {"1": "box"}, "support": ["box0"]}
+    (folder / "dataset.json").write_text(json.dumps({**content, "test": ["box1", "box2"]}))
+    install(root / "site")
+    succeed(*_words(root), PYTHONPATH=os.pathsep.join([str(ROOT), str(root / "site")]))
+    return root
+
+
+def _words(root: Path) -> list[object]:
+    words = ["compare", root / "boxes", "--methods", "toy-threshold", "--out", root / "out"]
+    return [*words, "--device", "cpu"]
+
+
+@pytest.fixture
+def compared(evaluated: Path, package: Path, tmp_path: Path) -> Compared:
+    """A comparison that is done: its words, its environment and the report of its one method."""
+    shutil.copytree(evaluated / "boxes", tmp_path / "boxes")
+    shutil.copytree(evaluated / "out", tmp_path / "out")
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(package)])}
+    return _words(tmp_path), path, tmp_path / "out" / "toy-threshold" / "report.json"
+
+
+def _compare(words: Sequence[object]) -> int:
+    """The command in this process, which takes a tenth of the time."""
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    parser.set_defaults(quiet=True)
+    return compare.run(parser.parse_args([str(word) for word in words[1:]]))
+
+
+def _refusal(words: Sequence[object]) -> str:
+    with pytest.raises(InputError) as refusal:
+        _compare(words)
+    assert "--overwrite" in refusal.value.hint
+    return refusal.value.message
+
+
+def _files(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def _change(report: Path, **values: Any) -> None:
+    content = {**json.loads(report.read_text(encoding="utf-8")), **values}
+    report.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_an_evaluation_of_something_else_is_lost_only_where_the_user_says_so(
+    compared: Compared,
+) -> None:
+    words, path, report = compared
+    before = _files(report.parent)
+    succeed(*words, "--overwrite", **path)
+    assert _files(report.parent) == before  # It is what is asked for, and is kept.
+    before = _files(report.parents[1])
+    refused(run(*words, "--seed", 1, **path), f"'{report.parents[1]}'", "seed 0, not 1")
+    refused(run(*words, "--cases", 1, **path), f"'{report.parents[1]}'", "other test cases")
+    (report.parents[1] / "comparison.json").unlink()
+    refused(run(*words, "--seed", 1, **path), "comparison.md", "--overwrite")
+    (report.parents[1] / "comparison.md").unlink()
+    (report.parents[1] / "comparison.png").unlink(missing_ok=True)
+    refused(run(*words, "--preset", "fast", **path), f"'{report.parent}'", 'preset "balanced"')
+    after = _files(report.parents[1])
+    assert after == {file: before[file] for file in before if file.parent == report.parent}
+    succeed(*words, "--seed", 1, "--overwrite", **path)
+    assert json.loads(report.read_text(encoding="utf-8"))["seed"] == 1
+
+
+def test_an_evaluation_that_was_stopped_is_done_again(compared: Compared) -> None:
+    words, path, report = compared
+    _change(report, complete=False)
+    succeed(*words, **path)
+    assert json.loads(report.read_text(encoding="utf-8"))["complete"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("oflsam2", "0.0.1"),
+        ("method", "atlas"),
+        ("device", "auto"),
+        ("options", {"threshold": 0.4}),
+        ("backbone", "sam2.1-tiny"),
+        ("backbone_identity", "0" * 64),
+        ("backbone_identity", None),
+    ],
+)
+def test_a_report_of_other_settings_is_not_taken_for_this_ones(
+    compared: Compared, key: str, value: Any
+) -> None:
+    words, _, report = compared
+    _change(report, **{key: value})
+    said = _refusal(words)
+    assert f"'{report.parent}'" in said and f": {key} " in said
+    assert "; " not in said  # Nothing else differs.
+
+
+def _without(key: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda content: {name: value for name, value in content.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: [content],
+        lambda content: {"report": "of another program"},
+        lambda content: {**content, "cases": [{"case": "box1"}]},
+        lambda content: {**content, "seconds_to_learn": "a while"},
+        _without("failed"),
+        _without("oflsam2"),
+    ],
+)
+def test_what_is_no_report_is_refused_in_words(
+    compared: Compared, damage: Callable[[dict[str, Any]], Any]
+) -> None:
+    words, _, report = compared
+    content = json.loads(report.read_text(encoding="utf-8"))
+    report.write_text(json.dumps(damage(content)), encoding="utf-8")
+    assert str(report.parent) in _refusal(words)
+
+
+def test_cases_in_which_there_was_nothing_to_find_have_a_row_without_dice(
+    compared: Compared,
+) -> None:
+    words, _, report = compared
+    cases = json.loads(report.read_text(encoding="utf-8"))["cases"]
+    for case in cases:
+        case["structures"]["box"].update(dice=None, hd95=None, assd=None)
+    _change(report, cases=cases)
+    assert _compare(words) == 0
+    table = (report.parents[1] / "comparison.md").read_text(encoding="utf-8")
+    assert "| toy-threshold | - | - | - | 2/2 |" in table
+
+
+def test_a_report_that_is_cut_off_is_refused_and_replaced_where_the_user_says_so(
+    compared: Compared,
+) -> None:
+    words, path, report = compared
+    content = json.loads(report.read_text(encoding="utf-8"))
+    report.write_bytes(report.read_bytes()[:100])
+    refused(run(*words, **path), f"'{report}'", "damaged", "--overwrite")
+    succeed(*words, "--overwrite", **path)
+    assert set(json.loads(report.read_text(encoding="utf-8"))) == set(content)
+
+
+def test_an_evaluation_with_other_weights_is_not_taken_for_one_with_these(
+    compared: Compared, tmp_path: Path
+) -> None:
+    words, _, report = compared
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"of no backbone: evaluating with them would give no result")
+    words = [*words, "--methods", "sam2-mask-prompt", "--weights", weights]
+    prompted = report.parents[1] / "sam2-mask-prompt" / "report.json"
+    report.parent.rename(prompted.parent)
+    _change(prompted, method="sam2-mask-prompt", backbone_identity="0" * 64)
+    said = _refusal(words)
+    assert f"'{prompted.parent}'" in said and ': backbone_identity "0000' in said
+    assert "; " not in said
+    _change(prompted, backbone_identity=hashlib.sha256(weights.read_bytes()).hexdigest())
+    assert _compare(words) == 0
+    table = json.loads((report.parents[1] / "comparison.json").read_text(encoding="utf-8"))
+    assert [row["cases"] for row in table["methods"]] == [2]
+    weights.unlink()
+    assert "not unknown" in _refusal(words)
+
+
+def test_a_report_says_with_which_weights_it_was_made() -> None:
+    args = argparse.Namespace(backbone=None, device="cpu", seed=0, preset=None)
+    backbone = Sam2Backbone.random()
+    for method, told in (("ofl-sam2", backbone.identity), ("atlas", "")):
+        session = FewShotSession(backbone, method=method)
+        said = about(args, sample_data(), session, ["a"], ["b"])
+        assert said["backbone_identity"] == told
+
+
+def test_what_is_no_report_has_no_row() -> None:
+    for key in ("cases", "failed", "test", "method", "seconds_to_learn"):
+        report = _report("one", [0.5], 2.0, 1)
+        del report[key]
+        with pytest.raises(InputError, match="damaged"):
+            ComparedMethod.of_report(report)
 
 
 def _report(method: str, dices: list[float], seconds: float, of: int) -> dict[str, Any]:
