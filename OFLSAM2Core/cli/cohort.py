@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from OFLSAM2Core.cli.exit_codes import SOME_FAILED
 from OFLSAM2Core.cli.files import add_support_options, read_support, split_pair
 from OFLSAM2Core.cli.interrupt import call_in_background, raise_if_stopped
 from OFLSAM2Core.cli.options import (
@@ -49,9 +50,6 @@ from OFLSAM2Core.learned_task import SUFFIX
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
-
-SOME_FAILED = 3
-"""Exit code where a case failed or nothing was found in it; all others are done."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from OFLSAM2Core.cli.evaluate import SOME_FAILED, about, describe_case, last_line, tell_failure
+from OFLSAM2Core.cli.evaluate import about, describe_case, last_line, tell_failure
+from OFLSAM2Core.cli.exit_codes import SOME_FAILED
 from OFLSAM2Core.cli.files import output_folder
 from OFLSAM2Core.cli.interrupt import in_background
 from OFLSAM2Core.cli.options import (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core import __version__
+from OFLSAM2Core.cli.exit_codes import SOME_FAILED
 from OFLSAM2Core.cli.files import add_allow_missing_option, output_folder
 from OFLSAM2Core.cli.interrupt import in_background
 from OFLSAM2Core.cli.options import (
@@ -29,8 +30,6 @@ from OFLSAM2Core.worker.failures import failure_of
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
 
-SOME_FAILED = 3
-"""Exit code where some cases have no result."""
 
 _log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from OFLSAM2Core.methods.common.class_balance import (
     near_foreground_mask,
 )
 from OFLSAM2Core.methods.common.high_pass import high_pass_features
+from OFLSAM2Core.methods.common.propagation_order import propagation_order
 from OFLSAM2Core.methods.ofl_sam2_atlas.adaptive_fusion import AdaptiveFusion
 from OFLSAM2Core.methods.ofl_sam2_atlas.episodic_training import disturbed, segmentation_loss
 from OFLSAM2Core.methods.ofl_sam2_atlas.memory_bank import RecentMemory, SupportMemory
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions, SegmentOptions
-from OFLSAM2Core.methods.ofl_sam2_atlas.propagation import propagation_order
 from OFLSAM2Core.methods.ofl_sam2_atlas.quality_gate import confident_structures
 from OFLSAM2Core.methods.ofl_sam2_atlas.retrieval import descriptor, most_similar
 from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import SegmentationHead

@@ -26,6 +26,7 @@ from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.sliced_volume import SlicedCase, SlicedVolume, SlicePreparation
 from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
+from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 
 VERSION = 1
 
@@ -65,9 +66,9 @@ class Atlases:
         for case, (low, high) in zip(cases, boxes, strict=True):
             slice_, row, column = ((low + high) / 2).tolist()
             middle = slice_, row, column
-            images.append(_bytes(_grey(grid, case, middle)[0]))
+            images.append(as_bytes(_grey(grid, case, middle)[0]))
             shown, inside = grid.show(_Covered(case.labels, values), case.slicing, middle)
-            labels.append(_bytes(shown * inside))
+            labels.append(as_bytes(shown * inside))
         return cls(slices, grid, torch.stack(images), torch.stack(labels))
 
     @torch.no_grad()
@@ -180,10 +181,6 @@ class _Covered:
 def _grey(grid: IsotropicGrid, volume: SlicedVolume, middle: Point) -> tuple[Tensor, Tensor]:
     """Grey values in [0, 1], (1, D, H, W), and which cells lie in the volume."""
     return grid.show(lambda index: volume.prepared.grey(index)[:1], volume.slicing, middle)
-
-
-def _bytes(shares: Tensor) -> Tensor:
-    return (shares * 255).round().to(torch.uint8)
 
 
 def _box(case: SlicedCase) -> tuple[npt.NDArray, npt.NDArray]:

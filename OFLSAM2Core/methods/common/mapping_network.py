@@ -14,6 +14,7 @@ alpha = g.g / h.h.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -335,3 +336,11 @@ def _in_double(matrices: Tensor) -> Tensor:
 
 def _outer(rows: Tensor) -> Tensor:
     return rows.T @ rows
+
+
+def mean_equations(equations: Sequence[NormalEquations]) -> NormalEquations:
+    """Normal equations in which each of several counts the same."""
+    total = equations[0]
+    for each in equations[1:]:
+        total = total.plus(each)
+    return NormalEquations(total.gram / len(equations), total.moment / len(equations))

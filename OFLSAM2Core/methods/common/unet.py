@@ -38,8 +38,8 @@ class UNet(nn.Module):
         fine = self.fine(self.enter(torch.cat([seen, _where(seen, levels)], dim=1)))
         middle = self.middle(F.avg_pool2d(fine, 2, ceil_mode=True))
         coarse = self.coarse(F.avg_pool2d(middle, 2, ceil_mode=True))
-        middle = self.up_to_middle(torch.cat([_up(coarse, middle), middle], dim=1))
-        fine = self.up_to_fine(torch.cat([_up(middle, fine), fine], dim=1))
+        middle = self.up_to_middle(torch.cat([upsample_like(coarse, middle), middle], dim=1))
+        fine = self.up_to_fine(torch.cat([upsample_like(middle, fine), fine], dim=1))
         return self.leave(fine)
 
 
@@ -58,7 +58,8 @@ class _Block(nn.Module):
         return F.gelu(self.norms[1](self.second(inner)) + self.around(maps))
 
 
-def _up(coarse: Tensor, like: Tensor) -> Tensor:
+def upsample_like(coarse: Tensor, like: Tensor) -> Tensor:
+    """Maps (B, C, h, w), bilinearly on the grid of `like` (..., H, W)."""
     return F.interpolate(coarse, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 

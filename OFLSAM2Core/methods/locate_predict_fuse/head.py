@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from OFLSAM2Core.methods.common.high_pass import BLOCK
 from OFLSAM2Core.methods.common.mapping_network import PcaFeatureMap
-from OFLSAM2Core.methods.common.unet import UNet
+from OFLSAM2Core.methods.common.unet import UNet, upsample_like
 from OFLSAM2Core.slice_position.encoding import level_bumps, through_places
 
 WIDTH = 32
@@ -50,8 +50,8 @@ class Head(UNet):
         fine = self.fine(self.enter(inputs))
         middle = self.middle(F.avg_pool2d(fine, 2, ceil_mode=True))
         coarse = self.coarse(F.avg_pool2d(middle, 2, ceil_mode=True))
-        middle = self.up_to_middle(torch.cat([_up(coarse, middle), middle], dim=1))
-        fine = self.up_to_fine(torch.cat([_up(middle, fine), fine], dim=1))
+        middle = self.up_to_middle(torch.cat([upsample_like(coarse, middle), middle], dim=1))
+        fine = self.up_to_fine(torch.cat([upsample_like(middle, fine), fine], dim=1))
         return self.leave(fine)
 
 
@@ -91,7 +91,3 @@ def _position(maps: Tensor, levels: Sequence[float | None]) -> Tensor:
     columns = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(count, 1, height, width)
     where = torch.cat([rows, columns], dim=1) * known[:, :, None, None]
     return torch.cat([where, of_slice], dim=1).to(maps)
-
-
-def _up(coarse: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(coarse, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -15,6 +15,7 @@ from OFLSAM2Core.methods.common.mapping_network import (
     NormalEquations,
     NormalEquationsAccumulator,
     PcaFeatureMap,
+    mean_equations,
 )
 from OFLSAM2Core.methods.locate_predict_fuse.config import COMPONENTS, POSITIONS
 from OFLSAM2Core.methods.locate_predict_fuse.head import Mapping
@@ -47,11 +48,13 @@ def fit_mapping(
     without = {
         case: Mapping(
             features,
-            _mean([other for key, other in by_case.items() if key != case] or [own]).closed_form(),
+            mean_equations(
+                [other for key, other in by_case.items() if key != case] or [own]
+            ).closed_form(),
         )
         for case, own in by_case.items()
     }
-    equations = _mean(list(by_case.values()))
+    equations = mean_equations(list(by_case.values()))
     return Mapping(features, equations.closed_form()), without, equations, balance
 
 
@@ -59,10 +62,3 @@ def wanted_of(masks: Tensor) -> Tensor:
     """Masks (N, S, S) in [0, 1] as the mapping network is to say them: (N, BLOCK * BLOCK,
     positions), from -1 to 1."""
     return F.pixel_unshuffle(masks[:, None], BLOCK).flatten(2) * 2 - 1
-
-
-def _mean(equations: Sequence[NormalEquations]) -> NormalEquations:
-    total = equations[0]
-    for each in equations[1:]:
-        total = total.plus(each)
-    return NormalEquations(total.gram / len(equations), total.moment / len(equations))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics
+from OFLSAM2Core.methods.common.propagation_order import propagation_order
 from OFLSAM2Core.methods.locate_predict_fuse import config
 from OFLSAM2Core.methods.locate_predict_fuse.encoded import EncodedWindow
 from OFLSAM2Core.methods.locate_predict_fuse.locate import Location, prior_in_window
@@ -48,7 +49,7 @@ def predict(
     patience = max(1, round(config.EMPTY_ENDS * (location.stop - location.first)))
     last_found = {1: start, -1: start}
     open_ = {1, -1}
-    for index, direction in _outwards(start, count):
+    for index, direction in propagation_order(start, count):
         if direction and direction not in open_:
             continue
         beyond = not location.first <= index < location.stop
@@ -73,11 +74,3 @@ def predict_again(
         prior = prior_in_window(location.prior, index, framing)
         level = None if location.scale is None else location.scale.level(index * spacing)
         yield index, predict_slice(model, seen(index), prior, level)
-
-
-def _outwards(start: int, count: int) -> Iterator[tuple[int, int]]:
-    yield start, 0
-    for distance in range(1, count):
-        for direction in (1, -1):
-            if 0 <= start + direction * distance < count:
-                yield start + direction * distance, direction

@@ -19,6 +19,7 @@ from OFLSAM2Core.methods.common.class_balance import near_foreground_mask
 from OFLSAM2Core.methods.common.feature_cache import FeatureCache
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, probe_slices
 from OFLSAM2Core.methods.common.mapping_network import sample_positions
+from OFLSAM2Core.methods.common.propagation_order import propagation_order
 from OFLSAM2Core.methods.ofl_sam2_atlas.memory_bank import RecentMemory
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import SegmentOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.quality_gate import confident_structures
@@ -266,12 +267,3 @@ class Propagation:
         if self._scale is None:
             return features
         return replace(features, level=self._scale.level(index * self.slicing.slice_spacing))
-
-
-def propagation_order(start: int, count: int) -> Iterator[tuple[int, int]]:
-    """Slices outwards from `start`, both ways in turn: (index, direction), direction 0 first."""
-    yield start, 0
-    for distance in range(1, count):
-        for direction in (1, -1):
-            if 0 <= start + direction * distance < count:
-                yield start + direction * distance, direction

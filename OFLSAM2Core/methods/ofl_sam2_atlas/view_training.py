@@ -27,6 +27,7 @@ from OFLSAM2Core.methods.common.mapping_network import (
     NormalEquations,
     NormalEquationsAccumulator,
     PcaFeatureMap,
+    mean_equations,
     sample_positions,
 )
 from OFLSAM2Core.methods.ofl_sam2_atlas.episodic_training import EpisodicTrainer
@@ -90,7 +91,8 @@ class ViewTraining:
         tau_without = {
             # A single frame has no other to be fitted on.
             case: _fit(
-                _mean([e for other, e in by_case.items() if other != case] or [own]), options
+                mean_equations([e for other, e in by_case.items() if other != case] or [own]),
+                options,
             )
             for case, own in by_case.items()
         }
@@ -99,7 +101,7 @@ class ViewTraining:
             backbone, slices, head, tau_without, in_loss, level_error, options, rng, readout_alone
         )
         episodes.train(on_progress)
-        equations = _mean(list(by_case.values()))
+        equations = mean_equations(list(by_case.values()))
         tau = _fit(equations, options)
         return cls(originals, head, balance, equations, tau, episodes, level_error)
 
@@ -167,13 +169,6 @@ def _equations_by_case(
             rows, wanted[..., some], near[number].to(rows.device)[:, some], balance
         )
     return {case: total.mean() for case, total in sums.items()}
-
-
-def _mean(equations: Sequence[NormalEquations]) -> NormalEquations:
-    total = equations[0]
-    for each in equations[1:]:
-        total = total.plus(each)
-    return NormalEquations(total.gram / len(equations), total.moment / len(equations))
 
 
 def _fit(equations: NormalEquations, options: LearnOptions) -> Tensor:
