@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 class FewShotSession:
     """A method, with a backbone on a device.
@@ -51,6 +53,7 @@ class FewShotSession:
         *,
         method: str | Method = DEFAULT,
         weights: Path | None = None,
+        precision: str = "auto",
         preset: str | None = None,
         options: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -61,6 +64,8 @@ class FewShotSession:
         backbone has none loaded.
 
         weights: a weights file to use instead of the manifest's.
+        precision: what the encoder calculates in, "float32" or "bfloat16"; "auto": in learning the
+            quickest that the processor has, in segmenting that in which the task was learned.
         preset: "fast", "balanced" or "accurate"; None: the method's defaults, or the task's values.
         options: values of the method's options by name. Those that are not given are the preset's,
             where one is named; else the method's defaults in learning, and the task's values in
@@ -74,16 +79,18 @@ class FewShotSession:
         self.changes = ChangedOptions(self.method, preset, options or {})
         self.seed = seed
         self.timings = Timings()
-        self._backbone: Backbone | None = None if isinstance(backbone, str) else backbone
-        if self._backbone is not None:
-            self.device = self._backbone.device
+        self._precision = precision
+        self._backbone: Backbone | None = None
+        if not isinstance(backbone, str):
+            self.device = backbone.device
+            self._backbone = _in_precision(backbone, precision)
             return
         self.device = choose_device(device)
         if self.method.needs_backbone:
             from OFLSAM2Core.backbones import load_backbone
 
-            assert isinstance(backbone, str)
-            self._backbone = load_backbone(backbone, self.device, weights, on_progress)
+            loaded = load_backbone(backbone, self.device, weights, on_progress)
+            self._backbone = _in_precision(loaded, precision)
 
     @property
     def backbone(self) -> Backbone:
@@ -168,7 +175,7 @@ class FewShotSession:
                 "Close other programs, crop the volume, or learn fewer structures.",
             )
         settled = self.changes.for_segmenting(task.options, options or {})
-        if used is not None:
+        if used is not None and self._precision == "auto":
             used = used.with_precision(task.backbone_precision)
         ctx = self._context(used, on_progress or _no_progress)
         try:
@@ -220,7 +227,7 @@ class FewShotSession:
                 "Learn the task again with this case among the support.",
             )
         settled = self.changes.learned_with(task.options)
-        if used is not None:
+        if used is not None and self._precision == "auto":
             used = used.with_precision(task.backbone_precision)
         ctx = self._context(used, on_progress or _no_progress)
         return replace(task, state=add(ctx, task, fit_structures(case, task.structures), settled))
@@ -236,6 +243,21 @@ class FewShotSession:
                 "does not segment.",
                 "Use --method ofl-sam2.",
             )
+
+
+def _in_precision(backbone: Backbone, precision: str) -> Backbone:
+    """Raises InputError where the backbone does not calculate in it on this device."""
+    if precision not in PRECISIONS:
+        raise InputError(f"There is no precision '{precision}'.", f"Use {', '.join(PRECISIONS)}.")
+    if precision == "auto":
+        return backbone
+    chosen = backbone.with_precision(precision)
+    if chosen.precision != precision:
+        raise InputError(
+            f"The encoder of '{backbone.name}' does not calculate in {precision} on this device.",
+            f"Use auto, or {chosen.precision}.",
+        )
+    return chosen
 
 
 def _no_progress(progress: Progress) -> None:

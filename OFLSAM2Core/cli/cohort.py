@@ -262,6 +262,7 @@ def _segmenter(
         sha256=identity["task"],
         device=args.device,
         weights=args.weights.absolute() if args.weights else None,
+        precision=args.precision,
         preset=args.preset,
         options=tuple(sorted(settings_from(args).items())),
         seed=args.seed,
@@ -303,6 +304,7 @@ def _support_hash(args: argparse.Namespace) -> str:
         "backbone": args.backbone,
         "method": args.method,
         "weights": str(args.weights),
+        "precision": args.precision,
         "seed": args.seed,
         "allow_missing": args.allow_missing,
     }

@@ -29,6 +29,12 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone", help=f"default: {DEFAULT_BACKBONE}; see oflsam2 backbones")
     group.add_argument("--weights", type=Path, metavar="FILE", help="the backbone's weights file")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    group.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="what the encoder calculates in; default: auto, the quickest that the processor has",
+    )
     group.add_argument("--seed", type=int, default=0, help="of all that is random; default: 0")
     group = parser.add_argument_group("method")
     group.add_argument("--method", help=f"default: {methods.DEFAULT}; see oflsam2 methods")
@@ -137,6 +143,7 @@ def make_session(
             args.device,
             method=chosen,
             weights=args.weights,
+            precision=args.precision,
             preset=args.preset or preset,
             options=settings_from(args),
             seed=args.seed,

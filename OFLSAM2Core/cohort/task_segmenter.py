@@ -30,6 +30,7 @@ class TaskSegmenter:
     sha256: str
     device: str = "auto"
     weights: Path | None = None
+    precision: str = "auto"
     preset: str | None = None
     options: tuple[tuple[str, str], ...] = ()
     seed: int = 0
@@ -59,6 +60,7 @@ class TaskSegmenter:
             self.device,
             method=task.method,
             weights=self.weights,
+            precision=self.precision,
             preset=self.preset,
             options=dict(self.options),
             seed=self.seed,

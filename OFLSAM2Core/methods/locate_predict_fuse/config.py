@@ -79,11 +79,12 @@ are predicted, too."""
 PROBES = 8
 """Slices, spread over the located extent, that feature statistics are taken from."""
 
-COMPONENTS = 64
-"""Principal components of the standardised features. 96 before."""
+COMPONENTS = 96
+"""Principal components of the standardised features. With 64, 768 positions and half the training
+steps hearts lose 0.011 and prostates 0.009. Measured."""
 
-POSITIONS = 768
-"""Of a slice that the mapping network is fitted to: 2048 before."""
+POSITIONS = 2048
+"""Of a slice that the mapping network is fitted to."""
 
 MOST_SLICES = 120
 """Support slices that are learned from, over all cases."""

@@ -15,9 +15,9 @@ from OFLSAM2Core.methods.common.slicing_options import (
 from OFLSAM2Core.methods.options import Options, option
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "fast": {"training_steps": 200, "encoded_slices": 120},
+    "fast": {"training_steps": 200, "encoded_slices": 120, "oversampled": 1.0},
     "balanced": {},
-    "accurate": {"training_steps": 1000, "encoded_slices": 480},
+    "accurate": {"training_steps": 1600, "encoded_slices": 480},
 }
 
 
@@ -42,14 +42,14 @@ class LearnOptions(Options):
     flip_augmentation: bool = option(
         True, "Learn from mirrored copies, where the support shows that both sides are alike."
     )
-    training_steps: int = option(400, "Training steps.", low=1, high=100_000)
+    training_steps: int = option(800, "Training steps.", low=1, high=100_000)
     encoded_slices: int = option(
         300, "Slices and copies that are encoded to learn from.", low=1, high=100_000
     )
     learning_rate: float = option(1e-3, "Learning rate of AdamW.", low=1e-6, high=1.0)
     oversampled: float = option(
-        1.0,
-        "Pixels that the encoder sees for a pixel of the slice, along a side.",
+        2.0,
+        "Pixels that the encoder sees for a pixel of the slice, along a side; at most 256 in all.",
         low=0.25,
         high=8,
     )

@@ -23,6 +23,9 @@ from OFLSAM2Core.slice_position.extents import StructureExtents
 
 VERSION = 1
 
+NOT_SHOWN = -1e6
+"""Slice position that stands for an end which no support case shows: files hold finite numbers."""
+
 
 def encode_model(model: Model) -> MethodState:
     """Of the symmetric matrices of the mapping network, one half."""
@@ -37,7 +40,7 @@ def encode_model(model: Model) -> MethodState:
         "mapping.moment": model.equations.moment,
         "mapping.near": model.balance.near,
         "mapping.far": model.balance.far,
-        "extents": torch.from_numpy(model.extents.levels),
+        "extents": torch.from_numpy(np.nan_to_num(model.extents.levels, nan=NOT_SHOWN)),
     }
     metadata = {
         "orientation": model.orientation,
@@ -78,6 +81,7 @@ def _decoded(
     data: dict[str, Any], tensors: dict[str, Tensor], structures: tuple[Structure, ...]
 ) -> Model:
     intensity = Intensity.from_json(data["intensity"])
+    extents = tensors["extents"].numpy()
     basis = tensors["mapping.basis"]
     features = PcaFeatureMap(basis, int(data["kernel"]), bool(data["with_places"]))
     size = features.unknowns
@@ -95,7 +99,7 @@ def _decoded(
         view=View(float(data["side"]), int(data["size"])),
         atlases=Atlases.from_tensors(part_of(tensors, "atlases"), intensity),
         worth=Worth(reliable, bool(data["located"]), float(data["beyond"])),
-        extents=StructureExtents(np.array(tensors["extents"].numpy())),
+        extents=StructureExtents(np.where(extents == NOT_SHOWN, np.nan, extents)),
         mapping=Mapping(features, tensors["mapping.tau"]),
         head=head.eval().requires_grad_(False),
         equations=NormalEquations(gram, tensors["mapping.moment"]),
