@@ -70,11 +70,19 @@ class LearnedTask:
         """Write the file; it appears whole or not at all.
 
         Raises InputError where the folder is missing or not writable, ResourceError where
-        writing fails.
+        writing fails, TaskError where the method learned values that are no numbers: the file could
+        not be read back.
         """
         from safetensors.torch import save
 
         path = Path(path)
+        broken = _not_finite(self.state.tensors)
+        if broken is not None:
+            raise TaskError(
+                f"The method '{self.method}' learned values that are NaN or infinite ('{broken}'); "
+                "the task is not saved.",
+                "Look for NaN in the support volumes, or report this to the method's author.",
+            )
         contents = {
             "format": FORMAT_VERSION,
             "structures": [structure.to_json() for structure in self.structures],
@@ -115,9 +123,9 @@ class LearnedTask:
             raise damaged_task(path) from error
         except InputError as error:
             raise damaged_task(path, error.message) from error
-        for name, tensor in task.state.tensors.items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise damaged_task(path, f"'{name}' holds values that are NaN or infinite")
+        broken = _not_finite(task.state.tensors)
+        if broken is not None:
+            raise damaged_task(path, f"'{broken}' holds values that are NaN or infinite")
         return task
 
     @classmethod
@@ -159,3 +167,11 @@ class LearnedTask:
                 f"(SHA-256 {self.backbone_identity[:12]}..., here {identity[:12]}...).",
                 "Use the same weights file (--weights FILE), or learn again.",
             )
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first that holds NaN or infinite values; None where all are finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return name
+    return None

@@ -66,6 +66,15 @@ def test_the_file_holds_json_and_safetensors_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["t.oflsam2"]
 
 
+def test_a_task_that_could_not_be_read_back_is_not_saved(
+    task: LearnedTask, tmp_path: Path
+) -> None:
+    task.state.tensors["a"][0, 1] = torch.nan
+    with pytest.raises(TaskError, match="'a'.*not saved"):
+        task.save(tmp_path / "t.oflsam2")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kept", [0, 10, 200, 600])
 def test_a_file_that_was_cut_off_is_refused_by_name(
     task: LearnedTask, tmp_path: Path, kept: int
