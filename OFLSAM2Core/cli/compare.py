@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from OFLSAM2Core import __version__, methods
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.backbones.weights import backbone_info, identity
 from OFLSAM2Core.cli.files import output_folder, refuse_existing
 from OFLSAM2Core.cli.options import (
-    DEFAULT_BACKBONE,
     PRESETS,
     add_overwrite_option,
     settings_from,
