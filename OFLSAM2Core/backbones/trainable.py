@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,7 @@ class TrainableLiteMedSam(TrainableSam):
         self.register_buffer("_position", position.clone(), persistent=False)
 
     def attentions(self) -> Iterator[AttentionRows]:
+        layer: Any
         for layer in self.encoder.modules():
             if isinstance(getattr(layer, "qkv", None), nn.Linear):
                 # Of each head queries, keys and values lie beside each other.
@@ -105,6 +106,7 @@ class TrainableSam2(TrainableSam):
         self.register_buffer("_no_memory", no_memory.clone(), persistent=False)
 
     def attentions(self) -> Iterator[AttentionRows]:
+        layer: Any
         for layer in self.encoder.modules():
             if isinstance(getattr(layer, "qkv", None), nn.Linear):
                 rows = torch.arange(layer.qkv.out_features).view(3, -1)
