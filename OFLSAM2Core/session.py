@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
 from OFLSAM2Core.data.structure_status import support_sizes
 from OFLSAM2Core.data.support import fit_structures, harmonize
@@ -48,7 +49,7 @@ class FewShotSession:
 
     def __init__(
         self,
-        backbone: str | Backbone = "litemedsam",
+        backbone: str | Backbone = DEFAULT_BACKBONE,
         device: str = "auto",
         *,
         method: str | Method = DEFAULT,

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
@@ -33,7 +34,7 @@ class RunSettings:
     """The model and how it is used. options: values of the method's options by name, "preset"
     among them: only what the user changed."""
 
-    backbone: str = "litemedsam"
+    backbone: str = DEFAULT_BACKBONE
     device: str = "auto"
     method: str = DEFAULT
     options: dict[str, Any] = field(default_factory=dict)

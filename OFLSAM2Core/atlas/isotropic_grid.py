@@ -32,10 +32,15 @@ class IsotropicGrid:
     shape: tuple[int, int, int]
 
     @classmethod
-    def holding(cls, extent: Sequence[float], finest: float) -> IsotropicGrid:
-        """Of at least `extent` mm along slices, rows and columns, in about CELLS cells, none
+    def holding(cls, extent: Sequence[float], finest: float, cells: float = CELLS) -> IsotropicGrid:
+        """Of at least `extent` mm along slices, rows and columns, in about so many cells, none
         smaller than `finest` mm."""
-        spacing = max(finest, math.prod(extent) ** (1 / 3) / CELLS ** (1 / 3))
+        spacing = max(finest, math.prod(extent) ** (1 / 3) / cells ** (1 / 3))
+        return cls.of_spacing(extent, spacing)
+
+    @classmethod
+    def of_spacing(cls, extent: Sequence[float], spacing: float) -> IsotropicGrid:
+        """Of at least `extent` mm along slices, rows and columns."""
         sides = [math.ceil(each / spacing / MULTIPLE) * MULTIPLE for each in extent]
         return cls(spacing, (sides[0], sides[1], sides[2]))
 

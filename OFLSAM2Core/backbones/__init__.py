@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+DEFAULT_BACKBONE = "litemedsam"
+
 if TYPE_CHECKING:
     import torch
 

@@ -9,9 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from OFLSAM2Core.errors import InputError
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.backbones.trainable import TrainableSam
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,16 @@ class Backbone(ABC):
     def with_precision(self, precision: str) -> Backbone:
         """This one, with an encoder that calculates in `precision`; as it is where it cannot."""
         return self
+
+    def trainable(self, masks: int) -> TrainableSam:
+        """A copy of encoder and mask decoder of which parts can be trained, with `masks` masks.
+
+        Raises InputError where there is none of this backbone.
+        """
+        raise InputError(
+            f"The backbone '{self.name}' cannot be fine-tuned.",
+            "Use litemedsam or one of SAM 2.1's.",
+        )
 
     @abstractmethod
     def encode(self, images: Tensor) -> ImageFeatures:

@@ -30,6 +30,7 @@ from OFLSAM2Core.backbones.base import (
 )
 from OFLSAM2Core.backbones.openvino_encoder import OpenVinoEncoder
 from OFLSAM2Core.backbones.tiny_vit import TinyViT
+from OFLSAM2Core.backbones.trainable import TrainableLiteMedSam, TrainableSam
 from OFLSAM2Core.backbones.weights import identity, load_state_dict, weights_path
 from OFLSAM2Core.data.results import ProgressCallback
 from OFLSAM2Core.errors import WeightsError
@@ -121,6 +122,9 @@ class LiteMedSamBackbone(Backbone):
 
     def new_attention(self) -> MaskAttention:
         return MaskAttention(self.feature_channels)
+
+    def trainable(self, masks: int) -> TrainableSam:
+        return TrainableLiteMedSam(self.encoder, self._decoder, self._dense, self._position, masks)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> ImageFeatures:

@@ -36,6 +36,7 @@ from OFLSAM2Core.backbones.sam2_config import (
     build_sam2,
     load_sam2_weights,
 )
+from OFLSAM2Core.backbones.trainable import TrainableSam, TrainableSam2
 from OFLSAM2Core.backbones.weights import backbone_info, identity, weights_path
 from OFLSAM2Core.data.results import ProgressCallback
 
@@ -109,6 +110,9 @@ class Sam2Backbone(Backbone):
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    def trainable(self, masks: int) -> TrainableSam:
+        return TrainableSam2(self.model, self._mean, self._std, masks)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> ImageFeatures:

@@ -13,14 +13,20 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from OFLSAM2Core import __version__, methods
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.backbones.weights import backbone_info, identity
 from OFLSAM2Core.cli.files import output_folder, refuse_existing
-from OFLSAM2Core.cli.options import DEFAULT_BACKBONE, PRESETS, add_overwrite_option
+from OFLSAM2Core.cli.options import (
+    PRESETS,
+    add_overwrite_option,
+    settings_from,
+)
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cli.signals import raise_if_stopped
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
@@ -56,6 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     group.add_argument("--seed", type=int, default=0, help="of all that is random; default: 0")
     group.add_argument("--preset", choices=PRESETS, help="of the methods that have it")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="set an option of the methods that have it (core_minutes=5); may be repeated",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
             f"'{args.methods}' does not name methods, each once.", "Write --methods A,B,C."
         )
     chosen = {name: methods.get_method(name) for name in names}
+    _check_settings(args, chosen.values())
     dataset = Dataset.open(args.dataset)
     support, test = dataset.choose(args.supports, None, args.cases)
     output_folder(args.out, (), overwrite=args.overwrite)
@@ -90,14 +105,16 @@ def run(args: argparse.Namespace) -> int:
         reason = ""
         if report is None or not (report.get("complete") or report.get("time_over")):
             bars.say(f"{name}: evaluating")
-            replace = args.overwrite or report is not None
-            reason = _evaluate(args, chosen[name], replace=replace)
+            overwrite = args.overwrite or report is not None
+            reason = _evaluate(args, chosen[name], overwrite=overwrite)
             # What it was to replace is still there where it failed early.
             report = _fitting(args.out / name, REPORT_FILES, wanted[name], overwrite=True)
         if report is None:
             rows.append(ComparedMethod(name, of=len(test), reason=reason))
         else:
-            rows.append(ComparedMethod.of_report(report))
+            row = ComparedMethod.of_report(report)
+            # A report that is still there although evaluating again failed does not know why.
+            rows.append(replace(row, reason=reason or row.reason))
         unit = "voxel" if dataset.nominal_spacing else "mm"
         Comparison(about, unit, rows).write(args.out)
         bars.say(f"{name}: {_in_short(rows[-1])}")
@@ -106,12 +123,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(args: argparse.Namespace, method: Method, *, replace: bool) -> str:
+def _evaluate(args: argparse.Namespace, method: Method, *, overwrite: bool) -> str:
     """Run `oflsam2 evaluate` for a method; what it complained of, "" if of nothing."""
     words = ["evaluate", str(args.dataset), "--out", str(args.out / method.name)]
     words += ["--method", method.name]
     words += ["--backbone", args.backbone, "--device", args.device, "--seed", str(args.seed)]
-    words += ["--overwrite"] if replace else []
+    words += ["--overwrite"] if overwrite else []
+    for option, value in _own_settings(args, method).items():
+        words += ["--set", f"{option}={value}"]
     for option, value in (
         ("--weights", args.weights),
         ("--supports", args.supports),
@@ -151,6 +170,26 @@ def _preset(args: argparse.Namespace, method: Method) -> str | None:
     return args.preset if args.preset in method.presets else None
 
 
+def _own_settings(args: argparse.Namespace, method: Method) -> dict[str, str]:
+    """What `--set` gives of the options that the method has."""
+    known = {*method.LearnOptions.names(), *method.SegmentOptions.names()}
+    return {name: value for name, value in settings_from(args).items() if name in known}
+
+
+def _check_settings(args: argparse.Namespace, chosen: Iterable[Method]) -> None:
+    """Raises InputError for a preset or value that cannot be, and an option that no method has."""
+    unknown = set(settings_from(args))
+    for method in chosen:
+        own = _own_settings(args, method)
+        ChangedOptions(method, _preset(args, method), own)
+        unknown -= set(own)
+    if unknown:
+        raise InputError(
+            f"None of the methods has an option '{min(unknown)}'.",
+            "oflsam2 methods NAME says which there are.",
+        )
+
+
 def _settings(args: argparse.Namespace, method: Method) -> dict[str, Any]:
     """What the report of a method's evaluation is to say of its settings."""
     preset = _preset(args, method)
@@ -160,7 +199,7 @@ def _settings(args: argparse.Namespace, method: Method) -> dict[str, Any]:
         "backbone_identity": _backbone_identity(args) if method.needs_backbone else "",
         "device": args.device,
         "preset": preset or "balanced",
-        "options": ChangedOptions(method, preset, {}).values,
+        "options": ChangedOptions(method, preset, _own_settings(args, method)).values,
     }
 
 

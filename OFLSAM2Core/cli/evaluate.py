@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core import __version__
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.cli.exit_codes import SOME_FAILED
 from OFLSAM2Core.cli.files import add_allow_missing_option, output_folder
 from OFLSAM2Core.cli.interrupt import in_background
 from OFLSAM2Core.cli.options import (
-    DEFAULT_BACKBONE,
     add_overwrite_option,
     add_session_options,
     check_options,
     make_session,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
+from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, FailedCase, Learned, evaluate
 from OFLSAM2Core.evaluation.machine import describe_machine
@@ -44,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--supports", type=int, metavar="N", help="learn from the first N; default: all listed"
     )
     support.add_argument("--support-cases", metavar="A,B,C", help="learn from these cases")
+    support.add_argument(
+        "--support-percent",
+        type=float,
+        default=5.0,
+        metavar="P",
+        help="of sequences: percent of each one's frames that are learned from; default: 5",
+    )
     add_allow_missing_option(parser)
     parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
     parser.add_argument(
@@ -60,11 +68,19 @@ def run(args: argparse.Namespace) -> int:
         named = [name.strip() for name in args.support_cases.split(",") if name.strip()]
     support, test = dataset.choose(args.supports, named, args.cases)
     check_options(args)
+    if not 0 < args.support_percent < 100:
+        raise InputError(
+            f"--support-percent {args.support_percent:g} leaves no frame on one side.",
+            "Give a percentage between 0 and 100.",
+        )
     output_folder(args.out, REPORT_FILES, overwrite=args.overwrite)
     bars = ProgressBars(args.quiet)
     session = make_session(args, bars)
     report = EvaluationReport(
-        about(args, dataset, session, support, test),
+        {
+            **about(args, dataset, session, support, test),
+            **({"support_percent": args.support_percent} if dataset.sequences else {}),
+        },
         dataset.table.structures,
         unit="voxel" if dataset.nominal_spacing else "mm",
     )
@@ -72,15 +88,22 @@ def run(args: argparse.Namespace) -> int:
     try:
         for item in in_background(
             lambda progress: evaluate(
-                session, dataset, support, test, progress, allow_missing=args.allow_missing
+                session,
+                dataset,
+                support,
+                test,
+                progress,
+                allow_missing=args.allow_missing,
+                support_percent=args.support_percent,
             ),
             bars,
         ):
             if isinstance(item, Learned):
-                report.seconds_to_learn = item.seconds
+                # Of sequences each is learned by itself.
+                report.seconds_to_learn = (report.seconds_to_learn or 0.0) + item.seconds
                 tensors = item.task.state.tensors.values()
                 report.learned_values = sum(tensor.numel() for tensor in tensors)
-                bars.say(f"Learned from {', '.join(support)} in {item.seconds:.1f} s.")
+                bars.say(f"Learned from {item.support} in {item.seconds:.1f} s.")
             elif isinstance(item, FailedCase):
                 tell_failure(report, item, bars)
             else:

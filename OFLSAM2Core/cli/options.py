@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core import methods
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.cli.interrupt import call_in_background
 from OFLSAM2Core.cli.method_help import shown_default
 from OFLSAM2Core.cli.progress import ProgressBars
@@ -20,7 +21,6 @@ from OFLSAM2Core.methods.changed_options import ChangedOptions
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
 
-DEFAULT_BACKBONE = "litemedsam"
 PRESETS = ("fast", "balanced", "accurate")
 
 

@@ -1,6 +1,7 @@
 """Where the cases of a folder are, in the layouts that people have.
 
 - our own: `CASE_image.nii.gz`, `CASE_label.nii.gz`, and `support` and `test` in `dataset.json`;
+- our own for sequences: `frames/NAME/*.jpg`, `masks/NAME/*.png`, and `sequences` in `dataset.json`;
 - Medical Segmentation Decathlon: `imagesTr`, `labelsTr`, and `training` in `dataset.json`;
 - nnU-Net: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`;
 - BIDS: `sub-*/anat/*.nii.gz`, with labels beside them or in `derivatives`, paired by their names.
@@ -40,6 +41,7 @@ class Layout:
     support, test: names, None where the folder does not say.
     labels: the data or the file of a label table; None where there is none.
     channel: which volume of 4D images is read; None: there are none.
+    sequences: whether cases are sequences of frames, each learned from frames of its own.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Layout:
     test: tuple[str, ...] | None = None
     nominal_spacing: bool = False
     channel: int | None = None
+    sequences: bool = False
 
 
 def find_layout(folder: Path) -> Layout:
@@ -62,6 +65,8 @@ def find_layout(folder: Path) -> Layout:
         why = "is no folder" if not folder.is_dir() else "has no dataset.json, and is not BIDS"
         raise InputError(f"'{folder}' {why}.", _FORM)
     data = _read_json(path)
+    if "sequences" in data:
+        return _sequences(folder, path, data)
     listed = data.get("training")
     if "support" in data or ("test" in data and not listed):
         return _own(folder, path, data)
@@ -104,6 +109,31 @@ def _own(folder: Path, path: Path, data: dict[str, Any]) -> Layout:
         names[0],
         names[1],
         nominal_spacing=bool(data.get("nominal_spacing", False)),
+    )
+
+
+def _sequences(folder: Path, path: Path, data: dict[str, Any]) -> Layout:
+    names = data["sequences"]
+    if not (names and isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise InputError(f"'{path}' does not list 'sequences' by name.", _FORM)
+    files = {}
+    for name in names:
+        pair = folder / "frames" / name, folder / "masks" / name
+        for each in pair:
+            if not each.is_dir():
+                raise InputError(
+                    f"'{path}' lists the sequence '{name}', but there is no folder '{each}'.",
+                    "Add the folder, or take the sequence off the list.",
+                )
+        files[name] = pair
+    return Layout(
+        str(data.get("name", folder.name)),
+        files,
+        data.get("labels"),
+        (),
+        tuple(names),
+        nominal_spacing=True,
+        sequences=True,
     )
 
 

@@ -36,6 +36,7 @@ class Dataset:
         not say, the first three are learned from.
     nominal_spacing: whether the spacing in the files means nothing.
     files: image and labels of every case. channel: which volume of 4D images.
+    sequences: whether cases are sequences of frames, each learned from frames of its own.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Dataset:
     nominal_spacing: bool = False
     files: dict[str, tuple[Path, Path]] = field(default_factory=dict)
     channel: int | None = None
+    sequences: bool = False
 
     @classmethod
     def open(cls, folder: str | Path) -> Dataset:
@@ -66,6 +68,7 @@ class Dataset:
             nominal_spacing=found.nominal_spacing,
             files=found.files,
             channel=found.channel,
+            sequences=found.sequences,
         )
 
     def choose(
@@ -76,10 +79,18 @@ class Dataset:
         supports: the first so many of `support`; all of them where None.
         support_cases: these instead, from `support` or `test`.
         cases: the first so many test cases. A support case is never a test case.
+        Of sequences there are no support cases: each is learned from frames of its own.
         Raises InputError where a name is unknown or nothing is left.
         """
         if cases is not None and cases < 1:
             raise InputError(f"There cannot be {cases} test cases.", "Ask for one or more.")
+        if self.sequences:
+            if supports is not None or support_cases is not None:
+                raise InputError(
+                    f"'{self.folder}' has sequences, each learned from frames of its own.",
+                    "Say with --support-percent of how many.",
+                )
+            return [], list(self.test[:cases])
         if support_cases is not None:
             chosen = list(support_cases)
             unknown = sorted(set(chosen) - {*self.support, *self.test})

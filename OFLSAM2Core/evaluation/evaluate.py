@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.machine import peak_memory_mb
 from OFLSAM2Core.evaluation.metrics import SegmentationMetrics, Spacing, compute_metrics
 from OFLSAM2Core.evaluation.reliability import CaseCalibration, check_case
+from OFLSAM2Core.evaluation.sequences import FrameAgreement, frame_agreement, split_sequence
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
@@ -25,17 +26,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """The support has been learned."""
+    """The support has been learned. support: names of its cases, or the sequence and how many
+    frames of it."""
 
     task: LearnedTask
     seconds: float
+    support: str
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedCase:
     """One test case.
 
-    agreements: by structure name. peak_memory_mb: of this process so far.
+    agreements: by structure name. peak_memory_mb: of this process so far. frames: by structure
+        name, of a sequence; empty for volumes.
     """
 
     truth: SupportCase
@@ -43,6 +47,7 @@ class EvaluatedCase:
     agreements: dict[str, SegmentationMetrics]
     reliability: CaseCalibration
     peak_memory_mb: float
+    frames: dict[str, FrameAgreement] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float:
@@ -67,18 +72,31 @@ def evaluate(
     on_progress: ProgressCallback | None = None,
     *,
     allow_missing: bool = False,
+    support_percent: float = 5.0,
 ) -> Iterator[Learned | EvaluatedCase | FailedCase]:
     """Yields `Learned` once, then every test case as it is done. Reads one test case at a time.
+    Of sequences each is learned from frames of its own and the others are segmented, so there is
+    a `Learned` before each.
 
     What is wrong with a test case is told as a `FailedCase`; Cancelled is raised, and so is what
     is wrong with the support.
 
     allow_missing: accept a structure that is missing in some of the support.
+    support_percent: of a sequence's frames that are learned from.
     """
+    if dataset.sequences:
+        for name in test:
+            try:
+                yield from _one_sequence(session, dataset, name, support_percent, on_progress)
+            except Cancelled:
+                raise
+            except Exception as error:
+                yield FailedCase(name, error)
+        return
     cases = [dataset.read_case(name) for name in support]
     started = time.monotonic()
     task = session.learn(cases, on_progress, allow_missing=allow_missing)
-    yield Learned(task, time.monotonic() - started)
+    yield Learned(task, time.monotonic() - started, ", ".join(support))
     for name in test:
         try:
             yield from segment_cases(session, dataset, task, [name], on_progress)
@@ -86,6 +104,20 @@ def evaluate(
             raise
         except Exception as error:
             yield FailedCase(name, error)
+
+
+def _one_sequence(
+    session: FewShotSession,
+    dataset: Dataset,
+    name: str,
+    percent: float,
+    on_progress: ProgressCallback | None,
+) -> Iterator[Learned | EvaluatedCase]:
+    learned, others = split_sequence(dataset.read_case(name), percent)
+    started = time.monotonic()
+    task = session.learn([learned], on_progress)
+    yield Learned(task, time.monotonic() - started, f"{len(learned.labels)} frames of {name}")
+    yield _segment(session, others, task, on_progress, in_voxels=True)
 
 
 class Segments(Protocol):
@@ -109,10 +141,21 @@ def segment_cases(
     """
     for name in test:
         truth = dataset.read_case(name, may_be_empty=True)
-        outcome = SegmentationBuffer(truth.volume)
-        for result in session.segment(truth.volume, task, on_progress):
-            outcome.add(result)
-        yield compare(truth, outcome, in_voxels=dataset.nominal_spacing)
+        yield _segment(session, truth, task, on_progress, in_voxels=dataset.nominal_spacing)
+
+
+def _segment(
+    session: Segments,
+    truth: SupportCase,
+    task: Any,
+    on_progress: ProgressCallback | None,
+    *,
+    in_voxels: bool,
+) -> EvaluatedCase:
+    outcome = SegmentationBuffer(truth.volume)
+    for result in session.segment(truth.volume, task, on_progress):
+        outcome.add(result)
+    return compare(truth, outcome, in_voxels=in_voxels)
 
 
 def compare(
@@ -121,15 +164,16 @@ def compare(
     """An outcome against the labels of its case; distances in voxels or millimetres."""
     i, j, k = truth.volume.spacing
     spacing: Spacing = (1.0, 1.0, 1.0) if in_voxels else (k, j, i)
+    masks = {
+        structure.name: (truth.labels == structure.label, outcome.labels == structure.label)
+        for structure in truth.structures
+    }
+    sequence = truth.volume.is_sequence
     return EvaluatedCase(
         truth=truth,
         outcome=outcome,
-        agreements={
-            structure.name: compute_metrics(
-                truth.labels == structure.label, outcome.labels == structure.label, spacing
-            )
-            for structure in truth.structures
-        },
+        agreements={name: compute_metrics(*both, spacing) for name, both in masks.items()},
+        frames={name: frame_agreement(*both) for name, both in masks.items() if sequence},
         reliability=check_case(outcome, truth.labels, truth.structures),
         peak_memory_mb=peak_memory_mb(),
     )

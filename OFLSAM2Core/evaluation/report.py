@@ -62,6 +62,7 @@ class EvaluationReport:
                 "seconds_per_slice": round(outcome.seconds_per_slice, 4),
                 "peak_memory_mb": round(case.peak_memory_mb),
                 "calibration_error": calibration_error(case.reliability.near),
+                **_of_frames(case),
                 "per_slice": [check.to_json() for check in case.reliability.slices],
             }
         )
@@ -115,7 +116,7 @@ class EvaluationReport:
         lines = [
             f"# {self.about.get('dataset', 'Evaluation')}",
             "",
-            f"{self.cases_done} cases, learned from {', '.join(self.about.get('support', []))}. "
+            f"{self.cases_done} cases, learned from {self._support()}. "
             f"Method {self.about.get('method')}, backbone {self.about.get('backbone')}, "
             f"seed {self.about.get('seed')}.",
         ]
@@ -153,8 +154,19 @@ class EvaluationReport:
             values = [case["structures"][name]["dice"] for name in names]
             cells = [_plain(value) for value in (*values, case["mean_dice"])]
             lines.append(f"| {case['case']} | {' | '.join(cells)} |")
+        if any("frames" in case for case in self._cases):
+            lines += ["", "| sequence | structure | J | F | frames a second |", "|---" * 5 + "|"]
+        for case in self._cases:
+            for name, found in case.get("frames", {}).items():
+                figures = (found["region"], found["boundary"], case["frames_per_second"])
+                lines.append(f"| {case['case']} | {name} | {' | '.join(map(_plain, figures))} |")
         lines += ["", "Worst and best cases: [cases.png](cases.png)", ""]
         return "\n".join(lines)
+
+    def _support(self) -> str:
+        if "support_percent" in self.about:
+            return f"{self.about['support_percent']:g} % of the frames of each"
+        return ", ".join(self.about.get("support", []))
 
     def _summary(self) -> dict[str, Any]:
         if not self._cases:
@@ -196,6 +208,19 @@ class EvaluationReport:
 
     def _mean_of(self, key: str) -> float:
         return round(float(np.mean([case[key] for case in self._cases])), 4)
+
+
+def _of_frames(case: EvaluatedCase) -> dict[str, Any]:
+    """What a report says of a sequence beside the rest; of a volume nothing."""
+    if not case.frames:
+        return {}
+    return {
+        "frames": {
+            name: {"region": round(found.region, 6), "boundary": round(found.boundary, 6)}
+            for name, found in case.frames.items()
+        },
+        "frames_per_second": round(1 / max(case.outcome.seconds_per_slice, 1e-6), 4),
+    }
 
 
 def mean_and_interval(values: npt.NDArray[np.float64]) -> dict[str, float | None]:

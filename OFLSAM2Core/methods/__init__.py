@@ -26,6 +26,8 @@ _BUILT_IN = {
     "fs-medsam2": "OFLSAM2Core.methods.fs_medsam2:FsMedSam2",
     "fate-sam2": "OFLSAM2Core.methods.fate_sam2:FateSam2",
     "support-matching": "OFLSAM2Core.methods.support_matching:SupportMatching",
+    "rrl-medsam": "OFLSAM2Core.methods.rrl_medsam:RrlMedSam",
+    "samed": "OFLSAM2Core.methods.samed:Samed",
     "unet-2d": "OFLSAM2Core.methods.unet_from_scratch:UNet2D",
     "unet-3d": "OFLSAM2Core.methods.unet_from_scratch:UNet3D",
     "locate-predict-fuse": "OFLSAM2Core.methods.locate_predict_fuse:LocatePredictFuse",

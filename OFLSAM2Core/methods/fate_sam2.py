@@ -8,22 +8,12 @@ backwards first and then forwards (docs/decisions/0031-sam2-family.md).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from OFLSAM2Core.methods.common.prompted_method import PromptedMethod
-from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
-from OFLSAM2Core.methods.options import Options, option
+from OFLSAM2Core.methods.common.prompted_method import PromptedMethod, RetrievedSlices
 
 if TYPE_CHECKING:
     from OFLSAM2Core.methods.common.prompted_run import Query, Visit
-
-
-@dataclass(frozen=True)
-class FateSam2Options(Options):
-    retrieved_slices: int = option(
-        3, "Support slices most similar to a slice that it is conditioned on.", low=1, high=16
-    )
 
 
 class FateSam2(PromptedMethod):
@@ -31,10 +21,8 @@ class FateSam2(PromptedMethod):
 
     name = "fate-sam2"
     description = "SAM2 with each slice's most similar support slices as temporary mask prompts"
-    LearnOptions = SlicingOptions
-    SegmentOptions = FateSam2Options
 
-    def plan(self, query: Query, options: FateSam2Options) -> Iterator[Visit]:
+    def plan(self, query: Query, options: RetrievedSlices) -> Iterator[Visit]:
         """Each slice beside its own support slices, which take the place of its neighbour: a slice
         of another volume has no distance, and one is the least that SAM2 knows."""
         from OFLSAM2Core.methods.common.prompted_frames import from_middle

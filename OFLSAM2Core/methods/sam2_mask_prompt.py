@@ -7,22 +7,12 @@ of a video, the volume's slices follow from first to last (docs/decisions/0031-s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from OFLSAM2Core.methods.common.prompted_method import PromptedMethod
-from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
-from OFLSAM2Core.methods.options import Options, option
+from OFLSAM2Core.methods.common.prompted_method import PromptedMethod, RetrievedSlices
 
 if TYPE_CHECKING:
     from OFLSAM2Core.methods.common.prompted_run import Query, Visit
-
-
-@dataclass(frozen=True)
-class MaskPromptOptions(Options):
-    retrieved_slices: int = option(
-        3, "K, the support slices most similar to the volume that are prompted.", low=1, high=16
-    )
 
 
 class Sam2MaskPrompt(PromptedMethod):
@@ -30,10 +20,8 @@ class Sam2MaskPrompt(PromptedMethod):
 
     name = "sam2-mask-prompt"
     description = "SAM2 as it is: the most similar support slices as mask prompts, then propagation"
-    LearnOptions = SlicingOptions
-    SegmentOptions = MaskPromptOptions
 
-    def plan(self, query: Query, options: MaskPromptOptions) -> Iterator[Visit]:
+    def plan(self, query: Query, options: RetrievedSlices) -> Iterator[Visit]:
         """From first to last, with the slices that are most similar to any probed slice."""
         import torch
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.methods import DEFAULT, get_method
@@ -60,7 +61,7 @@ def learn(job: Job) -> Answer:
 
         check_writable(task_path)
     job.on_progress(_STARTING)
-    backbone, method = job.take("backbone", str, "litemedsam"), job.take("method", str, DEFAULT)
+    backbone, method = job.take("backbone", str, DEFAULT_BACKBONE), job.take("method", str, DEFAULT)
     session = _session(job, backbone, method)
     allow_missing = job.take("allow_missing", bool, False)
     task = session.learn(cases, job.on_progress, allow_missing=allow_missing)

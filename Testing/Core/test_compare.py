@@ -146,6 +146,42 @@ def test_an_evaluation_that_was_stopped_is_done_again(compared: Compared) -> Non
     assert json.loads(report.read_text(encoding="utf-8"))["complete"]
 
 
+def test_a_row_says_why_an_evaluation_that_was_stopped_could_not_be_done_again(
+    compared: Compared, tmp_path: Path
+) -> None:
+    words, _, report = compared
+    words = [*words, "--methods", "sam2-mask-prompt", "--weights", tmp_path / "weights.pth"]
+    (tmp_path / "weights.pth").write_bytes(b"of no backbone")
+    prompted = report.parents[1] / "sam2-mask-prompt" / "report.json"
+    report.parent.rename(prompted.parent)
+    identity = hashlib.sha256(b"of no backbone").hexdigest()
+    cases = json.loads(prompted.read_text(encoding="utf-8"))["cases"]
+    _change(
+        prompted,
+        method="sam2-mask-prompt",
+        backbone_identity=identity,
+        complete=False,
+        cases=cases[:1],
+    )
+    assert _compare(words) == 0
+    (row,) = json.loads((report.parents[1] / "comparison.json").read_text())["methods"]
+    assert row["cases"] == 1 and "weights.pth" in row["reason"]
+
+
+def test_an_option_is_set_for_the_methods_that_have_it(compared: Compared, tmp_path: Path) -> None:
+    words, path, report = compared
+    words = [*words, "--overwrite", "--weights", tmp_path / "weights.pth"]
+    words += ["--methods", "toy-threshold,sam2-mask-prompt"]
+    succeed(*words, "--set", "threshold=0.6", **path)
+    _, other = json.loads((report.parents[1] / "comparison.json").read_text())["methods"]
+    assert "weights.pth" in other["reason"]  # And not that it has no such option.
+    assert json.loads(report.read_text())["options"] == {"threshold": "0.6"}
+    with pytest.raises(InputError, match="thresh"):
+        _compare([*words, "--set", "thresh=0.6"])
+    with pytest.raises(InputError, match="threshold"):
+        _compare([*words, "--set", "threshold=much"])
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -26,6 +26,7 @@ from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.sliced_volume import SlicedCase, SlicedVolume, SlicePreparation
 from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
+from OFLSAM2Core.methods.common.volume_on_grid import Coverage, grey_on_grid, middle_of
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 
 VERSION = 1
@@ -66,8 +67,8 @@ class Atlases:
         for case, (low, high) in zip(cases, boxes, strict=True):
             slice_, row, column = ((low + high) / 2).tolist()
             middle = slice_, row, column
-            images.append(as_bytes(_grey(grid, case, middle)[0]))
-            shown, inside = grid.show(_Covered(case.labels, values), case.slicing, middle)
+            images.append(as_bytes(grey_on_grid(grid, case, middle)[0]))
+            shown, inside = grid.show(Coverage(case.labels, values), case.slicing, middle)
             labels.append(as_bytes(shown * inside))
         return cls(slices, grid, torch.stack(images), torch.stack(labels))
 
@@ -83,9 +84,8 @@ class Atlases:
             for side, own in zip(sides, coarse.shape, strict=True)
         ]
         large = IsotropicGrid(coarse.spacing, (over[0], over[1], over[2]))
-        slice_, row, column = ((sides - np.array(volume.slicing.steps)) / 2).tolist()
-        middle = slice_, row, column
-        image, inside = _grey(large, volume, middle)
+        middle = middle_of(volume)
+        image, inside = grey_on_grid(large, volume, middle)
         atlases = F.avg_pool3d(self.images.float() / 255, COARSER)
         best = best_translation(mind_ssc(image[None]), inside.float(), mind_ssc(atlases))
         at = [
@@ -97,7 +97,7 @@ class Atlases:
     @torch.no_grad()
     def vote(self, ctx: Context, volume: SlicedVolume, middle: Point, fusion: str) -> Tensor:
         """Share of the cases' votes on the grid around `middle`, (N, D, H, W)."""
-        image, inside = _grey(self.grid, volume, middle)
+        image, inside = grey_on_grid(self.grid, volume, middle)
         seen, cases = mind_ssc(image[None]), mind_ssc(self.images.float() / 255)
 
         def on_step(step: int) -> None:
@@ -165,22 +165,6 @@ class AtlasRun:
 
     def state(self) -> MethodState:
         return self.atlases.encode()
-
-
-@dataclass(frozen=True)
-class _Covered:
-    """Planes of labels (S, H, W): where each value is, (N, H, W) of a slice."""
-
-    labels: npt.NDArray
-    values: Sequence[int]
-
-    def __call__(self, index: int) -> npt.NDArray:
-        return np.stack([self.labels[index] == value for value in self.values])
-
-
-def _grey(grid: IsotropicGrid, volume: SlicedVolume, middle: Point) -> tuple[Tensor, Tensor]:
-    """Grey values in [0, 1], (1, D, H, W), and which cells lie in the volume."""
-    return grid.show(lambda index: volume.prepared.grey(index)[:1], volume.slicing, middle)
 
 
 def _box(case: SlicedCase) -> tuple[npt.NDArray, npt.NDArray]:

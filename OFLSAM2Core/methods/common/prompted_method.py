@@ -4,15 +4,29 @@ slices are kept, and a plan says which of them prompt which slice of a volume, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
+from OFLSAM2Core.methods.options import Options, option
 
 if TYPE_CHECKING:
     from OFLSAM2Core.data.volume import SupportCase, Volume
     from OFLSAM2Core.learned_task import LearnedTask
     from OFLSAM2Core.methods.base import Context, MethodState
     from OFLSAM2Core.methods.common.prompted_run import PromptedRun, Query, SupportChoice, Visit
+
+
+@dataclass(frozen=True)
+class RetrievedSlices(Options):
+    """Of a method that is conditioned on the support slices most similar to what it segments."""
+
+    retrieved_slices: int = option(
+        3,
+        "K, the labelled support slices that are prompted, the most similar ones.",
+        low=1,
+        high=16,
+    )
 
 
 class PromptedMethod:
@@ -22,6 +36,8 @@ class PromptedMethod:
     needs_backbone = True
     sequences = True
     corrections = False
+    LearnOptions: type[SlicingOptions] = SlicingOptions
+    SegmentOptions: type[Options] = RetrievedSlices
     presets: dict[str, dict[str, Any]] = {"fast": {}, "balanced": {}, "accurate": {}}
 
     def choice(self, options: Any) -> SupportChoice:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.common.training_clock import training_clock
 from OFLSAM2Core.methods.unet_from_scratch import UNetLearnOptions
 from OFLSAM2Core.methods.unet_from_scratch.network import Plan
 from OFLSAM2Core.postprocessing.connected_components import is_single_component
@@ -58,7 +58,7 @@ def train(
         augment = _augmentation(plan)
         augment.set_random_state(int(rng.integers(2**31)))
         steps = 0
-        for part in _clock(options):
+        for part in training_clock(options.core_minutes, options.training_steps):
             for group in optimiser.param_groups:
                 group["lr"] = options.learning_rate * (1 + math.cos(math.pi * part)) / 2
             # Cropping makes a list of one sample.
@@ -80,18 +80,6 @@ def train(
         {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
         {"training steps": steps},
     )
-
-
-def _clock(options: UNetLearnOptions) -> Iterator[float]:
-    """Once for each step, at least once: the part of the training that lies behind, 0 to 1."""
-    started, step, part = time.process_time(), 0, 0.0
-    while step == 0 or part < 1:
-        yield part
-        step += 1
-        spent = time.process_time() - started
-        part = spent / max(60 * options.core_minutes, 1e-9)
-        if options.training_steps:
-            part = max(part, step / options.training_steps)
 
 
 def _draw(cases: Sequence[Sample], plan: Plan, rng: np.random.Generator) -> Sample:

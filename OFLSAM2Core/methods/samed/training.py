@@ -1,0 +1,95 @@
+"""Fine-tuning on the support's slices: Dice + cross-entropy of all structures at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceCELoss
+from torch import Tensor
+
+from OFLSAM2Core.data.results import Progress
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase
+from OFLSAM2Core.method_state import MethodState
+from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.common.augmentation import augment
+from OFLSAM2Core.methods.common.sliced_volume import SlicedCase, SlicePreparation
+from OFLSAM2Core.methods.common.training_clock import training_clock
+from OFLSAM2Core.methods.samed import SamedLearnOptions
+from OFLSAM2Core.methods.samed.lora import add_lora, learned_tensors
+from OFLSAM2Core.methods.samed.segmentation import VERSION
+from OFLSAM2Core.runtime.named_tensors import named
+
+BATCH = 2
+"""Slices a step; the paper's 12 would be few steps on a processor."""
+
+DICE, CROSS_ENTROPY = 0.8, 0.2
+WARM_UP = 0.1
+"""Share of the training in which the learning rate rises."""
+DECAY = 0.9
+WEIGHT_DECAY = 0.1
+
+
+def train(ctx: Context, support: Sequence[SupportCase], options: SamedLearnOptions) -> MethodState:
+    """LoRA and decoder, trained until the time, or the number of steps, is over."""
+    structures = support[0].structures
+    prepared, cases = SlicePreparation.learn(
+        support,
+        ctx.needed_backbone.image_size,
+        options.slicing_axis,
+        options.intensity_window,
+    )
+    with ctx.seeded():
+        sam = ctx.needed_backbone.trainable(len(structures) + 1).eval()
+        add_lora(sam, options.rank)
+        sam.to(ctx.needed_backbone.device)
+        learned = [each for each in sam.parameters() if each.requires_grad]
+        optimiser = torch.optim.AdamW(learned, options.learning_rate, weight_decay=WEIGHT_DECAY)
+        criterion = DiceCELoss(softmax=True, batch=True, lambda_dice=DICE, lambda_ce=CROSS_ENTROPY)
+        rng, steps = ctx.rng(), 0
+        for part in training_clock(options.core_minutes, options.training_steps):
+            for group in optimiser.param_groups:
+                group["lr"] = options.learning_rate * rate(part)
+            images, labels = _batch(cases, structures, rng)
+            with ctx.timings.stage("train"):
+                logits = sam(images.to(ctx.needed_backbone.device))
+                shares = F.adaptive_avg_pool2d(labels, logits.shape[-1]).to(logits)
+                loss = criterion(logits, shares)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+            steps += 1
+            ctx.report(Progress("learn", round(1000 * part), 1000, f"loss {loss.item():.3f}"))
+    return MethodState(
+        VERSION,
+        {"slices": prepared.to_json(), "rank": options.rank},
+        {k: v.cpu() for k, v in named("learned", learned_tensors(sam)).items()},
+        {**prepared.summary, "training steps": steps},
+    )
+
+
+def rate(part: float) -> float:
+    """Of learning, relative to the largest, when `part` of the training lies behind."""
+    if part < WARM_UP:
+        return (part + 0.01) / (WARM_UP + 0.01)
+    return max((1 - part) / (1 - WARM_UP), 0.0) ** DECAY
+
+
+def _batch(
+    cases: Sequence[SlicedCase], structures: Sequence[Structure], rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, S, S) and shares of background and structures (B, N + 1, S, S): augmented
+    slices, two of three from among those that show a structure."""
+    images, labels = [], []
+    for _ in range(BATCH):
+        case = cases[int(rng.integers(len(cases)))]
+        from_ = case.labelled if rng.random() < 2 / 3 else np.arange(case.count)
+        index = int(rng.choice(from_))
+        image, masks = augment(case.prepared.image(index), case.masks(index, structures), rng)
+        background = np.clip(1 - masks.sum(axis=0, keepdims=True), 0, 1)
+        images.append(torch.from_numpy(image))
+        labels.append(torch.from_numpy(np.concatenate([background, masks])))
+    return torch.stack(images), torch.stack(labels)
