@@ -5,7 +5,7 @@
 A thread reads requests, so that `cancel` arrives during a job; jobs run one after the other on the
 main thread. The end of stdin (the program that started the worker has gone) ends the worker and all
 that it started, also in the middle of a job, and where nobody reads its output: the reading thread
-neither writes nor logs. Whatever prints to stdout prints to stderr, which is the log.
+neither writes nor logs. So does SIGTERM. Whatever prints to stdout prints to stderr, which is the log.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from OFLSAM2Core.worker.job import Answer, Job
 from OFLSAM2Core.worker.process import kill_own_descendants
 from OFLSAM2Core.worker.protocol import Arrays, Frame, ProtocolError, Reader, Writer
 from OFLSAM2Core.worker.shared_memory import SharedMemory
+from OFLSAM2Core.worker.signals import answer_signals
 from OFLSAM2Core.worker.warm import release_memory
 
 GRACE_S = 1.0  # for a job to end by itself after the end of stdin
@@ -59,16 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with contextlib.suppress(ImportError):
         importlib.import_module("psutil")
     faulthandler.enable()
+    answer_signals(_end_process)
     if hasattr(os, "nice"):
         os.nice(nice)
     log_file = start_log("worker", terminal_level=logging.INFO)
     _log.info("Worker started, Python %s", sys.version.split()[0])
-    server = Server(requests, events, log_file, memory)
-    try:
-        code = server.run()
-    except KeyboardInterrupt:
-        code = 130
-    _end_process(code)
+    _end_process(Server(requests, events, log_file, memory).run())
 
 
 class Server:
