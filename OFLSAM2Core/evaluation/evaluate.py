@@ -75,7 +75,7 @@ def evaluate(
 
     allow_missing: accept a structure that is missing in some of the support.
     """
-    cases = [dataset.read_case(name) for name in support]
+    cases = dataset.read_support(support)
     started = time.monotonic()
     task = session.learn(cases, on_progress, allow_missing=allow_missing)
     yield Learned(task, time.monotonic() - started)
