@@ -34,7 +34,7 @@ def replace_not_finite(array: npt.NDArray, source: str | Path) -> npt.NDArray:
         return array
     if not np.isfinite(least):
         raise InputError(
-            f"'{source}' has nothing but voxels that are NaN, infinite or beyond {_MOST:.1g}.",
+            f"'{source}' has nothing but voxels that are NaN or infinite in single precision.",
             "Export it again.",
         )
     if not array.flags.writeable:
@@ -42,11 +42,10 @@ def replace_not_finite(array: npt.NDArray, source: str | Path) -> npt.NDArray:
     for plane in array:
         plane[~_is_usable(plane)] = least
     _log.warning(
-        "'%s' has %d voxels that are NaN, infinite or beyond %.1g; they are read as background "
-        "(%.4g).",
+        "'%s' has %d voxels that are NaN or infinite in single precision; they are read as "
+        "background (%.4g).",
         source,
         count,
-        _MOST,
         least,
     )
     return array
