@@ -62,8 +62,10 @@ def _size(path: Path) -> VolumeSize | None:
         return _of_dicom(folder, series)
     if kind == "zip":
         with zipfile.ZipFile(folder) as archive:
-            count = sum(entry.file_size for entry in archive.infolist())
-        return VolumeSize((count,), count, 2 * count)
+            entries = archive.infolist()
+        count = sum(entry.file_size for entry in entries)
+        # A slice a file, of DICOM; of one file in it, the session counts them when it is read.
+        return VolumeSize((count,), count, 2 * count, slices=len(entries))
     if kind == "picture":
         return _of_pixels(*picture_size(folder))
     header = read_header(folder, kind)
@@ -73,9 +75,9 @@ def _size(path: Path) -> VolumeSize | None:
     )
 
 
-def _slices(shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> int | None:
+def _slices(shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> int:
     if len(shape) < 3:
-        return None
+        return 1
     no_voxels = np.broadcast_to(np.uint8(0), shape[-3:])  # one byte, whatever the shape
     return SliceGeometry.for_volume(Volume(no_voxels, affine)).count
 

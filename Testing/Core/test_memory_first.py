@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from OFLSAM2Core.errors import InputError, OFLSAM2Error, ResourceError, TaskError
+from OFLSAM2Core.io.memory_first import require_memory_to_segment
 from OFLSAM2Core.io.reading import read_volume
 from OFLSAM2Core.io.volume_size import volume_size
 from OFLSAM2Core.learned_task import LearnedTask
@@ -46,6 +47,23 @@ def test_slices_are_counted_as_the_volume_will_be_cut_whatever_the_order_it_is_s
     sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
     size = volume_size(tmp_path / "a.nrrd")
     assert size is not None and (size.shape, size.slices) == ((4, 8, 6), 8)
+
+
+def test_a_picture_is_one_slice_and_an_archive_has_no_more_of_them_than_files(
+    tmp_path: Path,
+) -> None:
+    """Not one a row, nor one a byte, which would have both refused."""
+    flat = sitk.GetImageFromArray(np.zeros((2000, 1500), np.uint8))
+    sitk.WriteImage(flat, str(tmp_path / "flat.nii"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(5):
+            archive.writestr(f"{number}.dcm", bytes(1_000_000))
+    for name, most in (("flat.nii", 1), ("a.zip", 5)):
+        size = volume_size(tmp_path / name)
+        assert size is not None and size.slices is not None and size.slices <= most
+        needed = bytes_to_segment(size.shape[-3:], size.itemsize, 1, size.slices)
+        assert needed < 1_100_000_000
+        require_memory_to_segment(tmp_path / name)
 
 
 def test_a_header_that_announces_more_than_there_is_memory_for_is_refused_at_once(
