@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.structure_status import support_sizes
 from OFLSAM2Core.data.support import fit_structures, harmonize
 from OFLSAM2Core.data.support_checks import check_support
@@ -169,7 +170,8 @@ class FewShotSession:
         self._check_kind(volume)
         compare_with_support(volume, task.intensities)
         if self.method.needs_backbone:  # Others are frugal, and ask by themselves.
-            needed = bytes_to_segment(volume.grid_shape, 0, len(task.structures))
+            slices = SliceGeometry.for_volume(volume).count
+            needed = bytes_to_segment(volume.grid_shape, 0, len(task.structures), slices)
             require_memory(
                 needed - BASE_BYTES,  # The backbone is loaded.
                 f"Segmenting {len(task.structures)} structures in '{volume.source or volume.name}'",

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from OFLSAM2Core.app.found import FoundStructures
 from OFLSAM2Core.app.link import Link
 from OFLSAM2Core.app.run_request import Learned, RunSettings, Scene
 from OFLSAM2Core.app.states import State, Status
@@ -75,6 +76,7 @@ class Presenter:
         self._stage = ""
         self._stage_began = 0.0
         self._last_redraw = float("-inf")
+        self._found: FoundStructures | None = None  # of a whole run, not of corrections
         self._corrections: Corrections | None = None
         # Whose volume the worker keeps for corrections: of the run on this scene, in this process
         # of the worker, by this request.
@@ -260,6 +262,7 @@ class Presenter:
         self._frame = frame
         count = self._scene.frame_count
         if frame == 0:
+            self._found = FoundStructures(self._learned.structures, self._learned.sizes)
             self._enter(State.SEGMENTING, "Segmenting")
         self._set(stage=f"Segmenting, volume {frame + 1} of {count}" if count > 1 else "Segmenting")
         self._steps = self._scene.begin(frame, self._learned.structures)
@@ -271,6 +274,8 @@ class Presenter:
         volume, content = self._scene.volume(self._frame), self._learned.content
         fields = self._settings.for_segmenting(self._learned.method)
         scene, keep = self._scene, self._scene.frame_count == 1  # for corrections
+        if self._found is not None:
+            self._found.begin(self._frame, volume)
 
         def send(client: WorkerClient) -> int:
             number = client.segment(volume, task=content, keep=keep, **fields)
@@ -286,6 +291,8 @@ class Presenter:
             if self._scene is not None and self._scene.is_intact:
                 self._scene.add(result)
                 self._slices.add((self._frame, result.axis, result.index))
+                if self._found is not None:
+                    self._found.add(self._frame, result)
                 self._set(slices_done=len(self._slices))
         elif event.name == "progress":
             self._on_progress(event)
@@ -309,6 +316,10 @@ class Presenter:
             self._then = self._done
 
     def _done(self) -> None:
+        assert self._found is not None
+        for words in self._found.in_words():
+            self._note(words)
+        self._set(structures=self._found.statuses())
         self._end(State.DONE, f"{len(self._slices)} slices segmented.")
 
     # Correcting
@@ -457,6 +468,7 @@ class Presenter:
             log=log,
             notes=notes,
             needs=needs,
+            structures=self._status.structures if state is State.DONE else {},
         )
         self._tell()
 
@@ -485,6 +497,7 @@ class Presenter:
         self._is_ready = False
         self._frame = 0
         self._slices = set()
+        self._found = None
         self._stage = ""
         self._stage_began = 0.0
         self._last_redraw = float("-inf")
@@ -524,7 +537,7 @@ class Presenter:
         self._tell()
 
     def _note(self, warning: str) -> None:
-        """Show what the worker warns of beside what is known of the inputs."""
+        """Show what the worker warns of, or what was found, beside what is known of the inputs."""
         if self._scene is not None and warning and warning not in self._scene.notes:
             self._scene.notes.append(warning)
             self._tell_notes()
@@ -546,4 +559,8 @@ def learned_from(event: Event) -> Learned:
         backbone=str(event.header.get("backbone", "")),
         summary=event.header.get("summary", ""),
         method=str(event.header.get("method", "")),
+        sizes={
+            str(name): (float(least), float(most))
+            for name, (least, most) in (event.header.get("sizes") or {}).items()
+        },
     )

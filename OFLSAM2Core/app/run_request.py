@@ -13,6 +13,7 @@ from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structure_status import Sizes
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.methods import DEFAULT, get_method
@@ -20,13 +21,17 @@ from OFLSAM2Core.methods import DEFAULT, get_method
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """A learned task: the bytes of its file, and what the worker said is in it."""
+    """A learned task: the bytes of its file, and what the worker said is in it.
+
+    sizes: of the support, by a structure's name the least and the greatest, ml.
+    """
 
     content: npt.NDArray[np.uint8]
     structures: tuple[Structure, ...]
     backbone: str = ""
     summary: Any = ""
     method: str = ""
+    sizes: Sizes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -32,6 +32,8 @@ class Status:
     notes: what the user should know of the inputs (a segmentation was resampled, say), and what
     the worker warned of.
     needs: what the run failed for want of: "packages" (of the worker's Python) or "weights".
+    structures: of a volume that was segmented to its end, by a structure's name: "found", "empty"
+        or "doubtful" (`data/structure_status.py`); what is not "found" is also said in the notes.
     stopping: whether the user asked to cancel and the worker has not yet stopped.
     """
 
@@ -47,6 +49,7 @@ class Status:
     log: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     needs: str = ""
+    structures: dict[str, str] = field(default_factory=dict)
     stopping: bool = False
 
     @property

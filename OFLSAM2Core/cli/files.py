@@ -12,10 +12,8 @@ from OFLSAM2Core.data.results import Progress, ProgressCallback
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.memory_first import require_memory_to_learn, require_memory_to_segment
 from OFLSAM2Core.io.reading import check_writable, read_support_case
-from OFLSAM2Core.io.volume_size import volume_size
-from OFLSAM2Core.runtime.memory_check import require_memory
-from OFLSAM2Core.runtime.memory_estimate import bytes_to_hold, bytes_to_segment
 
 
 def add_support_options(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +55,7 @@ def read_support(
     pairs: Sequence[tuple[Path, Path]], labels: Path | None, report: ProgressCallback
 ) -> list[SupportCase]:
     """Read all pairs. Raises InputError."""
-    check_support(pairs)
+    require_memory_to_learn(image for image, _ in pairs)
     table = LabelTable.read(labels) if labels is not None else None
     cases = []
     for number, (image, segmentation) in enumerate(pairs):
@@ -131,24 +129,9 @@ def check_resources(image: Path, outputs: Iterable[Path | None]) -> None:
 
     outputs: files that will hold this volume's grid. Raises ResourceError or InputError.
     """
-    size = volume_size(image)
+    size = require_memory_to_segment(image)
     if size is None:
         return
     for path in outputs:
         if path is not None:
             check_writable(path, need_bytes=size.voxels)
-    needed = bytes_to_segment(size.shape, size.bytes // max(1, size.voxels), 1)
-    require_memory(
-        max(needed, size.read_bytes), f"'{image}'", "Close other programs, or crop the volume."
-    )
-
-
-def check_support(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """The same for the volumes that are learned from, all of which are held at once."""
-    sizes = [size for image, _ in pairs if (size := volume_size(image)) is not None]
-    held = bytes_to_hold((size.voxels, size.bytes // max(1, size.voxels)) for size in sizes)
-    require_memory(
-        held,
-        f"Learning from {len(pairs)} volumes",
-        "Close other programs, give fewer support cases, or crop them.",
-    )

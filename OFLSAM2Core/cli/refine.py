@@ -23,6 +23,7 @@ from OFLSAM2Core.data.support import fit_structures
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.memory_first import require_memory_to_segment
 from OFLSAM2Core.io.reading import read_support_case, write_confidence, write_segmentation
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace, task: LearnedTask) -> tuple[SupportCase, SupportCase]:
     """The result and what was corrected of it, with the task's structures and values."""
+    require_memory_to_segment(args.image, len(task.structures))
     table = LabelTable(task.structures, "the learned task")
     cases = []
     for path in (args.result, args.corrected):

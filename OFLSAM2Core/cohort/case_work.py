@@ -19,7 +19,7 @@ from OFLSAM2Core.cohort.cases import CaseInput
 from OFLSAM2Core.cohort.fingerprint import fingerprint, stamp_of
 from OFLSAM2Core.cohort.folder import check_still_wanted
 from OFLSAM2Core.cohort.judgement import judge
-from OFLSAM2Core.cohort.memory_estimate import bytes_for
+from OFLSAM2Core.cohort.memory_estimate import bytes_for, voxels_of
 from OFLSAM2Core.cohort.outputs import Layout, all_or_none, written_files
 from OFLSAM2Core.cohort.preview import write_preview
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
@@ -140,12 +140,9 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
     check_still_wanted(settings.folder, settings.mark)
     segmenter = _segmenter(settings.segmenter)
     source = fingerprint(case.source)
+    _require_room(settings, case, voxels_of(case))
     volume = read_volume(case.source)
-    voxels = int(volume.array.size)
-    check_writable(settings.folder / case.name, need_bytes=voxels)
-    check_memory(
-        bytes_for(voxels), f"'{case.source}'", "Give workers more memory, or fewer of them."
-    )
+    _require_room(settings, case, int(volume.array.size))
     outcome = SegmentationBuffer(volume)
     for result in segmenter.segment(volume, _ending(report, settings)):
         outcome.add(result)
@@ -176,6 +173,16 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
         "input": source.to_json(),
         "outputs": outputs,
     }
+
+
+def _require_room(settings: RunSettings, case: CaseInput, voxels: int | None) -> None:
+    """Raises ResourceError where disk or memory is too small for so many voxels (None: unknown)."""
+    if voxels is None:
+        return
+    check_writable(settings.folder / case.name, need_bytes=voxels)
+    check_memory(
+        bytes_for(voxels), f"'{case.source}'", "Give workers more memory, or fewer of them."
+    )
 
 
 def _is_dicom(volume: Volume) -> bool:

@@ -48,5 +48,8 @@ def told_status(status: str, support: tuple[float, float] | None) -> str:
     if status == EMPTY:
         return "empty: nothing was found"
     if status == DOUBTFUL and support is not None:
-        return f"doubtful: {support[0]:.3g} to {support[1]:.3g} ml in the support"
+        return (
+            f"doubtful: almost nothing was found, {support[0]:.3g} to {support[1]:.3g} ml in the "
+            "support"
+        )
     return ""

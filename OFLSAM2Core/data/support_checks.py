@@ -63,6 +63,11 @@ def _same(one: npt.NDArray, other: npt.NDArray) -> bool:
 
 
 def _check_labelled_slices(case: SupportCase) -> None:
+    if case.labels.all():
+        _log.warning(
+            "No voxel of '%s' is background: there is nothing to tell its structures from.",
+            case.name,
+        )
     geometry = SliceGeometry.for_volume(case.volume)
     labelled = np.flatnonzero(geometry.to_slices(case.labels).any(axis=(1, 2)))
     total = geometry.count

@@ -15,6 +15,7 @@ from OFLSAM2Core.errors import InputError
 _LEAST_SPACING = 1e-5  # mm; 10 nm, of an electron microscope
 _MOST_SPACING = 1000.0
 _MOST_ANISOTROPIC = 1000
+_FARTHEST = 1e6  # mm, of the first voxel from the origin of the world
 
 
 def check_volume(volume: Volume) -> None:
@@ -57,7 +58,8 @@ def voxels_not_finite(source: str | Path, count: int) -> InputError:
 
 
 def check_geometry(volume: Volume) -> None:
-    """Index to world can be inverted. Raises InputError naming the volume."""
+    """Index to world can be inverted, and leads to where patients are. Raises InputError naming
+    the volume."""
     affine = np.asarray(volume.affine, dtype=np.float64)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     # A unit cell of under a thousandth of its box's volume: two axes are as good as parallel.
@@ -71,6 +73,12 @@ def check_geometry(volume: Volume) -> None:
             f"The geometry of '{volume.source or volume.name}' cannot be inverted (zero spacing, "
             "or axes that are not independent).",
             "Repair the header: three independent axes with positive spacing.",
+        )
+    if np.abs(affine[:3, 3]).max() > _FARTHEST:
+        raise InputError(
+            f"'{volume.source or volume.name}' lies {np.abs(affine[:3, 3]).max():.3g} mm from the "
+            "origin of its coordinates.",
+            "Repair the origin in the header.",
         )
 
 

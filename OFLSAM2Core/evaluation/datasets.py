@@ -24,6 +24,7 @@ from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.dataset_layouts import SUPPORT, find_layout
 from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.memory_first import require_memory_to_learn, require_memory_to_segment
 from OFLSAM2Core.io.reading import read_segmentation, read_support_case
 from OFLSAM2Core.runtime.redaction import keep_out
 
@@ -115,12 +116,20 @@ class Dataset:
             )
         return chosen, test
 
+    def read_support(self, names: Sequence[str]) -> list[SupportCase]:
+        """The cases that are learned from. Raises InputError, or ResourceError where they do not
+        fit into memory together, before any of them is read."""
+        require_memory_to_learn(self.files[name][0] for name in names)
+        return [self.read_case(name) for name in names]
+
     def read_case(self, name: str, *, may_be_empty: bool = False) -> SupportCase:
-        """The volume of a case and its labels. Raises InputError.
+        """The volume of a case and its labels. Raises InputError, or ResourceError where there is
+        not enough memory for what its header announces.
 
         may_be_empty: of a test case, in which there may be nothing to find.
         """
         image, labels = self.files[name]
+        require_memory_to_segment(image)
         case = read_support_case(
             image, labels, table=self.table, may_be_empty=may_be_empty, channel=self.channel
         )

@@ -93,7 +93,7 @@ def evaluate(
             except Exception as error:
                 yield FailedCase(name, error)
         return
-    cases = [dataset.read_case(name) for name in support]
+    cases = dataset.read_support(support)
     started = time.monotonic()
     task = session.learn(cases, on_progress, allow_missing=allow_missing)
     yield Learned(task, time.monotonic() - started, ", ".join(support))

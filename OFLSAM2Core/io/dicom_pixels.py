@@ -61,6 +61,12 @@ def stored_pixels(file: DicomFile) -> npt.NDArray:
 
 
 def _native(file: DicomFile, rows: int, columns: int, samples: int, bits: int) -> npt.NDArray:
+    if file.transfer_syntax and UID(file.transfer_syntax).name == file.transfer_syntax:
+        raise unusable(
+            file.path,
+            f"the transfer syntax of its pixels, '{file.transfer_syntax}', is not known",
+            "Export it again, uncompressed.",
+        )
     signed = bool(number_of(file, "PixelRepresentation") or 0)
     kind = file.float_type or f"{'i' if signed else 'u'}{bits // 8}"
     order = "<" if encoding_of(file.header)[1] else ">"

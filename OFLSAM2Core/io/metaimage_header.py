@@ -21,6 +21,7 @@ _TYPES = {
 }  # fmt: skip
 
 _MOST_LINE = 1 << 20
+_ROUNDED = 1e-3  # of the lengths of directions
 
 
 def is_meta_image(start: bytes) -> bool:
@@ -105,6 +106,10 @@ def _affine(fields: dict[str, str], count: int) -> tuple[np.ndarray, list[str]]:
     matrix = _first(fields, "TransformMatrix", "Rotation", "Orientation")
     if matrix is not None:
         directions = np.array([float(number) for number in matrix.split()]).reshape(count, count)
+        norms = np.linalg.norm(directions, axis=1)
+        if norms.all() and np.abs(norms - 1).max() > _ROUNDED:
+            told = ", ".join(f"{norm:.4g}" for norm in norms)
+            notes.append(f"has directions of the lengths {told}: its spacing is that times larger.")
     else:
         notes.append("does not say how it is oriented: left and right are a guess.")
     spacing = _first(fields, "ElementSpacing", "ElementSize")
@@ -117,6 +122,8 @@ def _affine(fields: dict[str, str], count: int) -> tuple[np.ndarray, list[str]]:
     origin = np.zeros(count)
     if offset is not None:
         origin = np.array([float(number) for number in offset.split()])[:count]
+    else:
+        notes.append("does not say where it lies: its first voxel is taken as the origin.")
     if len(lengths) != count or len(origin) != count:
         raise ValueError("its spacing or origin has another number of values than axes")
     affine = np.eye(4)

@@ -174,8 +174,6 @@ def _scaling(path: Path, header: Any, analyze: bool) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope):
         return 1.0, 0.0
-    if math.isnan(intercept):
-        intercept = 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise unusable(
             path,

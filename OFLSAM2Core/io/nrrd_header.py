@@ -71,6 +71,8 @@ def read_nrrd_header(path: Path) -> ImageHeader:
     except ValueError as error:
         raise damaged(path, error) from error
     notes: list[str] = []
+    if "endian" not in fields and dtype.itemsize > 1 and packing not in ("text", "hex"):
+        notes.append("does not say the order of its bytes: little-endian is taken.")
     affine = _affine(path, fields, space_axes, vectors, notes)
     notes += check_affine(path, affine)
     others = [axis for axis in range(len(sizes)) if axis not in space_axes]
@@ -184,6 +186,8 @@ def _affine(
             affine[:3, place] = vector[:3] if len(vector) >= 3 else [*vector, 0, 0][:3]
         if "space origin" in fields:
             affine[:3, 3] = np.array([*_vector(fields["space origin"].strip()), 0, 0])[:3]
+        elif "space directions" in fields:
+            notes.append("does not say where it lies: its first voxel is taken as the origin.")
     except ValueError as error:
         raise damaged(path, error) from error
     if len(axes) == 2 and np.linalg.norm(affine[:3, 2]) == 1:

@@ -7,6 +7,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import OFLSAM2Error
 from OFLSAM2Core.io.frames import frame_files, picture_size
 from OFLSAM2Core.io.image_files import bytes_to_read, kind_of, read_header
@@ -16,15 +21,22 @@ from OFLSAM2Core.io.voxels import voxel_bytes
 @dataclass(frozen=True)
 class VolumeSize:
     """shape: fastest axis last, as arrays have it. bytes: of the voxels as they are stored.
-    read_bytes: what is needed while they are read."""
+    read_bytes: what is needed while they are read. slices: as it is cut unless an axis is asked
+    for; None: not known, most likely along the first axis."""
 
     shape: tuple[int, ...]
     bytes: int
     read_bytes: int
+    slices: int | None = None
 
     @property
     def voxels(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a voxel."""
+        return self.bytes // max(1, self.voxels)
 
 
 def volume_size(path: str | Path) -> VolumeSize | None:
@@ -50,12 +62,24 @@ def _size(path: Path) -> VolumeSize | None:
         return _of_dicom(folder, series)
     if kind == "zip":
         with zipfile.ZipFile(folder) as archive:
-            count = sum(entry.file_size for entry in archive.infolist())
-        return VolumeSize((count,), count, 2 * count)
+            entries = archive.infolist()
+        count = sum(entry.file_size for entry in entries)
+        # A slice a file, of DICOM; of one file in it, the session counts them when it is read.
+        return VolumeSize((count,), count, 2 * count, slices=len(entries))
     if kind == "picture":
         return _of_pixels(*picture_size(folder))
     header = read_header(folder, kind)
-    return VolumeSize(tuple(header.shape[::-1]), voxel_bytes(header), bytes_to_read(header))
+    shape = tuple(header.shape[::-1])
+    return VolumeSize(
+        shape, voxel_bytes(header), bytes_to_read(header), _slices(shape, header.affine)
+    )
+
+
+def _slices(shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> int:
+    if len(shape) < 3:
+        return 1
+    no_voxels = np.broadcast_to(np.uint8(0), shape[-3:])  # one byte, whatever the shape
+    return SliceGeometry.for_volume(Volume(no_voxels, affine)).count
 
 
 def _of_frames(folder: Path) -> VolumeSize | None:

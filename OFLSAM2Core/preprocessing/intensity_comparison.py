@@ -72,9 +72,12 @@ class IntensityRange:
 
 
 def support_ranges(cases: Sequence[SupportCase]) -> tuple[IntensityRange, ...]:
-    """Of each case; none of sequences. Warns where the cases are not on one scale."""
+    """Of each case; none of sequences. Warns where the cases are not on one scale, or one shows
+    nothing."""
     if any(case.volume.is_sequence for case in cases):
         return ()
+    for case in cases:
+        _say_if_even(case.volume)
     ranges = tuple(IntensityRange.of(case.volume) for case in cases)
     for number, one in enumerate(ranges[1:], start=1):
         if one.scale != ranges[0].scale:
@@ -91,8 +94,11 @@ def support_ranges(cases: Sequence[SupportCase]) -> tuple[IntensityRange, ...]:
 
 
 def compare_with_support(volume: Volume, support: Sequence[IntensityRange]) -> None:
-    """Warn where a volume's grey values are not on the scale of the support's."""
-    if not support or volume.is_sequence:
+    """Warn where a volume's grey values are not on the scale of the support's, or all the same."""
+    if volume.is_sequence:
+        return
+    _say_if_even(volume)
+    if not support:
         return
     scales = {one.scale for one in support}
     own = IntensityRange.of(volume)
@@ -108,6 +114,17 @@ def compare_with_support(volume: Volume, support: Sequence[IntensityRange]) -> N
         own.told,
         IntensityRange(low, 0.0, high, support[0].ct_offset).told,
     )
+
+
+def _say_if_even(volume: Volume) -> None:
+    array = volume.array
+    first = array.flat[0]
+    if all((plane == first).all() for plane in array):
+        _log.warning(
+            "Every voxel of '%s' has the value %g: there is nothing to be seen in it.",
+            volume.name,
+            first,
+        )
 
 
 def _may_be_cropped_ct(own: IntensityRange, support: IntensityRange) -> bool:

@@ -24,9 +24,21 @@ _RESULT_BYTES = 2
 """Labels and confidence, of every voxel."""
 
 
-def bytes_to_segment(shape: Sequence[int], itemsize: int, structures: int) -> int:
-    """shape: of the volume's array, slices along its shortest axis. itemsize: bytes of a voxel."""
-    slices = min(shape)
+def not_yet_held(needed: float) -> float:
+    """What is left to be taken of an estimate that begins with BASE_BYTES: this process, which may
+    have imported PyTorch and loaded the backbone, holds some of those already."""
+    import psutil  # a worker says by itself that it is missing, and imports this before
+
+    held = psutil.Process().memory_info().rss
+    return max(0.0, needed - min(held, BASE_BYTES))
+
+
+def bytes_to_segment(
+    shape: Sequence[int], itemsize: int, structures: int, slices: int | None = None
+) -> int:
+    """shape: of the volume's array. itemsize: bytes of a voxel. slices: as it will be cut; None:
+    along the array's first axis, as scans are stored."""
+    slices = shape[0] if slices is None else slices
     return (
         BASE_BYTES
         + math.prod(shape) * (itemsize + _RESULT_BYTES)

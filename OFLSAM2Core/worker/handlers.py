@@ -229,6 +229,7 @@ def _about_task(task: LearnedTask) -> dict[str, Any]:
     return {
         "summary": task.summary(),
         "structures": [structure.to_json() for structure in task.structures],
+        "sizes": task.sizes,
         "backbone": task.backbone,
         "method": task.method,
     }

@@ -93,9 +93,9 @@ class Frame:
 
 T = TypeVar("T")
 Steps = Generator[memoryview, int, T]
-Admit = Callable[[dict[str, Any], int], None]
-"""Called with a header and the bytes of memory that its frame will take, before they are taken. A
-ProtocolError that it raises is raised again when the frame has been skipped."""
+Admit = Callable[["Head"], None]
+"""Called with a frame's head before memory is taken for its arrays. A ProtocolError that it raises
+is raised again when the frame has been skipped."""
 
 
 def write_frame(stream: Writer, header: Mapping[str, Any], arrays: Arrays | None = None) -> None:
@@ -211,7 +211,7 @@ class Head:
     def make_arrays(self, admit: Admit | None = None) -> dict[str, npt.NDArray]:
         """Arrays to read into. Raises ProtocolError where that cannot or must not be."""
         if admit is not None:
-            admit(self.header, self.size)
+            admit(self)
         try:
             return {name: np.empty(shape, dtype) for name, dtype, shape in self.listed}
         except MemoryError as error:

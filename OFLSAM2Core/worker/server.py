@@ -5,7 +5,8 @@
 A thread reads requests, so that `cancel` arrives during a job; jobs run one after the other on the
 main thread. The end of stdin (the program that started the worker has gone) ends the worker and all
 that it started, also in the middle of a job, and where nobody reads its output: the reading thread
-neither writes nor logs. Whatever prints to stdout prints to stderr, which is the log.
+neither writes nor logs. So does SIGTERM. Whatever prints to stdout prints to stderr, which is the
+log.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from typing import Any
 from OFLSAM2Core.errors import Cancelled, OFLSAM2Error
 from OFLSAM2Core.runtime.log import start_log
 from OFLSAM2Core.runtime.temporary import remove_temporary
+from OFLSAM2Core.worker.admission import require_memory_for
 from OFLSAM2Core.worker.channel import Channel, memory_from_environment
 from OFLSAM2Core.worker.failures import failure_of, is_out_of_memory
 from OFLSAM2Core.worker.handlers import HANDLERS, warm_up
 from OFLSAM2Core.worker.job import Answer, Job
 from OFLSAM2Core.worker.process import kill_own_descendants
-from OFLSAM2Core.worker.protocol import Arrays, Frame, ProtocolError, Reader, Writer
+from OFLSAM2Core.worker.protocol import Arrays, Frame, Head, ProtocolError, Reader, Writer
 from OFLSAM2Core.worker.shared_memory import SharedMemory
+from OFLSAM2Core.worker.signals import answer_signals
 from OFLSAM2Core.worker.warm import release_memory
 
 GRACE_S = 1.0  # for a job to end by itself after the end of stdin
@@ -59,16 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with contextlib.suppress(ImportError):
         importlib.import_module("psutil")
     faulthandler.enable()
+    answer_signals(_end_process)
     if hasattr(os, "nice"):
         os.nice(nice)
     log_file = start_log("worker", terminal_level=logging.INFO)
     _log.info("Worker started, Python %s", sys.version.split()[0])
-    server = Server(requests, events, log_file, memory)
-    try:
-        code = server.run()
-    except KeyboardInterrupt:
-        code = 130
-    _end_process(code)
+    _end_process(Server(requests, events, log_file, memory).run())
 
 
 class Server:
@@ -200,8 +199,10 @@ class Server:
             del self._jobs[target]
         self._channel.notify({**failure_of(Cancelled()), "event": "failed", "id": target})
 
-    def _admit(self, header: dict[str, Any], size: int) -> None:
-        """Refuses a request for which there is no room beside those that wait."""
+    def _admit(self, head: Head) -> None:
+        """Refuses a request for which there is no room in memory, or beside those that wait."""
+        require_memory_for(head)
+        size = head.size
         with self._lock:
             waiting = sum(job.size for job in self._jobs.values() if job is not self._running)
         if waiting and waiting + size > MAX_WAITING_BYTES:
@@ -209,7 +210,7 @@ class Server:
                 f"Requests of {waiting / 2**20:.0f} MiB wait for the worker; this one of "
                 f"{size / 2**20:.0f} MiB is refused.",
                 "Send it when some of them are done.",
-                header=header,
+                header=head.header,
                 kind="resource",
             )
         self._admitted = size

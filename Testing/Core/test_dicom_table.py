@@ -91,6 +91,14 @@ def test_numbers_with_a_decimal_comma_are_named(tmp_path, array):
         read_volume(tmp_path / "ct")
 
 
+def test_pixels_in_a_syntax_that_nobody_knows_are_not_guessed(tmp_path, array):
+    files = write_series(tmp_path / "ct", array, AFFINE)
+    content = files[3].read_bytes()
+    files[3].write_bytes(content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.113619.5.2\0\0", 1))
+    with pytest.raises(InputError, match="003.dcm'.*'1.2.840.113619.5.2', is not known"):
+        read_volume(tmp_path / "ct")
+
+
 def test_notes_and_pictures_beside_a_series_are_passed_over(tmp_path, array):
     write_series(tmp_path / "ct", array, AFFINE, name="IM{}")
     (tmp_path / "ct" / "README").write_text("Exported on Monday.")

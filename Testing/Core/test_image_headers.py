@@ -394,3 +394,55 @@ def test_whatever_bytes_a_header_has_it_is_read_or_refused_in_words(tmp_path, na
 def test_a_spacing_that_no_scanner_has_is_said(tmp_path, caplog):
     read_volume(nifti(tmp_path / "x.nii", sform=np.diag([5e-4, 5e-4, 5e-4, 1])[:3]))
     assert "spacing of (0.0005, 0.0005, 0.0005) mm, as hardly a scanner has" in caplog.text
+
+
+META = (
+    "ObjectType = Image\nNDims = 3\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\n"
+    "ElementSpacing = 1 1 1\nDimSize = 5 6 7\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+)
+NRRD = (
+    "NRRD0004\ntype: short\ndimension: 3\nsizes: 5 6 7\nspace: left-posterior-superior\n"
+    "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nendian: little\n"
+    "encoding: raw\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "line", "instead", "told"),
+    [
+        ("x.mha", META, "Offset = 0 0 0\n", "", "does not say where it lies"),
+        ("x.mha", META, "1 0 0 0 1 0 0 0 1", "2 0 0 0 2 0 0 0 1", "of the lengths 2, 2, 1"),
+        ("x.nrrd", NRRD, "space origin: (0,0,0)\n", "", "does not say where it lies"),
+        ("x.nrrd", NRRD, "endian: little\n", "", "does not say the order of its bytes"),
+    ],
+)
+def test_an_origin_byte_order_or_length_that_is_filled_in_is_said(
+    tmp_path, caplog, name, header, line, instead, told
+):
+    assert line in header
+    content = VOXELS.astype("<i2").tobytes(order="F")
+    (tmp_path / name).write_bytes(header.encode() + content)
+    np.testing.assert_array_equal(read_volume(tmp_path / name).array.T, VOXELS)
+    assert not caplog.text
+    (tmp_path / name).write_bytes(header.replace(line, instead).encode() + content)
+    np.testing.assert_array_equal(read_volume(tmp_path / name).array.T, VOXELS)
+    assert f"{name}' " in caplog.text and told in caplog.text
+
+
+def test_a_scaling_that_adds_nan_and_an_origin_where_no_patient_lies_are_refused(tmp_path):
+    header = nifti(tmp_path / "x.nii", slope=(2, np.nan))
+    with pytest.raises(OFLSAM2Error, match=r"x\.nii.* scales voxels by 2 and adds nan"):
+        read_volume(header)
+    far = np.eye(4)[:3]
+    far[1, 3] = 3e8
+    with pytest.raises(OFLSAM2Error, match=r"x\.nii.* lies 3e\+08 mm from the origin"):
+        read_volume(nifti(tmp_path / "x.nii", sform=far))
+
+
+def test_numbers_that_single_precision_does_not_hold_are_background_and_counted(tmp_path, caplog):
+    voxels = VOXELS.astype(float)
+    voxels[0, 0, :2] = 1e300, -1e300
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "x.nii")
+    array = read_volume(tmp_path / "x.nii").array
+    assert array[:2, 0, 0].tolist() == [2, 2] and np.isfinite(array.astype(np.float32)).all()
+    assert "x.nii' has 2 voxels that are NaN or infinite in single precision" in caplog.text

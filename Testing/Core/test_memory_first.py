@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from OFLSAM2Core.errors import InputError, OFLSAM2Error, ResourceError, TaskError
+from OFLSAM2Core.io.memory_first import require_memory_to_segment
 from OFLSAM2Core.io.reading import read_volume
 from OFLSAM2Core.io.volume_size import volume_size
 from OFLSAM2Core.learned_task import LearnedTask
@@ -35,6 +36,34 @@ def test_the_size_of_a_volume_is_told_by_its_header(
     size = volume_size(tmp_path / name)
     assert size is not None and size.shape == shape
     assert size.bytes == 2 * np.prod(shape) <= size.read_bytes
+
+
+def test_slices_are_counted_as_the_volume_will_be_cut_whatever_the_order_it_is_stored_in(
+    tmp_path: Path,
+) -> None:
+    """Sagittal slices of 1 mm, isotropic: readers expect axial ones, of which there are 8."""
+    image = sitk.GetImageFromArray(np.zeros((4, 8, 6), np.int16))
+    image.SetDirection((0, 0, 1, 1, 0, 0, 0, 1, 0))  # columns along A, rows along S, slices along R
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
+    size = volume_size(tmp_path / "a.nrrd")
+    assert size is not None and (size.shape, size.slices) == ((4, 8, 6), 8)
+
+
+def test_a_picture_is_one_slice_and_an_archive_has_no_more_of_them_than_files(
+    tmp_path: Path,
+) -> None:
+    """Not one a row, nor one a byte, which would have both refused."""
+    flat = sitk.GetImageFromArray(np.zeros((2000, 1500), np.uint8))
+    sitk.WriteImage(flat, str(tmp_path / "flat.nii"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(5):
+            archive.writestr(f"{number}.dcm", bytes(1_000_000))
+    for name, most in (("flat.nii", 1), ("a.zip", 5)):
+        size = volume_size(tmp_path / name)
+        assert size is not None and size.slices is not None and size.slices <= most
+        needed = bytes_to_segment(size.shape[-3:], size.itemsize, 1, size.slices)
+        assert needed < 1_100_000_000
+        require_memory_to_segment(tmp_path / name)
 
 
 def test_a_header_that_announces_more_than_there_is_memory_for_is_refused_at_once(
@@ -143,6 +172,39 @@ def test_a_task_that_would_unpack_to_gigabytes_is_refused_before_it_does(tmp_pat
     assert path.stat().st_size < 2_000_000
     with pytest.raises(TaskError, match="would unpack to 537 MB"):
         LearnedTask.load(path)
+
+
+def test_a_case_of_a_data_set_that_does_not_fit_is_refused_before_it_is_read(
+    tmp_path: Path,
+) -> None:
+    """Its slices are many and small: reading it takes 20 MB, segmenting it more than 5 GB. That its
+    labels are missing is what reading would say."""
+    for name in "abc":
+        image = sitk.GetImageFromArray(np.zeros((3000, 80, 80), np.uint8))
+        sitk.WriteImage(image, str(tmp_path / f"{name}_image.nii.gz"), useCompression=True)
+        (tmp_path / f"{name}_label.nii.gz").write_bytes(b"no image")
+    content = {"labels": {"1": "organ"}, "support": ["a", "b"], "test": ["c"]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    program = (
+        "import resource, sys, psutil\n"
+        "from OFLSAM2Core.errors import OFLSAM2Error\n"
+        "from OFLSAM2Core.evaluation.datasets import Dataset\n"
+        "dataset = Dataset.open(sys.argv[1])\n"
+        "used = psutil.Process().memory_info().vms\n"
+        "for free, read in ((3e9, lambda: dataset.read_case('c')),\n"
+        "                   (5e8, lambda: dataset.read_support(['a', 'b']))):\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + int(free), -1))\n"
+        "    try:\n"
+        "        read()\n"
+        "    except OFLSAM2Error as error:\n"
+        "        print(type(error).__name__, error.message)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
+    )
+    one, support = done.stdout.splitlines()
+    assert one.startswith("ResourceError '") and "c_image.nii.gz' needs about" in one, done.stderr
+    assert support.startswith("ResourceError Learning from 2 volumes needs about")
 
 
 def test_the_estimate_grows_with_slices_structures_and_voxels() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,20 +114,31 @@ def weights() -> dict[str, str]:
     return {"OFLSAM2_WEIGHTS_DIR": str(weights_path("litemedsam").parent)}
 
 
-@pytest.mark.slow
+WITH_AND_WITHOUT_BACKBONE = [
+    pytest.param(["--device", "cpu", "--method", "toy-threshold"], id="without backbone"),
+    pytest.param(QUICK, id="default backbone", marks=pytest.mark.slow),
+]
+"""The method of a package beside this one takes no time: all around methods is the same."""
+
+
+@pytest.mark.parametrize("options", WITH_AND_WITHOUT_BACKBONE)
 def test_evaluate_learns_segments_and_reports_without_a_network(
-    sealed: Sealed, weights: dict[str, str], cases: Path
+    sealed: Sealed, weights: dict[str, str], cases: Path, options: list[str], package: Path
 ) -> None:
-    words = ["evaluate", str(cases), "--supports", "2", "--cases", "1", "--out", "out", *QUICK]
+    sealed.environment["PYTHONPATH"] += os.pathsep + str(package)
+    words = ["evaluate", str(cases), "--supports", "2", "--cases", "1", "--out", "out", *options]
     ended = sealed.run(sys.executable, "-m", "OFLSAM2Core", *words, **weights)
     assert ended.returncode == 0, ended.stderr
     assert "mean dice" in ended.stdout
     sent_nothing(ended)
 
 
-@pytest.mark.slow
-def test_demo_runs_without_a_network(sealed: Sealed, weights: dict[str, str]) -> None:
-    words = ["demo", "--out", "out", *QUICK]
+@pytest.mark.parametrize("options", WITH_AND_WITHOUT_BACKBONE)
+def test_demo_runs_without_a_network(
+    sealed: Sealed, weights: dict[str, str], options: list[str], package: Path
+) -> None:
+    sealed.environment["PYTHONPATH"] += os.pathsep + str(package)
+    words = ["demo", "--out", "out", *options]
     ended = sealed.run(sys.executable, "-m", "OFLSAM2Core", *words, timeout=1800, **weights)
     assert ended.returncode == 0, ended.stderr
     sent_nothing(ended)
@@ -150,7 +162,7 @@ def worker(sealed: Sealed, weights: dict[str, str]) -> Iterator[WorkerClient]:
 def test_a_worker_learns_and_segments_without_a_network_and_leaves_no_process(
     sealed: Sealed, worker: WorkerClient, tmp_path: Path
 ) -> None:
-    options = {"epochs": 1, "augmented_copies": 0, "registration": False}
+    options = {"epochs": 1, "augmented_copies": 0, "atlas_prior": False}
     pid = worker.pid
     assert pid is not None
     assert worker.wait(worker.hello(), timeout=60).name == "ready"

@@ -122,6 +122,19 @@ def test_one_labelled_slice_of_many_and_every_third_are_told(caplog):
     assert "Only 4 of 10 neighbouring axial slices" in caplog.text
 
 
+def test_a_volume_of_one_grey_value_and_labels_without_background_are_told(caplog):
+    one = case(False, 1)
+    even = Volume(np.full(SHAPE, 7, np.int16), one.volume.affine, "even")
+    support_ranges([SupportCase(even, one.labels, ORGAN)])
+    assert "Every voxel of 'even' has the value 7" in caplog.text
+    caplog.clear()
+    compare_with_support(even, support_ranges([one]))
+    assert "Every voxel of 'even' has the value 7" in caplog.text
+    caplog.clear()
+    check_support([SupportCase(one.volume, np.ones_like(one.labels), ORGAN)])
+    assert "No voxel of 'case 1' is background" in caplog.text
+
+
 def test_a_structure_is_empty_doubtful_or_found():
     sizes = support_sizes([case(False, 1), case(False, 2)])
     least, most = sizes["organ"]

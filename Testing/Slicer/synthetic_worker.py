@@ -39,7 +39,11 @@ def task_of(frame: Frame) -> list[dict[str, Any]]:
 def about_task(structures: list[dict[str, Any]]) -> dict[str, Any]:
     own = ("levels", "cases")
     plain = [{key: one[key] for key in one if key not in own} for one in structures]
-    return {"structures": plain, "backbone": "litemedsam", "summary": "synthetic"}
+    # Of the support, ml: a large structure, and smaller ones.
+    sizes = {
+        one["name"]: [1.0, 2.0] if place == 0 else [0.05, 0.1] for place, one in enumerate(plain)
+    }
+    return {"structures": plain, "backbone": "litemedsam", "summary": "synthetic", "sizes": sizes}
 
 
 class Worker:

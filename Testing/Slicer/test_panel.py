@@ -501,6 +501,26 @@ def views(scene, target):
     return found
 
 
+def test_a_structure_that_was_not_found_or_hardly_is_said_and_a_script_can_tell(
+    quick, scene, target, pairs
+):
+    image, _liver, _lesion = case_arrays(4)
+    image[image == 200] = 0  # no lesion,
+    image[(image == 100) & (np.indices(SHAPE)[0] != 10)] = 0  # and little of the liver
+    image[10, :, ::2] = 0
+    quick.ui.targetSelector.setCurrentNode(add_volume(scene, image, "another", OBLIQUE))
+    status = quick.run()
+    assert status.state is State.DONE
+    assert status.structures == {"liver": "doubtful", "lesion": "empty"}
+    shown = quick.ui.messageLabel.text
+    assert "lesion is empty: nothing was found." in shown
+    assert "liver is doubtful: almost nothing was found, 1 to 2 ml in the support." in shown
+    quick.ui.targetSelector.setCurrentNode(target)
+    status = quick.run()
+    assert status.structures == {"liver": "found", "lesion": "found"}
+    assert "nothing was found" not in quick.ui.messageLabel.text
+
+
 def test_confidence_is_shown_in_the_views_and_goes_when_switched_off(quick, views):
     quick.run()
     node_id = quick.parameters.confidence.GetID()

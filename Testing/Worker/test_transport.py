@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +20,8 @@ import psutil
 import pytest
 from worker_commands import HOOKS
 
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.worker.client import Event, WorkerClient
 from OFLSAM2Core.worker.protocol import write_frame
 
@@ -220,7 +224,9 @@ def test_whichever_side_is_killed_in_whatever_moment_nothing_is_left(
     text = f"""
         import numpy as np, sys
         from OFLSAM2Core.errors import ResourceError
-        from OFLSAM2Core.worker.client import WorkerClient
+        from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.worker.client import WorkerClient
         client = WorkerClient({HOOKS!r})
         client.start()
         image = np.zeros(50 * 2**20, np.uint8)
@@ -263,7 +269,9 @@ def test_without_memory_files_an_unlinked_file_is_shared_and_nothing_is_left_eit
     text = f"""
         import os
         del os.memfd_create
-        from OFLSAM2Core.worker.client import WorkerClient
+        from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.worker.client import WorkerClient
         client = WorkerClient({HOOKS!r})
         client.start()
         client.wait(client.request("echo"))
@@ -346,6 +354,32 @@ def test_requests_that_wait_are_bounded_in_bytes_and_what_is_too_much_is_refused
             np.testing.assert_array_equal(ends[jobs[0]].arrays["image"], image)
             one = client.wait(client.request("echo", {}, {"image": np.ones(40 * 2**20, bool)}))
             assert one.name == "done", "one alone may be as large as it must"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory the way Linux does")
+@pytest.mark.parametrize("share_memory", [True, False])
+def test_a_volume_that_needs_more_memory_than_there_is_is_refused_before_it_is_taken_in(
+    environment: dict[str, str], share_memory: bool
+) -> None:
+    many_slices = Volume(np.zeros((3000, 80, 80), np.uint8), np.eye(4), "many slices")
+    labels = np.zeros(many_slices.grid_shape, np.uint8)
+    support = SupportCase(many_slices, labels, (Structure("organ", 1),))
+    no_task = np.zeros(8, np.uint8)
+    with started(environment, share_memory=share_memory) as client:
+        assert client.pid is not None
+        used = psutil.Process(client.pid).memory_info().vms
+        for free, send in (
+            (3 * 10**9, lambda: client.segment(many_slices, task=no_task)),
+            (5 * 10**8, lambda: client.learn([support], return_task=True)),
+        ):
+            resource.prlimit(client.pid, resource.RLIMIT_AS, (used + free, -1))
+            events: list[Event] = []
+            failed = client.wait(send(), events.append, timeout=30)
+            assert failed.header["kind"] == "resource"
+            assert re.search(r"needs about .* of memory; .* are free", failed.header["message"])
+            assert not any(event.name == "progress" for event in events), "no job had begun"
+        resource.prlimit(client.pid, resource.RLIMIT_AS, (-1, -1))
+        assert client.wait(client.hello(), timeout=30).name == "ready"
 
 
 def test_a_request_that_was_not_sent_yet_is_cancelled_without_the_worker(

@@ -297,6 +297,31 @@ def test_the_end_of_stdin_ends_a_worker_in_the_middle_of_a_job_even_one_that_han
             assert all(ends_within(pid, 1.0) for pid in pids), "what it had started goes on"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"request": "hang", "new_session": True},
+        {"request": "in_c"},
+        {"request": "temporary"},
+    ],
+    ids=["child processes", "inside a library in C", "temporary files"],
+)
+def test_a_request_of_the_system_to_end_is_answered_at_once_and_nothing_is_left(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals, request_: dict[str, Any]
+) -> None:
+    with started(HOOKS, {**environment, "TMPDIR": str(tmp_path)}) as worker:
+        worker.send({**request_, "id": 1})
+        pids = worker.receive().header.get("pids", [])
+        start = time.monotonic()
+        worker.process.send_signal(number)
+        assert worker.process.wait(timeout=10) == 128 + number
+        assert time.monotonic() - start < 2.0
+        assert all(ends_within(pid, 1.0) for pid in pids), "what it had started goes on"
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+
+
 def test_the_worker_ends_when_the_program_that_started_it_is_killed(
     environment: dict[str, str],
 ) -> None:

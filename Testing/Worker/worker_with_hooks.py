@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.runtime.temporary import temporary_folder
 from OFLSAM2Core.worker import payloads, server
 from OFLSAM2Core.worker.job import Answer, Job
 
@@ -74,6 +76,22 @@ def hang(job: Job) -> Answer:
         time.sleep(1)
 
 
+def in_c(job: Job) -> Answer:
+    """Minutes inside a library in C, where Python's own handlers of signals wait."""
+    job.send("log", {})
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000)
+    return Answer()
+
+
+def temporary(job: Job) -> Answer:
+    """Has a temporary folder that is not empty, and hangs."""
+    with temporary_folder() as folder:
+        (folder / "half.nii.gz").write_bytes(b"1")
+        job.send("log", {})
+        time.sleep(1000)
+    return Answer()
+
+
 def blob(job: Job) -> Answer:
     """`megabytes` of bytes, each the remainder of its place by 251."""
     return Answer(
@@ -126,9 +144,11 @@ server.handlers.update(
         "fail": fail,
         "fork": fork,
         "hang": hang,
+        "in_c": in_c,
         "noise": noise,
         "print_noise": print_noise,
         "slices": slices,
+        "temporary": temporary,
     }
 )
 server.MAX_WAITING_BYTES = int(os.environ.get("TEST_MAX_WAITING_BYTES", server.MAX_WAITING_BYTES))
