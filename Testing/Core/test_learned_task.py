@@ -66,9 +66,7 @@ def test_the_file_holds_json_and_safetensors_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["t.oflsam2"]
 
 
-def test_a_task_that_could_not_be_read_back_is_not_saved(
-    task: LearnedTask, tmp_path: Path
-) -> None:
+def test_a_task_that_could_not_be_read_back_is_not_saved(task: LearnedTask, tmp_path: Path) -> None:
     task.state.tensors["a"][0, 1] = torch.nan
     with pytest.raises(TaskError, match="'a'.*not saved"):
         task.save(tmp_path / "t.oflsam2")
