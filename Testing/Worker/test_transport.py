@@ -224,9 +224,7 @@ def test_whichever_side_is_killed_in_whatever_moment_nothing_is_left(
     text = f"""
         import numpy as np, sys
         from OFLSAM2Core.errors import ResourceError
-        from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.worker.client import WorkerClient
+        from OFLSAM2Core.worker.client import WorkerClient
         client = WorkerClient({HOOKS!r})
         client.start()
         image = np.zeros(50 * 2**20, np.uint8)
@@ -269,9 +267,7 @@ def test_without_memory_files_an_unlinked_file_is_shared_and_nothing_is_left_eit
     text = f"""
         import os
         del os.memfd_create
-        from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.worker.client import WorkerClient
+        from OFLSAM2Core.worker.client import WorkerClient
         client = WorkerClient({HOOKS!r})
         client.start()
         client.wait(client.request("echo"))
