@@ -120,3 +120,25 @@ CONFIRMED = 0.25
 """Mean probability that the head gives a structure where the prior says that it is: the prior
 counts in full from there on, and less below. A structure that the head does not see at all is not
 predicted because other patients have it there."""
+
+# --- Correct
+
+SUPPORT_AS = 3.0
+"""Corrected slices of a volume that count as much in its mapping network as all of the support."""
+
+RELEARN_STEPS, RELEARN_RATE, RELEARN_SECONDS, RELEARN_BATCH = 20, 3e-4, 4.0, 4
+RELEARN_BALANCED = True
+RELEARN_HEARD = 1.0
+
+KNOWN = 3.0
+"""Logit of what is known, where it is compared with what was said."""
+
+REACH = 0.12
+"""Of the structures' height: how far from a corrected slice its errors fade to 1 / e."""
+
+FAINT = 0.02
+
+KEPT_SLICES = 32
+KEPT_BYTES = 1 << 30
+EXTENDING = 4
+EXTENDING_RATE = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +46,10 @@ def fuse(
     location: Location,
     predicted: dict[int, Tensor],
     intensity_refinement: bool = True,
+    told: Callable[[ProbabilityVolume, int], ProbabilityVolume] | None = None,
 ) -> Fused:
-    """predicted: probabilities of slices in bytes on the image's grid, (N, S, S)."""
+    """predicted: probabilities of slices in bytes on the image's grid, (N, S, S). told: makes of
+    what was put together, which begins at a slice, what a person's corrections say of it."""
     slicing = scan.slicing
     first, stop = min(predicted), max(predicted) + 1
     framing = location.encoded.window.framing
@@ -76,6 +79,8 @@ def fuse(
         shown = scan.stack[first:stop, top:bottom, left:right]
         volume = volume.by_appearance(shown, touched)
         volume = volume.without_spurious_components(model.single, touched)
+    if told is not None:
+        volume = told(volume, first)
     count = slicing.count
     areas = np.zeros((len(model.structures), count), np.int64)
     areas[:, first:stop] = volume.areas()

@@ -1,0 +1,145 @@
+"""Learning from the corrected slices of a volume: the mapping network exactly, by its normal
+equations, and the head by a few steps from where the support has brought it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from OFLSAM2Core.methods.common.class_balance import near_foreground_mask
+from OFLSAM2Core.methods.common.high_pass import BLOCK
+from OFLSAM2Core.methods.common.mapping_network import (
+    NormalEquations,
+    NormalEquationsAccumulator,
+)
+from OFLSAM2Core.methods.locate_predict_fuse import config
+from OFLSAM2Core.methods.locate_predict_fuse.head import Head, Mapping
+from OFLSAM2Core.methods.locate_predict_fuse.mapping import wanted_of
+from OFLSAM2Core.methods.locate_predict_fuse.model import Model
+from OFLSAM2Core.methods.ofl_sam2_atlas.episodic_training import segmentation_loss
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class CorrectedSlice:
+    """A slice as it is learned from. embedding: (C, h, w), standardised. detail: (1, S, S). masks:
+    (N, S, S), known: (S, S), in [0, 1]. prior: (N, S, S), without what this slice says; None where
+    there is none."""
+
+    embedding: Tensor
+    detail: Tensor
+    masks: Tensor
+    known: Tensor
+    level: float | None
+    prior: Tensor | None
+
+    @property
+    def known_positions(self) -> Tensor:
+        """Share of each position of the features that is known, (h * w,)."""
+        return F.avg_pool2d(self.known[None], BLOCK).flatten()
+
+    @property
+    def weight(self) -> float:
+        """Of this slice beside one that is known as a whole."""
+        return float(self.known_positions.mean())
+
+
+def taught(
+    model: Model, slices: Sequence[CorrectedSlice], on_step: OnStep, rng: np.random.Generator
+) -> Model:
+    """The model, with what the slices say."""
+    own = [equations_of(model, each) for each in slices]
+    weights = [each.weight for each in slices]
+    equations = added(model.equations, own, weights)
+    mapping = Mapping(model.mapping.features, equations.closed_form())
+    head = trained_on(model, slices, own, weights, on_step, rng)
+    return replace(model, mapping=mapping, equations=equations, head=head)
+
+
+def equations_of(model: Model, each: CorrectedSlice) -> NormalEquations:
+    """Of the positions of a slice that are known, at least for the greater part."""
+    known = each.known_positions > 0.5
+    some = known.nonzero()[:, 0]
+    rows = model.mapping.features.rows(each.embedding[None], each.level or 0.0, some)
+    near = near_foreground_mask(each.masks, each.embedding.shape[-1])
+    total = NormalEquationsAccumulator()
+    total.add(rows, wanted_of(each.masks)[..., some], near[:, some], model.balance)
+    return total.mean()
+
+
+def added(
+    support: NormalEquations, own: Sequence[NormalEquations], weights: Sequence[float]
+) -> NormalEquations:
+    """The support's equations and those of corrected slices, weighted so that the mean stays one.
+    SUPPORT_AS corrected slices count as much as all of the support."""
+    gram, moment = config.SUPPORT_AS * support.gram, config.SUPPORT_AS * support.moment
+    for each, weight in zip(own, weights, strict=True):
+        gram = gram + weight * each.gram
+        moment = moment + weight * each.moment
+    total = config.SUPPORT_AS + sum(weights)
+    return NormalEquations(gram / total, moment / total)
+
+
+def trained_on(
+    model: Model,
+    slices: Sequence[CorrectedSlice],
+    own: Sequence[NormalEquations],
+    weights: Sequence[float],
+    on_step: OnStep,
+    rng: np.random.Generator,
+) -> Head:
+    """The head after RELEARN_STEPS steps on the slices, or fewer where time is up."""
+    if not config.RELEARN_STEPS:
+        return model.head
+    head = copy.deepcopy(model.head).train().requires_grad_(True)
+    features = model.mapping.features
+    components, fine = [], []
+    for n, each in enumerate(slices):
+        # By a mapping network that does not know the slice, as it will not know the others.
+        others = [m for m in range(len(slices)) if m != n]
+        without = Mapping(
+            features,
+            added(
+                model.equations, [own[m] for m in others], [weights[m] for m in others]
+            ).closed_form(),
+        )
+        seen = features(each.embedding[None])
+        mapped = without(seen, each.level)
+        prior = torch.zeros_like(mapped) if each.prior is None else each.prior
+        components.append(seen)
+        fine.append(torch.cat([each.detail, mapped, prior]))
+    side = components[0].shape[-1]
+    all_components, all_fine = torch.stack(components), torch.stack(fine)
+    truth = torch.stack([each.masks for each in slices])
+    known = torch.stack([each.known_positions for each in slices])[:, None]
+    near = torch.stack([near_foreground_mask(each.masks, side) for each in slices])
+    balance = model.balance if config.RELEARN_BALANCED else model.balance.even()
+    positions = balance.weights(near) * known
+    optimiser = torch.optim.AdamW(head.parameters(), config.RELEARN_RATE, weight_decay=0.0)
+    began = time.monotonic()
+    for step in range(config.RELEARN_STEPS):
+        if time.monotonic() - began > config.RELEARN_SECONDS:
+            break
+        numbers = rng.permutation(len(slices))[: config.RELEARN_BATCH].tolist()
+        levels = [slices[n].level for n in numbers]
+        inputs = all_fine[numbers]
+        if rng.random() > config.RELEARN_HEARD:
+            inputs = inputs.clone()
+            inputs[:, 1 + head.structures :] = 0
+        logits = head(all_components[numbers], inputs, levels)
+        loss = segmentation_loss(logits, truth[numbers], positions[numbers])
+        optimiser.zero_grad()
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = config.RELEARN_RATE * min(1.0, 2 * (1 - step / config.RELEARN_STEPS))
+        optimiser.step()
+        on_step(step + 1, config.RELEARN_STEPS)
+    return head.eval().requires_grad_(False)
