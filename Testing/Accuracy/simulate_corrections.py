@@ -1,4 +1,4 @@
-"""How much of a volume a few corrected slices put right elsewhere, with the reference as the person.
+"""How much a few corrected slices put right elsewhere in a volume, the reference as the person.
 
     python Testing/Accuracy/simulate_corrections.py FOLDER --task TASK.oflsam2 [--slices 1,3,5]
         [--cases 4] [--features FOLDER] [--json FILE]
@@ -122,8 +122,8 @@ def main() -> None:
             found.append(step)
             print(
                 f"{step.case:24} slices {step.slices}: Dice elsewhere {step.dice_before:.3f} to "
-                f"{step.dice_after:.3f}, {step.gone:+.1%} of {step.wrong_before} wrong voxels gone, "
-                f"{step.seconds:.1f} s, {step.core_seconds:.1f} core-s",
+                f"{step.dice_after:.3f}, {step.gone:+.1%} of {step.wrong_before} wrong voxels "
+                f"gone, {step.seconds:.1f} s, {step.core_seconds:.1f} core-s",
                 flush=True,
             )
     for count in counts:

@@ -126,7 +126,7 @@ predicted because other patients have it there."""
 SUPPORT_AS = 3.0
 """Corrected slices of a volume that count as much in its mapping network as all of the support."""
 
-RELEARN_STEPS, RELEARN_RATE, RELEARN_SECONDS, RELEARN_BATCH = 20, 3e-4, 4.0, 4
+RELEARN_STEPS, RELEARN_RATE, RELEARN_BATCH = 20, 1e-3, 4
 RELEARN_BALANCED = True
 RELEARN_HEARD = 1.0
 

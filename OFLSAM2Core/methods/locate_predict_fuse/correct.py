@@ -46,7 +46,7 @@ def correct_scan(
     that the order of rounds does not matter. Voxels that are known have the labels that they were
     given, with full confidence."""
     report, timings = ctx.report, ctx.timings
-    location = _located(model, scan, segmented, corrected)
+    location = segmented.location
     seen = standardised(location.encoded, location.encoded.statistics(location.probes))
     framing = location.encoded.window.framing
     spacing = scan.slicing.slice_spacing
@@ -83,7 +83,7 @@ def _anew(
     with timings.stage("predict"):
         for index, probabilities in predict_again(model, location, wanted, spacing):
             predicted[index] = as_bytes(probabilities)
-            report(Progress("segment", len(predicted), count))
+            report(Progress("segment", len(predicted), len(wanted)))
     with timings.stage("fuse"):
 
         def told(volume: ProbabilityVolume, first: int) -> ProbabilityVolume:
@@ -113,7 +113,3 @@ def _height(location: Location, spacing: float) -> float:
     if location.scale is not None:
         return 2 * location.scale.half
     return (location.stop - location.first) * spacing
-
-
-def _located(model: Model, scan: Scan, segmented: Segmented, corrected: Corrected) -> Location:
-    return segmented.location

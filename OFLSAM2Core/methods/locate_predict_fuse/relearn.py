@@ -4,7 +4,6 @@ equations, and the head by a few steps from where the support has brought it."""
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -47,6 +46,11 @@ class CorrectedSlice:
         return F.avg_pool2d(self.known[None], BLOCK).flatten()
 
     @property
+    def is_known(self) -> Tensor:
+        """Positions of the features that are known for the greater part, (h * w,) bool."""
+        return self.known_positions > 0.5
+
+    @property
     def weight(self) -> float:
         """Of this slice beside one that is known as a whole."""
         return float(self.known_positions.mean())
@@ -55,7 +59,10 @@ class CorrectedSlice:
 def taught(
     model: Model, slices: Sequence[CorrectedSlice], on_step: OnStep, rng: np.random.Generator
 ) -> Model:
-    """The model, with what the slices say."""
+    """The model, with what the slices say; those of which too little is known are left out."""
+    slices = [each for each in slices if bool(each.is_known.any())]
+    if not slices:
+        return model
     own = [equations_of(model, each) for each in slices]
     weights = [each.weight for each in slices]
     equations = added(model.equations, own, weights)
@@ -65,9 +72,8 @@ def taught(
 
 
 def equations_of(model: Model, each: CorrectedSlice) -> NormalEquations:
-    """Of the positions of a slice that are known, at least for the greater part."""
-    known = each.known_positions > 0.5
-    some = known.nonzero()[:, 0]
+    """Of the positions of a slice that are known."""
+    some = each.is_known.nonzero()[:, 0]
     rows = model.mapping.features.rows(each.embedding[None], each.level or 0.0, some)
     near = near_foreground_mask(each.masks, each.embedding.shape[-1])
     total = NormalEquationsAccumulator()
@@ -96,7 +102,7 @@ def trained_on(
     on_step: OnStep,
     rng: np.random.Generator,
 ) -> Head:
-    """The head after RELEARN_STEPS steps on the slices, or fewer where time is up."""
+    """The head after RELEARN_STEPS more steps, on the slices alone."""
     if not config.RELEARN_STEPS:
         return model.head
     head = copy.deepcopy(model.head).train().requires_grad_(True)
@@ -124,10 +130,7 @@ def trained_on(
     balance = model.balance if config.RELEARN_BALANCED else model.balance.even()
     positions = balance.weights(near) * known
     optimiser = torch.optim.AdamW(head.parameters(), config.RELEARN_RATE, weight_decay=0.0)
-    began = time.monotonic()
     for step in range(config.RELEARN_STEPS):
-        if time.monotonic() - began > config.RELEARN_SECONDS:
-            break
         numbers = rng.permutation(len(slices))[: config.RELEARN_BATCH].tolist()
         levels = [slices[n].level for n in numbers]
         inputs = all_fine[numbers]
