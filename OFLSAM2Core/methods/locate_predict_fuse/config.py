@@ -121,24 +121,31 @@ CONFIRMED = 0.25
 counts in full from there on, and less below. A structure that the head does not see at all is not
 predicted because other patients have it there."""
 
-# --- Correct
+# --- Correct (measured: docs/experiments/corrections.md)
 
 SUPPORT_AS = 3.0
 """Corrected slices of a volume that count as much in its mapping network as all of the support."""
 
-RELEARN_STEPS, RELEARN_RATE, RELEARN_BATCH = 20, 1e-3, 4
-RELEARN_BALANCED = True
-RELEARN_HEARD = 1.0
+RELEARN_STEPS, RELEARN_RATE = 60, 1e-2
+"""Of Adam on the head's last layer."""
 
-KNOWN = 3.0
-"""Logit of what is known, where it is compared with what was said."""
+MARGIN = 0.5
+"""Logit from which on what was said of a known voxel counts as right."""
 
-REACH = 0.12
-"""Of the structures' height: how far from a corrected slice its errors fade to 1 / e."""
+REACH = 0.25
+"""Of the structures' height: how far from a corrected slice what was wrong in it fades to 1 / e."""
 
 FAINT = 0.02
+"""What has faded to less is left out."""
+
+KEPT_BYTES = 1 << 30
+"""Of encoded slices that stay in memory until a volume is corrected; others are encoded again."""
+
+# --- Extend
 
 KEPT_SLICES = 32
-KEPT_BYTES = 1 << 30
-EXTENDING = 4
-EXTENDING_RATE = 0.5
+"""Support slices that a task keeps, over all cases, so that the head does not forget them when a
+case is added: 10 MB for an image of 256 pixels."""
+
+EXTENDING, EXTENDING_RATE = 4, 0.5
+"""A case is added in so many times fewer training steps, at so many times the learning rate."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.methods.base import Context
@@ -22,7 +23,12 @@ from OFLSAM2Core.methods.locate_predict_fuse.pipeline import (
 from OFLSAM2Core.methods.locate_predict_fuse.predict import predict_again, standardised
 from OFLSAM2Core.methods.locate_predict_fuse.relearn import CorrectedSlice, taught
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
-from OFLSAM2Core.methods.locate_predict_fuse.spread import errors_of, reach_of, spread
+from OFLSAM2Core.methods.locate_predict_fuse.spread import (
+    errors_of,
+    reach_of,
+    spread,
+    worth_hearing,
+)
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume, as_bytes
 
 
@@ -62,7 +68,6 @@ def correct_scan(
             model,
             slices,
             lambda done, total: report(Progress("learn", done, total)),
-            ctx.rng(),
         )
     return Step(new, _anew(new, ctx, scan, options, segmented, location, corrected))
 
@@ -78,20 +83,22 @@ def _anew(
 ) -> Iterator[CanonicalResult]:
     report, timings = ctx.report, ctx.timings
     spacing, count = scan.slicing.slice_spacing, scan.slicing.count
+    framing = location.encoded.window.framing
     wanted = _wanted(segmented, corrected, count)
     predicted = {}
     with timings.stage("predict"):
         for index, probabilities in predict_again(model, location, wanted, spacing):
-            predicted[index] = as_bytes(probabilities)
+            masks, known = corrected.in_window(index, model.structures, framing)
+            predicted[index] = as_bytes(torch.where(known > 0.5, masks, probabilities))
             report(Progress("segment", len(predicted), len(wanted)))
     with timings.stage("fuse"):
+        heard = worth_hearing(segmented.fused, framing.region, corrected, model.structures)
 
         def told(volume: ProbabilityVolume, first: int) -> ProbabilityVolume:
-            region = location.encoded.window.framing.region
-            errors = errors_of(volume, first, region, corrected, model.structures)
+            errors = errors_of(volume, first, framing.region, corrected, model.structures)
             return spread(volume, first, errors, reach_of(_height(location, spacing), spacing))
 
-        fused = fuse(model, scan, location, predicted, options.intensity_refinement, told)
+        fused = fuse(model, scan, location, predicted, options.intensity_refinement, told, heard)
     for result in results_of(model, scan, location, fused):
         known, truth = corrected.known[result.index], corrected.labels[result.index]
         yield replace(

@@ -32,12 +32,16 @@ CPU = torch.device("cpu")
 @dataclass(frozen=True)
 class Fused:
     """probabilities: of the slices from `first` on, in the window's part of their own grid. sure:
-    what S_cf is multiplied by, of all slices, (N, slices)."""
+    what S_cf is multiplied by, of all slices, (N, slices). drawn, said: the prediction and the
+    prior that were averaged; share: what the prior counted for in that, (N,)."""
 
     volume: ProbabilityVolume
     first: int
     sure: npt.NDArray[np.float64]
     temperature: float
+    drawn: ProbabilityVolume
+    said: ProbabilityVolume | None
+    share: npt.NDArray[np.float64]
 
 
 def fuse(
@@ -47,9 +51,11 @@ def fuse(
     predicted: dict[int, Tensor],
     intensity_refinement: bool = True,
     told: Callable[[ProbabilityVolume, int], ProbabilityVolume] | None = None,
+    heard: npt.NDArray[np.float64] | float = 1.0,
 ) -> Fused:
     """predicted: probabilities of slices in bytes on the image's grid, (N, S, S). told: makes of
-    what was put together, which begins at a slice, what a person's corrections say of it."""
+    what was put together, which begins at a slice, what a person's corrections say of it. heard:
+    what the prior of each structure counts for, of its share, (N,)."""
     slicing = scan.slicing
     first, stop = min(predicted), max(predicted) + 1
     framing = location.encoded.window.framing
@@ -64,6 +70,7 @@ def fuse(
     touched = [list(own) for own in model.touched]
     volume = volume.without_spurious_components(model.single, touched)
     temperature, highest = TEMPERATURE, None
+    drawn, said, share = volume, None, np.zeros(len(model.structures))
     if location.prior is not None:
         prior = location.prior
         said = ProbabilityVolume.of_slices(
@@ -71,6 +78,7 @@ def fuse(
             for index in range(first, stop)
         )
         share = shares(volume, said, np.array(model.worth.reliable)) * confirmed(volume, said)
+        share = share * heard
         volume = averaged(volume, said, share, CPU).without_spurious_components(
             model.single, touched
         )
@@ -94,7 +102,7 @@ def fuse(
         votes = np.zeros(areas.shape)
         votes[:, first:stop] = highest
         sure = sure * atlas_agreement(areas, votes)
-    return Fused(volume, first, sure, temperature)
+    return Fused(volume, first, sure, temperature, drawn, said, share)
 
 
 def confirmed(volume: ProbabilityVolume, said: ProbabilityVolume) -> npt.NDArray[np.float64]:

@@ -1,5 +1,5 @@
 """Learning from the corrected slices of a volume: the mapping network exactly, by its normal
-equations, and the head by a few steps from where the support has brought it."""
+equations, and the head's last layer by some steps from where the support has brought it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,9 +55,7 @@ class CorrectedSlice:
         return float(self.known_positions.mean())
 
 
-def taught(
-    model: Model, slices: Sequence[CorrectedSlice], on_step: OnStep, rng: np.random.Generator
-) -> Model:
+def taught(model: Model, slices: Sequence[CorrectedSlice], on_step: OnStep) -> Model:
     """The model, with what the slices say; those of which too little is known are left out."""
     slices = [each for each in slices if bool(each.is_known.any())]
     if not slices:
@@ -67,7 +64,7 @@ def taught(
     weights = [each.weight for each in slices]
     equations = added(model.equations, own, weights)
     mapping = Mapping(model.mapping.features, equations.closed_form())
-    head = trained_on(model, slices, own, weights, on_step, rng)
+    head = trained_on(model, slices, own, weights, on_step)
     return replace(model, mapping=mapping, equations=equations, head=head)
 
 
@@ -100,49 +97,38 @@ def trained_on(
     own: Sequence[NormalEquations],
     weights: Sequence[float],
     on_step: OnStep,
-    rng: np.random.Generator,
 ) -> Head:
-    """The head after RELEARN_STEPS more steps, on the slices alone."""
-    if not config.RELEARN_STEPS:
-        return model.head
-    head = copy.deepcopy(model.head).train().requires_grad_(True)
-    features = model.mapping.features
-    components, fine = [], []
+    """The head, its last layer trained on by the slices. All before it stays, and is calculated
+    once: training all of it takes five times as long and helps less."""
+    head, features = copy.deepcopy(model.head), model.mapping.features
+    lasts, fines = [], []
     for n, each in enumerate(slices):
-        # By a mapping network that does not know the slice, as it will not know the others.
+        # By a mapping network that does not know the slice, as it does not know the others.
         others = [m for m in range(len(slices)) if m != n]
-        without = Mapping(
-            features,
-            added(
-                model.equations, [own[m] for m in others], [weights[m] for m in others]
-            ).closed_form(),
-        )
-        seen = features(each.embedding[None])
-        mapped = without(seen, each.level)
+        known = added(model.equations, [own[m] for m in others], [weights[m] for m in others])
+        components = features(each.embedding[None])
+        mapped = Mapping(features, known.closed_form())(components, each.level)
         prior = torch.zeros_like(mapped) if each.prior is None else each.prior
-        components.append(seen)
-        fine.append(torch.cat([each.detail, mapped, prior]))
-    side = components[0].shape[-1]
-    all_components, all_fine = torch.stack(components), torch.stack(fine)
+        fine = torch.cat([each.detail, mapped, prior])[None]
+        with torch.no_grad():
+            lasts.append(head.to_last(components[None], fine, [each.level]))
+        fines.append(fine)
+    last, fine = torch.cat(lasts), torch.cat(fines)
     truth = torch.stack([each.masks for each in slices])
-    known = torch.stack([each.known_positions for each in slices])[:, None]
-    near = torch.stack([near_foreground_mask(each.masks, side) for each in slices])
-    balance = model.balance if config.RELEARN_BALANCED else model.balance.even()
-    positions = balance.weights(near) * known
-    optimiser = torch.optim.AdamW(head.parameters(), config.RELEARN_RATE, weight_decay=0.0)
-    for step in range(config.RELEARN_STEPS):
-        numbers = rng.permutation(len(slices))[: config.RELEARN_BATCH].tolist()
-        levels = [slices[n].level for n in numbers]
-        inputs = all_fine[numbers]
-        if rng.random() > config.RELEARN_HEARD:
-            inputs = inputs.clone()
-            inputs[:, 1 + head.structures :] = 0
-        logits = head(all_components[numbers], inputs, levels)
-        loss = segmentation_loss(logits, truth[numbers], positions[numbers])
+    near = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in truth])
+    known_share = torch.stack([each.known_positions for each in slices])[:, None]
+    positions = model.balance.weights(near) * known_share
+    learned = [*head.leave.parameters(), head.gain, head.offset]
+    for each in learned:
+        each.requires_grad_(True)
+    steps, rate = config.RELEARN_STEPS, config.RELEARN_RATE
+    optimiser = torch.optim.Adam(learned, rate)
+    for step in range(steps):
+        loss = segmentation_loss(head.from_last(last, fine), truth, positions)
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:
-            group["lr"] = config.RELEARN_RATE * min(1.0, 2 * (1 - step / config.RELEARN_STEPS))
+            group["lr"] = rate * min(1.0, 2 * (1 - step / steps))
         optimiser.step()
-        on_step(step + 1, config.RELEARN_STEPS)
-    return head.eval().requires_grad_(False)
+        on_step(step + 1, steps)
+    return head.requires_grad_(False)

@@ -7,12 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.methods.locate_predict_fuse import config
 from OFLSAM2Core.methods.locate_predict_fuse.corrected import Corrected
+from OFLSAM2Core.methods.locate_predict_fuse.fuse import Fused
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume, as_bytes
 from OFLSAM2Core.preprocessing.letterbox import Box
 
@@ -34,8 +36,10 @@ def errors_of(
             continue
         masks = torch.from_numpy(corrected.masks(index, structures)[:, top:bottom, left:right])
         known = torch.from_numpy(corrected.known[index, top:bottom, left:right])
-        truth = config.KNOWN * (2 * masks.float() - 1)
-        errors[index] = (truth - _logits(volume, index - first)) * known
+        side = 2 * masks.float() - 1
+        # Only what was wrong, or nearly: where it was right, the neighbours are left alone.
+        short = (config.MARGIN - side * _logits(volume, index - first)).clamp(min=0)
+        errors[index] = side * short * known
     return errors
 
 
@@ -54,6 +58,31 @@ def spread(
         mean = torch.stack([w * errors[k] for k, w in weights.items()]).sum(dim=0) / total
         values[:, n] = as_bytes((_logits(volume, n) + nearest * mean).sigmoid()).numpy()
     return ProbabilityVolume(values)
+
+
+def worth_hearing(
+    before: Fused, region: Box, corrected: Corrected, structures: Sequence[Structure]
+) -> npt.NDArray[np.float64]:
+    """How much less the prior should count, of its share in what was put together before anything
+    was corrected, by cross-entropy in the corrected slices, (N,) in [0, 1]."""
+    drawn, said, first, share = before.drawn, before.said, before.first, before.share
+    if said is None or not corrected.slices:
+        return np.ones(len(structures))
+    top, bottom, left, right = region
+    tried = np.linspace(0, 1, 5)
+    losses = np.zeros((len(tried), len(structures)))
+    for index in corrected.slices:
+        if not 0 <= index - first < drawn.count:
+            continue
+        masks = corrected.masks(index, structures)[:, top:bottom, left:right]
+        known = corrected.known[index, top:bottom, left:right]
+        own, prior = (each.values[:, index - first] / 255 for each in (drawn, said))
+        for n, factor in enumerate(tried):
+            weight = (factor * share)[:, None, None]
+            mean = ((1 - weight) * own + weight * prior).clip(0.002, 0.998)
+            losses[n] -= (np.log(np.where(masks, mean, 1 - mean)) * known).sum(axis=(1, 2))
+    # The last of equally good ones: where nothing of a structure is known, its share stays.
+    return tried[::-1][losses[::-1].argmin(axis=0)]
 
 
 def reach_of(height: float, spacing: float) -> float:
