@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.structures import Structure
@@ -45,7 +46,8 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
     scan = Scan(case.name, slicing.to_slices(case.volume.array), slicing)
     labels = slicing.to_slices(case.labels)
     count = model.atlases.count
-    prior, worth = None, model.worth
+    prior: AtlasPrior | None = None
+    worth = model.worth
     with timings.stage("leave one out"):
         if model.mapping.features.with_places:
 

@@ -70,7 +70,8 @@ def fuse(
     touched = [list(own) for own in model.touched]
     volume = volume.without_spurious_components(model.single, touched)
     temperature, highest = TEMPERATURE, None
-    drawn, said, share = volume, None, np.zeros(len(model.structures))
+    drawn, share = volume, np.zeros(len(model.structures))
+    said: ProbabilityVolume | None = None
     if location.prior is not None:
         prior = location.prior
         said = ProbabilityVolume.of_slices(

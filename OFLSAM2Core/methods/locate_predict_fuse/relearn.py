@@ -119,8 +119,8 @@ def trained_on(
     known_share = torch.stack([each.known_positions for each in slices])[:, None]
     positions = model.balance.weights(near) * known_share
     learned = [*head.leave.parameters(), head.gain, head.offset]
-    for each in learned:
-        each.requires_grad_(True)
+    for parameter in learned:
+        parameter.requires_grad_(True)
     steps, rate = config.RELEARN_STEPS, config.RELEARN_RATE
     optimiser = torch.optim.Adam(learned, rate)
     for step in range(steps):

@@ -46,19 +46,19 @@ class VolumeRun:
         self._revision = 1  # The highest of a segmented volume's.
 
     def slices(self) -> Iterator[SliceResult]:
-        found = segment_scan(self._model, self._ctx, self._scan, self._options, self._keep)
-        return map(self._in_volume, found)
+        for result in segment_scan(self._model, self._ctx, self._scan, self._options, self._keep):
+            yield self._in_volume(result)
 
     def correct(self, corrections: Corrections) -> Iterator[SliceResult]:
         own = Corrected.of(corrections, self._slicing)
         self._corrected = own if self._corrected is None else self._corrected.then(own)
         self._revision += 1
-        return map(self._in_volume, self._anew(self._corrected, self._revision))
+        return self._anew(self._corrected, self._revision)
 
     def state(self) -> MethodState:
         return self._state if self._taught is None else encode_model(self._taught)
 
-    def _anew(self, corrected: Corrected, revision: int) -> Iterator[CanonicalResult]:
+    def _anew(self, corrected: Corrected, revision: int) -> Iterator[SliceResult]:
         """The volume by what the support and the corrections of all rounds say."""
         if self._segmented is None:
             for _ in segment_scan(self._model, self._ctx, self._scan, self._options, self._keep):
@@ -69,7 +69,7 @@ class VolumeRun:
         )
         self._taught = step.model
         for result in step.results:
-            yield replace(result, revision=revision)
+            yield self._in_volume(replace(result, revision=revision))
         self._segmented.location.encoded.keep_at_most(config.KEPT_BYTES)
 
     def _keep(self, segmented: Segmented) -> None:
