@@ -129,6 +129,10 @@ SUPPORT_AS = 3.0
 RELEARN_STEPS, RELEARN_RATE = 60, 1e-2
 """Of Adam on the head's last layer."""
 
+OTHERS_KEPT, REMEMBER = 6, 1.0
+"""Slices that were not corrected, spread over the volume, of which the head is to say what it said
+before; and the weight of that."""
+
 MARGIN = 0.5
 """Logit from which on what was said of a known voxel counts as right."""
 

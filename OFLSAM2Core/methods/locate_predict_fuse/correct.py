@@ -10,6 +10,7 @@ import torch
 
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.locate_predict_fuse import config
 from OFLSAM2Core.methods.locate_predict_fuse.corrected import Corrected
 from OFLSAM2Core.methods.locate_predict_fuse.fuse import fuse
 from OFLSAM2Core.methods.locate_predict_fuse.locate import Location, prior_in_window
@@ -21,7 +22,7 @@ from OFLSAM2Core.methods.locate_predict_fuse.pipeline import (
     results_of,
 )
 from OFLSAM2Core.methods.locate_predict_fuse.predict import predict_again, standardised
-from OFLSAM2Core.methods.locate_predict_fuse.relearn import CorrectedSlice, taught
+from OFLSAM2Core.methods.locate_predict_fuse.relearn import CorrectedSlice, UncorrectedSlice, taught
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
 from OFLSAM2Core.methods.locate_predict_fuse.spread import (
     errors_of,
@@ -29,6 +30,7 @@ from OFLSAM2Core.methods.locate_predict_fuse.spread import (
     spread,
     worth_hearing,
 )
+from OFLSAM2Core.methods.locate_predict_fuse.support import spread as evenly
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume, as_bytes
 
 
@@ -63,10 +65,25 @@ def correct_scan(
         level = None if location.scale is None else location.scale.level(index * spacing)
         prior = prior_in_window(location.prior, index, framing)
         slices.append(CorrectedSlice(embedding, detail, masks, known, level, prior))
+    known = set(corrected.slices)
+    rest = [index for index in sorted(segmented.predicted) if index not in known]
+    others = []
+    for index in evenly(rest, config.OTHERS_KEPT):
+        embedding, detail = seen(index)
+        others.append(
+            UncorrectedSlice(
+                model.mapping.features(embedding[None]),
+                detail,
+                segmented.predicted[index].float() / 255,
+                None if location.scale is None else location.scale.level(index * spacing),
+                prior_in_window(location.prior, index, framing),
+            )
+        )
     with timings.stage("learn"), ctx.seeded():
         new = taught(
             model,
             slices,
+            others,
             lambda done, total: report(Progress("learn", done, total)),
         )
     return Step(new, _anew(new, ctx, scan, options, segmented, location, corrected))

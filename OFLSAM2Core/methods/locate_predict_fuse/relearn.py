@@ -27,6 +27,18 @@ OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
+class UncorrectedSlice:
+    """A slice of which nothing is known. components: (C, h, w). said: what was said of it before,
+    (N, S, S) in [0, 1]. Else as `CorrectedSlice`."""
+
+    components: Tensor
+    detail: Tensor
+    said: Tensor
+    level: float | None
+    prior: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class CorrectedSlice:
     """A slice as it is learned from. embedding: (C, h, w), standardised. detail: (1, S, S). masks:
     (N, S, S), known: (S, S), in [0, 1]. prior: (N, S, S), without what this slice says; None where
@@ -55,8 +67,14 @@ class CorrectedSlice:
         return float(self.known_positions.mean())
 
 
-def taught(model: Model, slices: Sequence[CorrectedSlice], on_step: OnStep) -> Model:
-    """The model, with what the slices say; those of which too little is known are left out."""
+def taught(
+    model: Model,
+    slices: Sequence[CorrectedSlice],
+    others: Sequence[UncorrectedSlice],
+    on_step: OnStep,
+) -> Model:
+    """The model, with what the slices say; those of which too little is known are left out.
+    others: some of the volume's slices of which nothing is known."""
     slices = [each for each in slices if bool(each.is_known.any())]
     if not slices:
         return model
@@ -64,7 +82,7 @@ def taught(model: Model, slices: Sequence[CorrectedSlice], on_step: OnStep) -> M
     weights = [each.weight for each in slices]
     equations = added(model.equations, own, weights)
     mapping = Mapping(model.mapping.features, equations.closed_form())
-    head = trained_on(model, slices, own, weights, on_step)
+    head = trained_on(model, mapping, slices, others, own, weights, on_step)
     return replace(model, mapping=mapping, equations=equations, head=head)
 
 
@@ -93,19 +111,23 @@ def added(
 
 def trained_on(
     model: Model,
+    mapping: Mapping,
     slices: Sequence[CorrectedSlice],
+    others: Sequence[UncorrectedSlice],
     own: Sequence[NormalEquations],
     weights: Sequence[float],
     on_step: OnStep,
 ) -> Head:
     """The head, its last layer trained on by the slices. All before it stays, and is calculated
-    once: training all of it takes five times as long and helps less."""
+    once: training all of it takes five times as long and helps less. Of the others it is to say
+    what it said before (Li and Hoiem, Learning without Forgetting, 2016): one corrected slice
+    without a structure would take it from all."""
     head, features = copy.deepcopy(model.head), model.mapping.features
     lasts, fines = [], []
     for n, each in enumerate(slices):
         # By a mapping network that does not know the slice, as it does not know the others.
-        others = [m for m in range(len(slices)) if m != n]
-        known = added(model.equations, [own[m] for m in others], [weights[m] for m in others])
+        rest = [m for m in range(len(slices)) if m != n]
+        known = added(model.equations, [own[m] for m in rest], [weights[m] for m in rest])
         components = features(each.embedding[None])
         mapped = Mapping(features, known.closed_form())(components, each.level)
         prior = torch.zeros_like(mapped) if each.prior is None else each.prior
@@ -118,13 +140,31 @@ def trained_on(
     near = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in truth])
     known_share = torch.stack([each.known_positions for each in slices])[:, None]
     positions = model.balance.weights(near) * known_share
+    kept_last, kept_fine = [], []
+    for one in others:
+        mapped = mapping(one.components, one.level)
+        prior = torch.zeros_like(mapped) if one.prior is None else one.prior
+        seen = torch.cat([one.detail, mapped, prior])[None]
+        with torch.no_grad():
+            kept_last.append(head.to_last(one.components[None], seen, [one.level]))
+        kept_fine.append(seen)
     learned = [*head.leave.parameters(), head.gain, head.offset]
     for parameter in learned:
         parameter.requires_grad_(True)
+    if others:
+        said = torch.stack([one.said for one in others])
+        near_said = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in said])
+        side = (last.shape[-1], last.shape[-1])
+        balance = F.interpolate(
+            model.balance.weights(near_said).unflatten(-1, side), size=said.shape[-2:]
+        )
     steps, rate = config.RELEARN_STEPS, config.RELEARN_RATE
     optimiser = torch.optim.Adam(learned, rate)
     for step in range(steps):
         loss = segmentation_loss(head.from_last(last, fine), truth, positions)
+        if others:
+            again = head.from_last(torch.cat(kept_last), torch.cat(kept_fine))
+            loss = loss + config.REMEMBER * F.binary_cross_entropy_with_logits(again, said, balance)
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:

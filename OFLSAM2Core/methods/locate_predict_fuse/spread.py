@@ -81,8 +81,11 @@ def worth_hearing(
             weight = (factor * share)[:, None, None]
             mean = ((1 - weight) * own + weight * prior).clip(0.002, 0.998)
             losses[n] -= (np.log(np.where(masks, mean, 1 - mean)) * known).sum(axis=(1, 2))
-    # The last of equally good ones: where nothing of a structure is known, its share stays.
-    return tried[::-1][losses[::-1].argmin(axis=0)]
+    # The last of equally good ones: where nothing of a structure is known, its share stays. One
+    # slice says little of all others.
+    best = tried[::-1][losses[::-1].argmin(axis=0)]
+    count = len(corrected.slices)
+    return 1 - (1 - best) * count / (count + 1)
 
 
 def reach_of(height: float, spacing: float) -> float:
