@@ -65,8 +65,7 @@ def correct_scan(
         level = None if location.scale is None else location.scale.level(index * spacing)
         prior = prior_in_window(location.prior, index, framing)
         slices.append(CorrectedSlice(embedding, detail, masks, known, level, prior))
-    known = set(corrected.slices)
-    rest = [index for index in sorted(segmented.predicted) if index not in known]
+    rest = sorted(set(segmented.predicted) - set(corrected.slices))
     others = []
     for index in evenly(rest, config.OTHERS_KEPT):
         embedding, detail = seen(index)
