@@ -1,11 +1,10 @@
-"""`oflsam2 learn`: labelled volumes in, a learned task out."""
+"""`oflsam2 learn`: labelled volumes in, a learned task out; or more of them for a task there is."""
 
 from __future__ import annotations
 
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from OFLSAM2Core.cli.files import add_support_options, check_outputs, read_support, split_pair
 from OFLSAM2Core.cli.interrupt import call_in_background
@@ -18,10 +17,7 @@ from OFLSAM2Core.cli.options import (
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.results import ProgressCallback
 from OFLSAM2Core.io.writing import check_writable
-from OFLSAM2Core.learned_task import SUFFIX
-
-if TYPE_CHECKING:
-    from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
 
 _TASK_BYTES = 100_000_000
 """More than a task of the default method takes on the disk."""
@@ -38,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar=f"TASK{SUFFIX}", help="the learned task"
     )
+    parser.add_argument(
+        "--task",
+        type=Path,
+        metavar=f"TASK{SUFFIX}",
+        help="add the support to this task instead of learning from nothing, in less time; with "
+        "the options that it was learned with",
+    )
     add_support_options(parser)
     add_overwrite_option(parser)
     add_session_options(parser)
@@ -46,22 +49,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     pairs = [split_pair(text) for text in args.support]
     inputs = [path for pair in pairs for path in pair]
-    check_outputs([(args.out, (SUFFIX,))], inputs, overwrite=args.overwrite)
+    check_outputs(
+        [(args.out, (SUFFIX,))], [*inputs, *filter(None, [args.task])], overwrite=args.overwrite
+    )
     check_writable(args.out, need_bytes=_TASK_BYTES)
-    check_options(args)
     bars = ProgressBars(args.quiet)
+    before = None
+    if args.task is not None:
+        before = call_in_background(lambda report: LearnedTask.load(args.task), bars)
+    check_options(args, None if before is None else before.method)
     cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)
-    session = make_session(args, bars)
+    if before is None:
+        session = make_session(args, bars)
+    else:
+        session = make_session(args, bars, backbone=before.backbone, method=before.method)
     started = time.monotonic()
 
     def work(report: ProgressCallback) -> LearnedTask:
-        return session.learn(cases, report, allow_missing=args.allow_missing)
+        if before is None:
+            return session.learn(cases, report, allow_missing=args.allow_missing)
+        task = before
+        for case in cases:
+            task = session.add_case(task, case, report)
+        return task
 
     task = call_in_background(work, bars)
     task.save(args.out)
     bars.say(
         f"Learned {', '.join(structure.name for structure in task.structures)} from "
-        f"{len(cases)} cases in {time.monotonic() - started:.1f} s: {args.out} "
-        f"({args.out.stat().st_size / 1e6:.1f} MB)"
+        f"{len(cases)} {'more ' if before else ''}cases in {time.monotonic() - started:.1f} s: "
+        f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB)"
     )
     return 0

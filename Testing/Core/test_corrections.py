@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
+import torch
 from command_line import ROOT, refused, run, succeed
 from toy_package import case_of
 
@@ -139,6 +140,25 @@ def test_the_command_line_learns_from_a_corrected_result(
     np.testing.assert_array_equal(found, case.labels)
     assert LearnedTask.load(taught).structures == task.structures
     refused(run(*words, **path), "out.seg.nrrd")  # Nothing is overwritten without --overwrite.
+
+
+def test_the_command_line_adds_a_reviewed_case_to_a_task(
+    package: Path, session: FewShotSession, task: LearnedTask, tmp_path: Path
+) -> None:
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(package)])}
+    case = _dim(3)
+    image, labels = tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz"
+    _write(image, case.volume.array)
+    _write(labels, case.labels)
+    table = tmp_path / "labels.json"
+    table.write_text('{"1": "box"}')
+    file, out = task.save(tmp_path / "box.oflsam2"), tmp_path / "grown.oflsam2"
+    said = succeed("learn", "--task", file, "--support", f"{image}={labels}", "--labels", table,
+                   "--out", out, **path)  # fmt: skip
+    assert "1 more case" in said
+    torch.testing.assert_close(
+        LearnedTask.load(out).state.tensors, session.add_case(task, case).state.tensors
+    )
 
 
 def test_a_worker_keeps_a_volume_for_corrections_and_says_so_where_it_does_not(

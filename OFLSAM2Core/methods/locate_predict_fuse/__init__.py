@@ -25,7 +25,7 @@ class LocatePredictFuse:
     description = "registered support cases, and a U-Net and ridge regression on frozen features"
     needs_backbone = True
     sequences = False
-    corrections = False
+    corrections = True
     LearnOptions = own.LearnOptions
     SegmentOptions = own.SegmentOptions
     presets = own.PRESETS
@@ -38,6 +38,16 @@ class LocatePredictFuse:
 
         with ctx.seeded():
             return encode_model(learn_model(ctx, support, options))
+
+    def add_case(
+        self, ctx: Context, task: LearnedTask, case: SupportCase, options: own.LearnOptions
+    ) -> MethodState:
+        from OFLSAM2Core.methods.locate_predict_fuse.extend import extended
+        from OFLSAM2Core.methods.locate_predict_fuse.state import decode_model, encode_model
+
+        model = decode_model(task.state, task.structures)
+        with ctx.seeded():
+            return encode_model(extended(ctx, model, case, options))
 
     def open(
         self, ctx: Context, volume: Volume, task: LearnedTask, options: own.SegmentOptions

@@ -121,3 +121,36 @@ CONFIRMED = 0.25
 """Mean probability that the head gives a structure where the prior says that it is: the prior
 counts in full from there on, and less below. A structure that the head does not see at all is not
 predicted because other patients have it there."""
+
+# --- Correct (measured: docs/experiments/corrections.md)
+
+SUPPORT_AS = 3.0
+"""Corrected slices of a volume that count as much in its mapping network as all of the support."""
+
+RELEARN_STEPS, RELEARN_RATE = 60, 1e-2
+"""Of Adam on the head's last layer."""
+
+OTHERS_KEPT, REMEMBER = 6, 1.0
+"""Slices that were not corrected, spread over the volume, of which the head is to say what it said
+before; and the weight of that."""
+
+MARGIN = 0.5
+"""Logit from which on what was said of a known voxel counts as right."""
+
+REACH = 0.25
+"""Of the structures' height: how far from a corrected slice what was wrong in it fades to 1 / e."""
+
+FAINT = 0.02
+"""What has faded to less is left out."""
+
+KEPT_BYTES = 1 << 30
+"""Of encoded slices that stay in memory until a volume is corrected; others are encoded again."""
+
+# --- Extend
+
+KEPT_SLICES = 32
+"""Support slices that a task keeps, over all cases, so that the head does not forget them when a
+case is added: 10 MB for an image of 256 pixels."""
+
+EXTENDING, EXTENDING_RATE = 4, 0.5
+"""A case is added in so many times fewer training steps, at so many times the learning rate."""

@@ -39,6 +39,16 @@ class EncodedWindow:
     def forget(self, index: int) -> None:
         self._kept.pop(index, None)
 
+    def keep_at_most(self, bytes_: int) -> None:
+        """Forget slices, those that were encoded last first: outwards from the middle they are the
+        farthest. Where they are wanted again they are encoded again."""
+        each = [sum(t.numel() * t.element_size() for t in own) for own in self._kept.values()]
+        total = 0
+        for index, own in zip(list(self._kept), each, strict=True):
+            total += own
+            if total > bytes_:
+                self.forget(index)
+
     def statistics(self, indices: Sequence[int]) -> FeatureStatistics:
         """Mean and deviation of every channel over some slices, without the padding around them."""
         return statistics_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +32,16 @@ CPU = torch.device("cpu")
 @dataclass(frozen=True)
 class Fused:
     """probabilities: of the slices from `first` on, in the window's part of their own grid. sure:
-    what S_cf is multiplied by, of all slices, (N, slices)."""
+    what S_cf is multiplied by, of all slices, (N, slices). drawn, said: the prediction and the
+    prior that were averaged; share: what the prior counted for in that, (N,)."""
 
     volume: ProbabilityVolume
     first: int
     sure: npt.NDArray[np.float64]
     temperature: float
+    drawn: ProbabilityVolume
+    said: ProbabilityVolume | None
+    share: npt.NDArray[np.float64]
 
 
 def fuse(
@@ -45,8 +50,12 @@ def fuse(
     location: Location,
     predicted: dict[int, Tensor],
     intensity_refinement: bool = True,
+    told: Callable[[ProbabilityVolume, int], ProbabilityVolume] | None = None,
+    heard: npt.NDArray[np.float64] | float = 1.0,
 ) -> Fused:
-    """predicted: probabilities of slices in bytes on the image's grid, (N, S, S)."""
+    """predicted: probabilities of slices in bytes on the image's grid, (N, S, S). told: makes of
+    what was put together, which begins at a slice, what a person's corrections say of it. heard:
+    what the prior of each structure counts for, of its share, (N,)."""
     slicing = scan.slicing
     first, stop = min(predicted), max(predicted) + 1
     framing = location.encoded.window.framing
@@ -61,6 +70,8 @@ def fuse(
     touched = [list(own) for own in model.touched]
     volume = volume.without_spurious_components(model.single, touched)
     temperature, highest = TEMPERATURE, None
+    drawn, share = volume, np.zeros(len(model.structures))
+    said: ProbabilityVolume | None = None
     if location.prior is not None:
         prior = location.prior
         said = ProbabilityVolume.of_slices(
@@ -68,6 +79,7 @@ def fuse(
             for index in range(first, stop)
         )
         share = shares(volume, said, np.array(model.worth.reliable)) * confirmed(volume, said)
+        share = share * heard
         volume = averaged(volume, said, share, CPU).without_spurious_components(
             model.single, touched
         )
@@ -76,6 +88,8 @@ def fuse(
         shown = scan.stack[first:stop, top:bottom, left:right]
         volume = volume.by_appearance(shown, touched)
         volume = volume.without_spurious_components(model.single, touched)
+    if told is not None:
+        volume = told(volume, first)
     count = slicing.count
     areas = np.zeros((len(model.structures), count), np.int64)
     areas[:, first:stop] = volume.areas()
@@ -89,7 +103,7 @@ def fuse(
         votes = np.zeros(areas.shape)
         votes[:, first:stop] = highest
         sure = sure * atlas_agreement(areas, votes)
-    return Fused(volume, first, sure, temperature)
+    return Fused(volume, first, sure, temperature, drawn, said, share)
 
 
 def confirmed(volume: ProbabilityVolume, said: ProbabilityVolume) -> npt.NDArray[np.float64]:

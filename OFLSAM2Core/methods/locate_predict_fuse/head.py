@@ -40,19 +40,23 @@ class Head(UNet):
     ) -> Tensor:
         """components: (B, C, h, w). fine: detail, what the mapping network says, prior: (B, 1 + 2
         N, 4h, 4w). levels: slice positions, None where they are not known."""
+        return self.from_last(self.to_last(components, fine, levels), fine)
+
+    def from_last(self, last: Tensor, fine: Tensor) -> Tensor:
+        """The logits by what the last layer sees, `to_last`."""
         mapped = fine[:, 1 : 1 + self.structures]
-        seen = torch.cat([components, F.pixel_unshuffle(fine, BLOCK)], dim=1)
-        inputs = torch.cat([seen, _position(seen, levels)], dim=1)
-        found = F.pixel_shuffle(self.of_inputs(inputs), BLOCK)
+        found = F.pixel_shuffle(self.leave(last), BLOCK)
         return found + self.gain[:, None, None] * mapped + self.offset[:, None, None]
 
-    def of_inputs(self, inputs: Tensor) -> Tensor:
+    def to_last(self, components: Tensor, fine: Tensor, levels: Sequence[float | None]) -> Tensor:
+        """What the last layer sees, (B, WIDTH, h, w)."""
+        seen = torch.cat([components, F.pixel_unshuffle(fine, BLOCK)], dim=1)
+        inputs = torch.cat([seen, _position(seen, levels)], dim=1)
         fine = self.fine(self.enter(inputs))
         middle = self.middle(F.avg_pool2d(fine, 2, ceil_mode=True))
         coarse = self.coarse(F.avg_pool2d(middle, 2, ceil_mode=True))
         middle = self.up_to_middle(torch.cat([upsample_like(coarse, middle), middle], dim=1))
-        fine = self.up_to_fine(torch.cat([upsample_like(middle, fine), fine], dim=1))
-        return self.leave(fine)
+        return self.up_to_fine(torch.cat([upsample_like(middle, fine), fine], dim=1))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.common.bilateral_symmetry import symmetric_label_map
 from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases
 from OFLSAM2Core.methods.locate_predict_fuse.head import Head
+from OFLSAM2Core.methods.locate_predict_fuse.kept_slices import KeptSlices, TrainingSlice
 from OFLSAM2Core.methods.locate_predict_fuse.leave_one_out import leave_one_out
 from OFLSAM2Core.methods.locate_predict_fuse.mapping import fit_mapping
 from OFLSAM2Core.methods.locate_predict_fuse.model import Model, Worth
@@ -97,7 +98,9 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         mapping, without, equations, balance = fit_mapping(encoded, place, earned.level_error, rng)
     with timings.stage("train"):
         head = Head(mapping.features.basis.shape[0], len(structures))
-        data = TrainingSet(encoded, without, place)
+        data = TrainingSet(
+            [TrainingSlice.of(each, mapping.features) for each in encoded], without, place
+        )
         train(
             head,
             data,
@@ -117,7 +120,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         intensity=intensity,
         view=view,
         atlases=atlases,
-        worth=Worth(tuple(earned.reliable.tolist()), located, earned.beyond),
+        worth=Worth(tuple(earned.reliable.tolist()), located, earned.beyond, earned.level_error),
         extents=StructureExtents.from_support(
             areas, [s.slice_spacing for s in slicings], [w.scale for w in windows]
         ),
@@ -132,6 +135,8 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         widths=tuple(
             structure_width([case[n] for case in areas], pixels) for n in range(len(structures))
         ),
+        mirror=None if partners is None else tuple(int(n) for n in partners),
+        kept=KeptSlices.of(encoded, mapping.features, without),
     )
 
 

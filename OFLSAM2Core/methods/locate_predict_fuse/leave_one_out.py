@@ -12,7 +12,7 @@ import torch
 
 from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
 from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases, box_of
+from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases, Pose, box_of
 from OFLSAM2Core.methods.locate_predict_fuse.config import GREYS, OTHERS
 from OFLSAM2Core.methods.locate_predict_fuse.places import likely_places
 from OFLSAM2Core.methods.locate_predict_fuse.region import region_of
@@ -62,22 +62,16 @@ def leave_one_out(
         looking = atlases.with_grey(grey)
         poses, overlaps = [], []
         for own, scan in enumerate(scans):
-            places = likely_places(looking, scan, others[own])
-            hypotheses = []
-            for pose in looking.pose(scan, places, others[own], on_step):
-                prior = looking.prior_of(scan, pose, deform=False, on_step=on_step)
-                hypotheses.append((_overlap(prior, labels[own], structures), pose))
-            # In a new volume the head decides between hypotheses; here the labels stand for it.
-            overlap, pose = max(hypotheses, key=lambda each: float(np.nanmean(each[0])))
+            found, pose = best_pose(looking, scan, labels[own], structures, others[own], on_step)
             poses.append(pose)
-            overlaps.append(overlap)
+            overlaps.append(found)
         tried.append((float(np.nanmean(overlaps)), looking, poses))
     _, best, poses = max(tried, key=lambda each: each[0])
     priors, overlaps, pairs, centres, beyond = [], [], [], [], []
     for own, (scan, pose) in enumerate(zip(scans, poses, strict=True)):
         prior = best.prior_of(scan, pose, deform=True, on_step=on_step)
         priors.append(prior)
-        overlaps.append(_overlap(prior, labels[own], structures))
+        overlaps.append(overlap(prior, labels[own], structures))
         found = region_of(prior)
         step = scan.slicing.steps
         true = PositionScale.of_labels(labels[own], step[0])
@@ -106,7 +100,25 @@ def leave_one_out(
     return best, earned
 
 
-def _overlap(
+def best_pose(
+    atlases: Atlases,
+    scan: Scan,
+    labels: npt.NDArray,
+    structures: Sequence[Structure],
+    which: Sequence[int],
+    on_step: OnStep,
+) -> tuple[npt.NDArray[np.float64], Pose]:
+    """Of the hypotheses of where a case's structures are, by some atlases, the one that overlaps
+    most with its labels, and how much, (N,)."""
+    hypotheses = []
+    for pose in atlases.pose(scan, likely_places(atlases, scan, which), which, on_step):
+        prior = atlases.prior_of(scan, pose, deform=False, on_step=on_step)
+        hypotheses.append((overlap(prior, labels, structures), pose))
+    # In a new volume the head decides between hypotheses; here the labels stand for it.
+    return max(hypotheses, key=lambda each: float(np.nanmean(each[0])))
+
+
+def overlap(
     prior: AtlasPrior, labels: npt.NDArray, structures: Sequence[Structure]
 ) -> npt.NDArray[np.float64]:
     """Dice of each structure, (N,), NaN where the case does not have it, on the atlases' grid; what

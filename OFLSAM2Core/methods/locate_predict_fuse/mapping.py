@@ -37,13 +37,8 @@ def fit_mapping(
     balance = PositionWeights.from_support(near)
     sums: dict[int, NormalEquationsAccumulator] = {}
     for each, own_near in zip(slices, near, strict=True):
-        some = torch.from_numpy(rng.permutation(side * side)[:POSITIONS])
-        level = error.disturbed(each.level, rng) if place else 0.0
-        rows = features.rows(each.embedding.float()[None], level, some)
-        wanted = wanted_of(each.masks.float() / 255)[..., some]
-        sums.setdefault(each.case, NormalEquationsAccumulator()).add(
-            rows, wanted, own_near[:, some], balance
-        )
+        total = sums.setdefault(each.case, NormalEquationsAccumulator())
+        _add(total, each, own_near, features, balance, error, rng)
     by_case = {case: total.mean() for case, total in sums.items()}
     without = {
         case: Mapping(
@@ -56,6 +51,37 @@ def fit_mapping(
     }
     equations = mean_equations(list(by_case.values()))
     return Mapping(features, equations.closed_form()), without, equations, balance
+
+
+def equations_of(
+    slices: Sequence[SupportSlice],
+    features: PcaFeatureMap,
+    balance: PositionWeights,
+    error: PositionNoise,
+    rng: np.random.Generator,
+) -> NormalEquations:
+    """Of one more case, as those of the others were made."""
+    total = NormalEquationsAccumulator()
+    for each in slices:
+        near = near_foreground_mask(each.masks.float() / 255, each.embedding.shape[-1])
+        _add(total, each, near, features, balance, error, rng)
+    return total.mean()
+
+
+def _add(
+    total: NormalEquationsAccumulator,
+    each: SupportSlice,
+    near: Tensor,
+    features: PcaFeatureMap,
+    balance: PositionWeights,
+    error: PositionNoise,
+    rng: np.random.Generator,
+) -> None:
+    """Some positions of a slice, at a slice position as uncertain as it will be."""
+    some = torch.from_numpy(rng.permutation(near.shape[1])[:POSITIONS])
+    level = error.disturbed(each.level, rng) if features.with_places else 0.0
+    rows = features.rows(each.embedding.float()[None], level, some)
+    total.add(rows, wanted_of(each.masks.float() / 255)[..., some], near[:, some], balance)
 
 
 def wanted_of(masks: Tensor) -> Tensor:

@@ -9,25 +9,30 @@ from OFLSAM2Core.methods.common.class_balance import PositionWeights
 from OFLSAM2Core.methods.common.mapping_network import NormalEquations
 from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases
 from OFLSAM2Core.methods.locate_predict_fuse.head import Head, Mapping
+from OFLSAM2Core.methods.locate_predict_fuse.kept_slices import KeptSlices
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Intensity, View
 from OFLSAM2Core.slice_position.extents import StructureExtents
+from OFLSAM2Core.slice_position.regression import PositionNoise
 
 
 @dataclass(frozen=True)
 class Worth:
     """What place is worth by leave-one-out, kept in the task. reliable: Dice of the prior of each
     structure, NaN where it is not known. located: whether a region is located, or all of a volume
-    predicted. beyond: slices beyond the located ends, of the structures' height."""
+    predicted. beyond: slices beyond the located ends, of the structures' height. level_error: of
+    slice positions."""
 
     reliable: tuple[float, ...]
     located: bool
     beyond: float
+    level_error: PositionNoise = PositionNoise()
 
 
 @dataclass(frozen=True)
 class Model:
     """equations: the mapping network's, to which corrections can be added exactly. single: whether
-    a structure hangs together, touched: which others it touches; widths: mm."""
+    a structure hangs together, touched: which others it touches; widths: mm. mirror: partners of
+    structures in a mirror, None where copies are not mirrored. kept: a few support slices."""
 
     structures: tuple[Structure, ...]
     orientation: str
@@ -43,3 +48,5 @@ class Model:
     single: tuple[bool, ...]
     touched: tuple[tuple[int, ...], ...]
     widths: tuple[float, ...]
+    mirror: tuple[int, ...] | None = None
+    kept: KeptSlices = KeptSlices((), {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.methods.base import Context
-from OFLSAM2Core.methods.locate_predict_fuse.fuse import fuse, labels_and_confidence
-from OFLSAM2Core.methods.locate_predict_fuse.locate import locate, registered
+from OFLSAM2Core.methods.locate_predict_fuse.fuse import Fused, fuse, labels_and_confidence
+from OFLSAM2Core.methods.locate_predict_fuse.locate import Location, locate, registered
 from OFLSAM2Core.methods.locate_predict_fuse.model import Model
 from OFLSAM2Core.methods.locate_predict_fuse.options import SegmentOptions
 from OFLSAM2Core.methods.locate_predict_fuse.predict import predict, predict_again
@@ -35,10 +35,26 @@ class CanonicalResult:
     revision: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """What a segmented volume leaves behind, to go on from when it is corrected. location: with the
+    encoded slices. predicted: probabilities of slices in bytes on the image's grid, (N, S, S).
+    fused: what came of them."""
+
+    location: Location
+    predicted: dict[int, Tensor]
+    fused: Fused
+
+
 def segment_scan(
-    model: Model, ctx: Context, scan: Scan, options: SegmentOptions
+    model: Model,
+    ctx: Context,
+    scan: Scan,
+    options: SegmentOptions,
+    keep: Callable[[Segmented], None] = lambda segmented: None,
 ) -> Iterator[CanonicalResult]:
-    """Slices as they are ready; those that fusing changes once more, revision 1."""
+    """Slices as they are ready; those that fusing changes once more, revision 1. keep: is given
+    what the volume leaves behind, before the last slices."""
     report, timings = ctx.report, ctx.timings
     slicing = scan.slicing
     count = slicing.count
@@ -84,6 +100,7 @@ def segment_scan(
     # Fuse.
     with timings.stage("fuse"):
         fused = fuse(model, scan, location, again or predicted, options.intensity_refinement)
+    keep(Segmented(location, again or predicted, fused))
     absent = [
         structure.name
         for structure, areas in zip(model.structures, fused.volume.areas(), strict=True)
@@ -91,13 +108,21 @@ def segment_scan(
     ]
     if absent:
         logger.warning("Nothing was found in '%s' of: %s.", scan.name, ", ".join(absent))
-    top, bottom, left, right = framing.region
-    for index in range(count):
-        own = torch.zeros(len(model.structures), *slicing.slice_shape)
+    for result in results_of(model, scan, location, fused):
+        yield replace(result, revision=1 if result.index in predicted else 0)
+
+
+def results_of(
+    model: Model, scan: Scan, location: Location, fused: Fused
+) -> Iterator[CanonicalResult]:
+    """Every slice of a volume as it was put together."""
+    top, bottom, left, right = location.encoded.window.framing.region
+    for index in range(scan.slicing.count):
+        own = torch.zeros(len(model.structures), *scan.slicing.slice_shape)
         if 0 <= index - fused.first < fused.volume.count:
             own[:, top:bottom, left:right] = fused.volume.slice(
                 index - fused.first, torch.device("cpu")
             )
         sure = torch.from_numpy(np.ascontiguousarray(fused.sure[:, index])).float()
         labels, confidence, scores = labels_and_confidence(model, own, fused.temperature, sure)
-        yield CanonicalResult(index, labels, confidence, scores, 1 if index in predicted else 0)
+        yield CanonicalResult(index, labels, confidence, scores)

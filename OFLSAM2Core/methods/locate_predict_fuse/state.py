@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,15 +15,14 @@ from OFLSAM2Core.methods.common.class_balance import PositionWeights
 from OFLSAM2Core.methods.common.mapping_network import NormalEquations, PcaFeatureMap
 from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases
 from OFLSAM2Core.methods.locate_predict_fuse.head import Head, Mapping
+from OFLSAM2Core.methods.locate_predict_fuse.kept_slices import KeptSlices
 from OFLSAM2Core.methods.locate_predict_fuse.model import Model, Worth
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Intensity, View
 from OFLSAM2Core.runtime.named_tensors import named, part_of
 from OFLSAM2Core.slice_position.extents import StructureExtents
+from OFLSAM2Core.slice_position.regression import PositionNoise
 
 VERSION = 1
-
-NOT_SHOWN = -1e6
-"""Slice position that stands for an end which no support case shows: files hold finite numbers."""
 
 
 def encode_model(model: Model) -> MethodState:
@@ -34,13 +32,14 @@ def encode_model(model: Model) -> MethodState:
     tensors = {
         **named("atlases", model.atlases.to_tensors()),
         **named("head", model.head.state_dict()),
+        **named("kept", model.kept.to_tensors()),
         "mapping.basis": model.mapping.features.basis,
         "mapping.tau": model.mapping.tau,
         "mapping.gram": model.equations.gram[:, upper[0], upper[1]],
         "mapping.moment": model.equations.moment,
         "mapping.near": model.balance.near,
         "mapping.far": model.balance.far,
-        "extents": torch.from_numpy(np.nan_to_num(model.extents.levels, nan=NOT_SHOWN)),
+        "extents": torch.from_numpy(model.extents.stored),
     }
     metadata = {
         "orientation": model.orientation,
@@ -50,6 +49,8 @@ def encode_model(model: Model) -> MethodState:
         "reliable": [None if math.isnan(each) else each for each in model.worth.reliable],
         "located": model.worth.located,
         "beyond": model.worth.beyond,
+        "level_error": [model.worth.level_error.shift, model.worth.level_error.scaling],
+        "mirror": None if model.mirror is None else list(model.mirror),
         "kernel": model.mapping.features.kernel,
         "with_places": model.mapping.features.with_places,
         "single": list(model.single),
@@ -81,7 +82,6 @@ def _decoded(
     data: dict[str, Any], tensors: dict[str, Tensor], structures: tuple[Structure, ...]
 ) -> Model:
     intensity = Intensity.from_json(data["intensity"])
-    extents = tensors["extents"].numpy()
     basis = tensors["mapping.basis"]
     features = PcaFeatureMap(basis, int(data["kernel"]), bool(data["with_places"]))
     size = features.unknowns
@@ -91,6 +91,7 @@ def _decoded(
     gram[:, upper[1], upper[0]] = tensors["mapping.gram"]
     head = Head(basis.shape[0], len(structures))
     head.load_state_dict(part_of(tensors, "head"))
+    mirror = data.get("mirror")  # Not in tasks that were learned before cases could be added.
     reliable = tuple(math.nan if each is None else float(each) for each in data["reliable"])
     return Model(
         structures=structures,
@@ -98,8 +99,13 @@ def _decoded(
         intensity=intensity,
         view=View(float(data["side"]), int(data["size"])),
         atlases=Atlases.from_tensors(part_of(tensors, "atlases"), intensity),
-        worth=Worth(reliable, bool(data["located"]), float(data["beyond"])),
-        extents=StructureExtents(np.where(extents == NOT_SHOWN, np.nan, extents)),
+        worth=Worth(
+            reliable,
+            bool(data["located"]),
+            float(data["beyond"]),
+            PositionNoise(*(float(each) for each in data["level_error"])),
+        ),
+        extents=StructureExtents.from_stored(tensors["extents"].numpy()),
         mapping=Mapping(features, tensors["mapping.tau"]),
         head=head.eval().requires_grad_(False),
         equations=NormalEquations(gram, tensors["mapping.moment"]),
@@ -107,4 +113,6 @@ def _decoded(
         single=tuple(bool(each) for each in data["single"]),
         touched=tuple(tuple(int(n) for n in own) for own in data["touched"]),
         widths=tuple(float(each) for each in data["widths"]),
+        mirror=None if mirror is None else tuple(int(n) for n in mirror),
+        kept=KeptSlices.from_tensors(part_of(tensors, "kept")),
     )

@@ -64,10 +64,12 @@ def encode_support(
     rng: np.random.Generator,
     on_step: OnStep,
     partners: npt.NDArray[np.intp] | None = None,
+    cases: int | None = None,
 ) -> list[SupportSlice]:
     """wanted: slices and copies in all. partners: of structures in a mirror; every second copy is
-    mirrored then."""
-    chosen = [worth_learning(each.labels, MOST_SLICES // len(windows)) for each in windows]
+    mirrored then. cases: of all the support, where the windows are not all of it."""
+    most = MOST_SLICES // (cases or len(windows))
+    chosen = [worth_learning(each.labels, most) for each in windows]
     own = sum(map(len, chosen))
     rounds = [chosen]
     left = max(wanted - own, 0)

@@ -19,7 +19,7 @@ from OFLSAM2Core.methods.common.class_balance import (
 from OFLSAM2Core.methods.locate_predict_fuse import config
 from OFLSAM2Core.methods.locate_predict_fuse.head import Head
 from OFLSAM2Core.methods.locate_predict_fuse.head import Mapping as TauMapping
-from OFLSAM2Core.methods.locate_predict_fuse.support import SupportSlice
+from OFLSAM2Core.methods.locate_predict_fuse.kept_slices import TrainingSlice
 from OFLSAM2Core.methods.ofl_sam2_atlas.episodic_training import segmentation_loss
 from OFLSAM2Core.slice_position.regression import PositionNoise
 
@@ -29,18 +29,14 @@ class TrainingSet:
     a slice's own case, (T, N, S, S); both in half precision."""
 
     def __init__(
-        self, slices: Sequence[SupportSlice], without: Mapping[int, TauMapping], place: bool
+        self, slices: Sequence[TrainingSlice], without: Mapping[int, TauMapping], place: bool
     ) -> None:
         self.slices = slices
         self.without = without
         self.place = place
-        some = next(iter(without.values()))
-        comps, mapped = [], []
-        for each in slices:
-            components = some.features(each.embedding.float()[None])
-            comps.append(components.half())
-            mapped.append(without[each.case].of_features(components).half())
-        self.components, self.mapped = torch.stack(comps), torch.stack(mapped)
+        mapped = [without[s.case].of_features(s.components.float()).half() for s in slices]
+        self.components = torch.stack([s.components for s in slices])
+        self.mapped = torch.stack(mapped)
         near = [
             near_foreground_mask(s.masks.float() / 255, self.components.shape[-1]) for s in slices
         ]

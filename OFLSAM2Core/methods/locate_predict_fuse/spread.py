@@ -1,0 +1,99 @@
+"""What corrected slices say of the slices beside them: what was wrong in one is wrong likewise in
+the next, and less and less so farther away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.methods.locate_predict_fuse import config
+from OFLSAM2Core.methods.locate_predict_fuse.corrected import Corrected
+from OFLSAM2Core.methods.locate_predict_fuse.fuse import Fused
+from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume, as_bytes
+from OFLSAM2Core.preprocessing.letterbox import Box
+
+
+def errors_of(
+    volume: ProbabilityVolume,
+    first: int,
+    region: Box,
+    corrected: Corrected,
+    structures: Sequence[Structure],
+) -> dict[int, Tensor]:
+    """By how much logits of corrected slices must rise, (N, rows, columns) in a region of the
+    slices, 0 where nothing is known. volume: what was said of the slices from `first` on, there.
+    """
+    top, bottom, left, right = region
+    errors = {}
+    for index in corrected.slices:
+        if not 0 <= index - first < volume.count:
+            continue
+        masks = torch.from_numpy(corrected.masks(index, structures)[:, top:bottom, left:right])
+        known = torch.from_numpy(corrected.known[index, top:bottom, left:right])
+        side = 2 * masks.float() - 1
+        # Only what was wrong, or nearly: where it was right, the neighbours are left alone.
+        short = (config.MARGIN - side * _logits(volume, index - first)).clamp(min=0)
+        errors[index] = side * short * known
+    return errors
+
+
+def spread(
+    volume: ProbabilityVolume, first: int, errors: Mapping[int, Tensor], reach: float
+) -> ProbabilityVolume:
+    """With the errors of corrected slices taken from their neighbours, too. reach: slices over
+    which that fades to 1 / e."""
+    values = volume.values.copy()
+    for n in range(volume.count):
+        weights = {k: math.exp(-abs(k - first - n) / reach) for k in errors}
+        nearest = max(weights.values(), default=0.0)
+        if nearest < config.FAINT:
+            continue
+        total = sum(weights.values())
+        mean = torch.stack([w * errors[k] for k, w in weights.items()]).sum(dim=0) / total
+        values[:, n] = as_bytes((_logits(volume, n) + nearest * mean).sigmoid()).numpy()
+    return ProbabilityVolume(values)
+
+
+def worth_hearing(
+    before: Fused, region: Box, corrected: Corrected, structures: Sequence[Structure]
+) -> npt.NDArray[np.float64]:
+    """How much less the prior should count, of its share in what was put together before anything
+    was corrected, by cross-entropy in the corrected slices, (N,) in [0, 1]."""
+    drawn, said, first, share = before.drawn, before.said, before.first, before.share
+    if said is None or not corrected.slices:
+        return np.ones(len(structures))
+    top, bottom, left, right = region
+    tried = np.linspace(0, 1, 5)
+    losses = np.zeros((len(tried), len(structures)))
+    for index in corrected.slices:
+        if not 0 <= index - first < drawn.count:
+            continue
+        masks = corrected.masks(index, structures)[:, top:bottom, left:right]
+        known = corrected.known[index, top:bottom, left:right]
+        own, prior = (each.values[:, index - first] / 255 for each in (drawn, said))
+        for n, factor in enumerate(tried):
+            weight = (factor * share)[:, None, None]
+            mean = ((1 - weight) * own + weight * prior).clip(0.002, 0.998)
+            losses[n] -= (np.log(np.where(masks, mean, 1 - mean)) * known).sum(axis=(1, 2))
+    # The last of equally good ones: where nothing of a structure is known, its share stays. One
+    # slice says little of all others.
+    best = tried[::-1][losses[::-1].argmin(axis=0)]
+    count = len(corrected.slices)
+    return 1 - (1 - best) * count / (count + 1)
+
+
+def reach_of(height: float, spacing: float) -> float:
+    """In slices. height: of the structures, spacing: of the slices, mm."""
+    return max(config.REACH * height / spacing, 0.5)
+
+
+def _logits(volume: ProbabilityVolume, n: int) -> Tensor:
+    """Of a slice, (N, rows, columns), no surer than what is known."""
+    shown = torch.from_numpy(np.ascontiguousarray(volume.values[:, n])).float() / 255
+    return torch.logit(shown.clamp(1 / 512, 1 - 1 / 512))
