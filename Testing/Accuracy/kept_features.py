@@ -20,7 +20,8 @@ def keep_features(backbone: Backbone, folder: Path) -> None:
     """
     own = folder / f"{backbone.identity[:12]}-{backbone.precision}"
     own.mkdir(parents=True, exist_ok=True)
-    encode, with_precision = backbone.encode, backbone.with_precision
+    encode = backbone.encode
+    with_precision, at_size = backbone.with_precision, backbone.at_size
 
     def kept(images: Tensor) -> ImageFeatures:
         file = own / f"{hashlib.sha1(images.cpu().numpy().tobytes()).hexdigest()}.npy"
@@ -34,12 +35,15 @@ def keep_features(backbone: Backbone, folder: Path) -> None:
         embedding = torch.from_numpy(np.load(file).astype(np.float32))
         return ImageFeatures(embedding.to(backbone.device))
 
-    def kept_in_precision(precision: str) -> Backbone:
-        other = with_precision(precision)
+    def kept_too(other: Backbone) -> Backbone:
         if other is not backbone:
-            del other.encode, other.with_precision  # Copies of these two, which are of `backbone`.
+            # Copies of these three, which are of `backbone`.
+            del other.encode, other.with_precision, other.at_size
             keep_features(other, folder)
         return other
 
     backbone.encode = kept  # type: ignore[method-assign]
-    backbone.with_precision = kept_in_precision  # type: ignore[method-assign]
+    backbone.with_precision = lambda precision: kept_too(  # type: ignore[method-assign]
+        with_precision(precision)
+    )
+    backbone.at_size = lambda size: kept_too(at_size(size))  # type: ignore[method-assign]
