@@ -22,7 +22,7 @@ from OFLSAM2Core.runtime.named_tensors import named, part_of
 from OFLSAM2Core.slice_position.extents import StructureExtents
 from OFLSAM2Core.slice_position.regression import PositionNoise
 
-VERSION = 1
+VERSION = 2
 
 
 def encode_model(model: Model) -> MethodState:
@@ -91,7 +91,7 @@ def _decoded(
     gram[:, upper[1], upper[0]] = tensors["mapping.gram"]
     head = Head(basis.shape[0], len(structures))
     head.load_state_dict(part_of(tensors, "head"))
-    mirror = data.get("mirror")  # Not in tasks that were learned before cases could be added.
+    mirror = data["mirror"]
     reliable = tuple(math.nan if each is None else float(each) for each in data["reliable"])
     return Model(
         structures=structures,

@@ -64,7 +64,8 @@ class MaskDecoder(nn.Module):
         for own, block in zip(levels[-2::-1], list(self.blocks)[::-1], strict=True):
             seen = [own, _resized(below, own)]
             if prompt is not None:
-                seen.append(F.adaptive_avg_pool3d(prompt, own.shape[2:]))
+                depth, height, width = own.shape[2:]
+                seen.append(F.adaptive_avg_pool3d(prompt, (depth, height, width)))
             below = block(torch.cat(seen, dim=1))
         return self.leave(below)
 
