@@ -129,8 +129,8 @@ def _evaluate(args: argparse.Namespace, method: Method, *, overwrite: bool) -> s
     words += ["--method", method.name]
     words += ["--backbone", args.backbone, "--device", args.device, "--seed", str(args.seed)]
     words += ["--overwrite"] if overwrite else []
-    for option, value in _own_settings(args, method).items():
-        words += ["--set", f"{option}={value}"]
+    for name, setting in _own_settings(args, method).items():
+        words += ["--set", f"{name}={setting}"]
     for option, value in (
         ("--weights", args.weights),
         ("--supports", args.supports),

@@ -158,8 +158,8 @@ class EvaluationReport:
             lines += ["", "| sequence | structure | J | F | frames a second |", "|---" * 5 + "|"]
         for case in self._cases:
             for name, found in case.get("frames", {}).items():
-                figures = (found["region"], found["boundary"], case["frames_per_second"])
-                lines.append(f"| {case['case']} | {name} | {' | '.join(map(_plain, figures))} |")
+                measured = (found["region"], found["boundary"], case["frames_per_second"])
+                lines.append(f"| {case['case']} | {name} | {' | '.join(map(_plain, measured))} |")
         lines += ["", "Worst and best cases: [cases.png](cases.png)", ""]
         return "\n".join(lines)
 

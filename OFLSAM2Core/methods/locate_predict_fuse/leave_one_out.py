@@ -62,9 +62,9 @@ def leave_one_out(
         looking = atlases.with_grey(grey)
         poses, overlaps = [], []
         for own, scan in enumerate(scans):
-            found, pose = best_pose(looking, scan, labels[own], structures, others[own], on_step)
+            known, pose = best_pose(looking, scan, labels[own], structures, others[own], on_step)
             poses.append(pose)
-            overlaps.append(found)
+            overlaps.append(known)
         tried.append((float(np.nanmean(overlaps)), looking, poses))
     _, best, poses = max(tried, key=lambda each: each[0])
     priors, overlaps, pairs, centres, beyond = [], [], [], [], []
