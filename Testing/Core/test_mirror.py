@@ -127,7 +127,14 @@ def test_masks_are_mirrored_with_the_image_and_a_second_time_back_again() -> Non
         np.testing.assert_array_equal(found, before)
 
 
-@pytest.mark.parametrize(("is_alike", "mirror"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("is_alike", "mirror"),
+    [
+        (True, True),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+    ],
+)
 def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_are_alike(
     is_alike: bool, mirror: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

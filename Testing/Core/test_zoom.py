@@ -177,6 +177,7 @@ def test_a_preparation_with_a_square_is_the_same_after_json() -> None:
     assert Preprocessing.from_json(json.loads(json.dumps(preparation.to_json()))) == preparation
 
 
+@pytest.mark.slow
 def test_only_around_the_structures_does_a_closer_look_change_anything(
     session: FewShotSession, task: LearnedTask
 ) -> None:
