@@ -121,7 +121,16 @@ def run(args: argparse.Namespace) -> int:
             report.write(args.out)
     print(f"Report: {args.out / 'report.md'}")
     print(last_line(report))
+    for name, found in report.parts().items():
+        print(
+            f"{name}: parts found {shown(found['recall'])}, predicted parts that are right "
+            f"{shown(found['precision'])}, false parts a case {shown(found['false_a_case'])}"
+        )
     return SOME_FAILED if report.cases_failed else 0
+
+
+def shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
 
 
 def tell_failure(report: EvaluationReport, failed: FailedCase, bars: ProgressBars) -> None:

@@ -16,6 +16,7 @@ from OFLSAM2Core.errors import Cancelled
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.machine import peak_memory_mb
 from OFLSAM2Core.evaluation.metrics import SegmentationMetrics, Spacing, compute_metrics
+from OFLSAM2Core.evaluation.parts import PartAgreement, count_parts
 from OFLSAM2Core.evaluation.reliability import CaseCalibration, check_case
 from OFLSAM2Core.evaluation.sequences import FrameAgreement, frame_agreement, split_sequence
 
@@ -39,7 +40,7 @@ class EvaluatedCase:
     """One test case.
 
     agreements: by structure name. peak_memory_mb: of this process so far. frames: by structure
-        name, of a sequence; empty for volumes.
+        name, of a sequence; empty for volumes. parts: by structure name, of a volume.
     """
 
     truth: SupportCase
@@ -48,6 +49,7 @@ class EvaluatedCase:
     reliability: CaseCalibration
     peak_memory_mb: float
     frames: dict[str, FrameAgreement] = field(default_factory=dict)
+    parts: dict[str, PartAgreement] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float:
@@ -174,6 +176,7 @@ def compare(
         outcome=outcome,
         agreements={name: compute_metrics(*both, spacing) for name, both in masks.items()},
         frames={name: frame_agreement(*both) for name, both in masks.items() if sequence},
+        parts={name: count_parts(*both) for name, both in masks.items() if not sequence},
         reliability=check_case(outcome, truth.labels, truth.structures),
         peak_memory_mb=peak_memory_mb(),
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase
+from OFLSAM2Core.evaluation.parts import PartAgreement
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
 from OFLSAM2Core.evaluation.reliability import CaseCalibration, calibration_error, summarise
 from OFLSAM2Core.runtime.atomic_write import atomic_write
@@ -63,6 +65,7 @@ class EvaluationReport:
                 "peak_memory_mb": round(case.peak_memory_mb),
                 "calibration_error": calibration_error(case.reliability.near),
                 **_of_frames(case),
+                "parts": {name: asdict(found) for name, found in case.parts.items()},
                 "per_slice": [check.to_json() for check in case.reliability.slices],
             }
         )
@@ -160,8 +163,39 @@ class EvaluationReport:
             for name, found in case.get("frames", {}).items():
                 measured = (found["region"], found["boundary"], case["frames_per_second"])
                 lines.append(f"| {case['case']} | {name} | {' | '.join(map(_plain, measured))} |")
+        lines += self._parts_table()
         lines += ["", "Worst and best cases: [cases.png](cases.png)", ""]
         return "\n".join(lines)
+
+    def parts(self) -> dict[str, dict[str, float | None]]:
+        """Of structures with several parts in a reference: share of the parts that are found, share
+        of the predicted parts that are right, both over all cases, and false parts a case."""
+        found = {}
+        for structure in self.structures:
+            cases = [c["parts"][structure.name] for c in self._cases if c["parts"]]
+            total = {
+                key: sum(case[key] for case in cases)
+                for key in ("true", "found", "predicted", "false")
+            }
+            if any(case["true"] > 1 for case in cases):
+                together = PartAgreement(**total)
+                found[structure.name] = {
+                    "recall": _number(together.recall),
+                    "precision": _number(together.precision),
+                    "false_a_case": _number(together.false / len(cases)),
+                }
+        return found
+
+    def _parts_table(self) -> list[str]:
+        rows = [
+            f"| {name} | {_plain(own['recall'])} | {_plain(own['precision'])} "
+            f"| {_plain(own['false_a_case'])} |"
+            for name, own in self.parts().items()
+        ]
+        if not rows:
+            return []
+        head = "| structure of several parts | parts found | parts right | false parts a case |"
+        return ["", head, "|---|---|---|---|", *rows]
 
     def _support(self) -> str:
         if "support_percent" in self.about:
@@ -194,6 +228,7 @@ class EvaluationReport:
             "seconds_to_first_slice": self._mean_of("seconds_to_first_slice"),
             "peak_memory_mb": max(case["peak_memory_mb"] for case in self._cases),
             "confidence": summarise(self._reliability),
+            "parts": self.parts(),
         }
 
     def _values(self, metric: str) -> npt.NDArray[np.float64]:

@@ -207,6 +207,25 @@ def test_absent_structures_are_left_out_of_the_mean_and_counted(case):
     assert report["summary"]["mean_dice"]["mean"] == pytest.approx((1 + 0.5) / 2)
 
 
+def test_parts_are_counted_where_a_reference_has_several(case, tmp_path):
+    truth = case.labels.copy()
+    truth[0, 0, 0] = 1  # A second part of the anterior hippocampus, of one voxel.
+    two_parts = SupportCase(case.volume, truth, case.structures)
+    drawn = case.labels.copy()
+    drawn[-1, -1, -1] = 1
+    report = report_of(
+        [
+            compare(two_parts, outcome_of(case, drawn)),  # One of two, and a false one.
+            compare(two_parts, outcome_of(case, np.zeros_like(drawn))),  # Nothing.
+        ]
+    )
+    assert report.parts() == {
+        "anterior hippocampus": {"recall": 0.25, "precision": 0.5, "false_a_case": 0.5}
+    }
+    assert "| anterior hippocampus | 0.25 | 0.5 | 0.5 |" in report.to_markdown()
+    assert not report_of([compare(case, outcome_of(case, drawn))]).parts()
+
+
 def test_the_report_is_strict_json_with_a_table_and_a_picture_beside_it(case, tmp_path):
     labels = np.roll(case.labels, 1, axis=0)
     labels[labels == 2] = 0
