@@ -130,12 +130,14 @@ def test_equations_of_corrected_slices_add_exactly() -> None:
     rows = torch.randn(4, 50, 6, generator=generator, dtype=torch.float64)
     wanted = torch.randn(4, 2, 3, 50, generator=generator, dtype=torch.float64)
     each = [NormalEquations.of(r, w) for r, w in zip(rows, wanted, strict=True)]
-    # A support, two whole slices, and one of which a half is known.
-    weights = torch.tensor([SUPPORT_AS, 1.0, 1.0, 0.5], dtype=torch.float64)
-    together = added(each[0], each[1:], weights[1:].tolist()).closed_form(0.1)
-    scale = (weights / weights.sum() / 50).sqrt()[:, None, None]
-    stacked = (rows * scale).flatten(0, 1)
+    # A support, a whole slice, one without the second structure, and one of which a half is known.
+    weights = torch.tensor(
+        [[SUPPORT_AS, 1.0, 1.0, 0.5], [SUPPORT_AS, 1.0, 0.0, 0.5]], dtype=torch.float64
+    )
+    together = added(each[0], each[1:], list(weights.T[1:])).closed_form(0.1)
     for n in range(2):
+        scale = (weights[n] / weights[n].sum() / 50).sqrt()[:, None, None]
+        stacked = (rows * scale).flatten(0, 1)
         aims = (wanted[:, n].transpose(1, 2) * scale).flatten(0, 1)
         # Ridge regression on all samples at once: 0.1 times each unknown is one more sample.
         samples = torch.cat([stacked, 0.1 * torch.eye(6, dtype=torch.float64)])

@@ -62,9 +62,15 @@ class CorrectedSlice:
         return self.known_positions > 0.5
 
     @property
-    def weight(self) -> float:
-        """Of this slice beside one that is known as a whole."""
-        return float(self.known_positions.mean())
+    def has(self) -> Tensor:
+        """Which structures it has, (N,) in {0, 1}. Of the others it teaches nothing: that a slice
+        has no larynx says little of where the larynx is."""
+        return (self.masks.flatten(1).amax(dim=1) > 0.5).float()
+
+    @property
+    def weights(self) -> Tensor:
+        """Of this slice beside one that is known as a whole, for each structure, (N,)."""
+        return self.has * self.known_positions.mean()
 
 
 def taught(
@@ -79,7 +85,7 @@ def taught(
     if not slices:
         return model
     own = [equations_of(model, each) for each in slices]
-    weights = [each.weight for each in slices]
+    weights = [each.weights for each in slices]
     equations = added(model.equations, own, weights)
     mapping = Mapping(model.mapping.features, equations.closed_form())
     head = trained_on(model, mapping, slices, others, own, weights, on_step)
@@ -97,15 +103,18 @@ def equations_of(model: Model, each: CorrectedSlice) -> NormalEquations:
 
 
 def added(
-    support: NormalEquations, own: Sequence[NormalEquations], weights: Sequence[float]
+    support: NormalEquations, own: Sequence[NormalEquations], weights: Sequence[Tensor]
 ) -> NormalEquations:
     """The support's equations and those of corrected slices, weighted so that the mean stays one.
-    SUPPORT_AS corrected slices count as much as all of the support."""
+    SUPPORT_AS corrected slices count as much as all of the support. weights: of each slice, by
+    structure, (N,)."""
     gram, moment = config.SUPPORT_AS * support.gram, config.SUPPORT_AS * support.moment
-    for each, weight in zip(own, weights, strict=True):
+    total = torch.full((len(gram), 1, 1), float(config.SUPPORT_AS), dtype=gram.dtype)
+    for each, by_structure in zip(own, weights, strict=True):
+        weight = by_structure[:, None, None]
         gram = gram + weight * each.gram
         moment = moment + weight * each.moment
-    total = config.SUPPORT_AS + sum(weights)
+        total = total + weight
     return NormalEquations(gram / total, moment / total)
 
 
@@ -115,7 +124,7 @@ def trained_on(
     slices: Sequence[CorrectedSlice],
     others: Sequence[UncorrectedSlice],
     own: Sequence[NormalEquations],
-    weights: Sequence[float],
+    weights: Sequence[Tensor],
     on_step: OnStep,
 ) -> Head:
     """The head, its last layer trained on by the slices. All before it stays, and is calculated
@@ -139,7 +148,8 @@ def trained_on(
     truth = torch.stack([each.masks for each in slices])
     near = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in truth])
     known_share = torch.stack([each.known_positions for each in slices])[:, None]
-    positions = model.balance.weights(near) * known_share
+    has = torch.stack([each.has for each in slices])[:, :, None]
+    positions = model.balance.weights(near) * known_share * has
     kept_last, kept_fine = [], []
     for one in others:
         mapped = mapping(one.components, one.level)

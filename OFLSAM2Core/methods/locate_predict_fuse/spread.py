@@ -64,27 +64,31 @@ def worth_hearing(
     before: Fused, region: Box, corrected: Corrected, structures: Sequence[Structure]
 ) -> npt.NDArray[np.float64]:
     """How much less the prior should count, of its share in what was put together before anything
-    was corrected, by cross-entropy in the corrected slices, (N,) in [0, 1]."""
+    was corrected, (N,) in [0, 1]: by cross-entropy in those corrected slices that have a structure.
+    """
     drawn, said, first, share = before.drawn, before.said, before.first, before.share
     if said is None or not corrected.slices:
         return np.ones(len(structures))
     top, bottom, left, right = region
     tried = np.linspace(0, 1, 5)
     losses = np.zeros((len(tried), len(structures)))
+    count = np.zeros(len(structures))
     for index in corrected.slices:
         if not 0 <= index - first < drawn.count:
             continue
         masks = corrected.masks(index, structures)[:, top:bottom, left:right]
         known = corrected.known[index, top:bottom, left:right]
+        there = masks.any(axis=(1, 2))
+        count += there
         own, prior = (each.values[:, index - first] / 255 for each in (drawn, said))
         for n, factor in enumerate(tried):
             weight = (factor * share)[:, None, None]
             mean = ((1 - weight) * own + weight * prior).clip(0.002, 0.998)
-            losses[n] -= (np.log(np.where(masks, mean, 1 - mean)) * known).sum(axis=(1, 2))
-    # The last of equally good ones: where nothing of a structure is known, its share stays. One
-    # slice says little of all others.
+            likely = np.log(np.where(masks, mean, 1 - mean)) * known
+            losses[n] -= there * likely.sum(axis=(1, 2))
+    # The last of equally good ones: of a structure that no corrected slice has, the share stays.
+    # One slice says little of all others.
     best = tried[::-1][losses[::-1].argmin(axis=0)]
-    count = len(corrected.slices)
     return 1 - (1 - best) * count / (count + 1)
 
 
