@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from OFLSAM2Core.backbones import DEFAULT_BACKBONE
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE, PRECISIONS
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.structure_status import support_sizes
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from OFLSAM2Core.backbones.base import Backbone
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class FewShotSession:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 DEFAULT_BACKBONE = "litemedsam"
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""What a user may ask an encoder to calculate in."""
+
 if TYPE_CHECKING:
     import torch
 

@@ -23,6 +23,7 @@ from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.backbones.weights import backbone_info, identity
 from OFLSAM2Core.cli.files import output_folder, refuse_existing
 from OFLSAM2Core.cli.options import (
+    add_set_option,
     PRESETS,
     add_overwrite_option,
     settings_from,
@@ -62,14 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     group.add_argument("--seed", type=int, default=0, help="of all that is random; default: 0")
     group.add_argument("--preset", choices=PRESETS, help="of the methods that have it")
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="set an option of the methods that have it (core_minutes=5); may be repeated",
-    )
+    add_set_option(group, "set an option of the methods that have it (core_minutes=5)")
 
 
 def run(args: argparse.Namespace) -> int:

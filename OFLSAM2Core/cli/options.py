@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core import methods
-from OFLSAM2Core.backbones import DEFAULT_BACKBONE
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE, PRECISIONS
 from OFLSAM2Core.cli.interrupt import call_in_background
 from OFLSAM2Core.cli.method_help import shown_default
 from OFLSAM2Core.cli.progress import ProgressBars
@@ -32,24 +32,28 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision",
         default="auto",
-        choices=("auto", "float32", "bfloat16"),
+        choices=PRECISIONS,
         help="what the encoder calculates in; default: auto, the quickest that the processor has",
     )
     group.add_argument("--seed", type=int, default=0, help="of all that is random; default: 0")
     group = parser.add_argument_group("method")
     group.add_argument("--method", help=f"default: {methods.DEFAULT}; see oflsam2 methods")
     group.add_argument("--preset", choices=PRESETS, help="trades time for accuracy")
+    add_set_option(group, "set an option of the method")
+    name = _named_method()
+    if name in methods.names():
+        _add_method_flags(parser, describe(methods.get_method(name)))
+
+
+def add_set_option(group: argparse._ActionsContainer, meaning: str) -> None:
     group.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         dest="settings",
-        help="set an option of the method; may be repeated",
+        help=f"{meaning}; may be repeated",
     )
-    name = _named_method()
-    if name in methods.names():
-        _add_method_flags(parser, describe(methods.get_method(name)))
 
 
 def _named_method() -> str:
