@@ -23,9 +23,9 @@ from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.backbones.weights import backbone_info, identity
 from OFLSAM2Core.cli.files import output_folder, refuse_existing
 from OFLSAM2Core.cli.options import (
-    add_set_option,
     PRESETS,
     add_overwrite_option,
+    add_set_option,
     settings_from,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
