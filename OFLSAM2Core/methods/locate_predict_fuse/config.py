@@ -131,11 +131,11 @@ RELEARN_STEPS, RELEARN_RATE = 60, 1e-2
 """Of Adam on the head's last layer."""
 
 OTHERS_KEPT, REMEMBER = 6, 1.0
-"""Slices that were not corrected, spread over the volume, of which the head is to say what it said
-before; and the weight of that."""
+"""Slices that were not corrected, spread over the volume, of which the head is to predict what it
+predicted before; and the weight of that."""
 
 MARGIN = 0.5
-"""Logit from which on what was said of a known voxel counts as right."""
+"""Logit from which on a prediction of a known voxel counts as right."""
 
 REACH = 0.25
 """Of the structures' height: how far from a corrected slice what was wrong in it fades to 1 / e."""

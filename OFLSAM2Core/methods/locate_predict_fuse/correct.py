@@ -22,13 +22,17 @@ from OFLSAM2Core.methods.locate_predict_fuse.pipeline import (
     results_of,
 )
 from OFLSAM2Core.methods.locate_predict_fuse.predict import predict_again, standardised
-from OFLSAM2Core.methods.locate_predict_fuse.relearn import CorrectedSlice, UncorrectedSlice, taught
+from OFLSAM2Core.methods.locate_predict_fuse.relearn import (
+    CorrectedSlice,
+    UncorrectedSlice,
+    relearned,
+)
 from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
 from OFLSAM2Core.methods.locate_predict_fuse.spread import (
     errors_of,
+    prior_factors,
     reach_of,
     spread,
-    worth_hearing,
 )
 from OFLSAM2Core.methods.locate_predict_fuse.support import spread as evenly
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume, as_bytes
@@ -62,7 +66,7 @@ def correct_scan(
     for index in corrected.slices:
         embedding, detail = seen(index)
         masks, known = corrected.in_window(index, model.structures, framing)
-        level = None if location.scale is None else location.scale.level(index * spacing)
+        level = location.level_of(index, spacing)
         prior = prior_in_window(location.prior, index, framing)
         slices.append(CorrectedSlice(embedding, detail, masks, known, level, prior))
     rest = sorted(set(segmented.predicted) - set(corrected.slices))
@@ -74,12 +78,12 @@ def correct_scan(
                 model.mapping.features(embedding[None]),
                 detail,
                 segmented.predicted[index].float() / 255,
-                None if location.scale is None else location.scale.level(index * spacing),
+                location.level_of(index, spacing),
                 prior_in_window(location.prior, index, framing),
             )
         )
     with timings.stage("learn"), ctx.seeded():
-        new = taught(
+        new = relearned(
             model,
             slices,
             others,
@@ -108,13 +112,21 @@ def _anew(
             predicted[index] = as_bytes(torch.where(known > 0.5, masks, probabilities))
             report(Progress("segment", len(predicted), len(wanted)))
     with timings.stage("fuse"):
-        heard = worth_hearing(segmented.fused, framing.region, corrected, model.structures)
+        factors = prior_factors(segmented.fused, framing.region, corrected, model.structures)
 
-        def told(volume: ProbabilityVolume, first: int) -> ProbabilityVolume:
+        def corrected_nearby(volume: ProbabilityVolume, first: int) -> ProbabilityVolume:
             errors = errors_of(volume, first, framing.region, corrected, model.structures)
             return spread(volume, first, errors, reach_of(_height(location, spacing), spacing))
 
-        fused = fuse(model, scan, location, predicted, options.intensity_refinement, told, heard)
+        fused = fuse(
+            model,
+            scan,
+            location,
+            predicted,
+            options.intensity_refinement,
+            corrected_nearby,
+            factors,
+        )
     for result in results_of(model, scan, location, fused):
         known, truth = corrected.known[result.index], corrected.labels[result.index]
         yield replace(
@@ -125,9 +137,9 @@ def _anew(
 
 
 def _wanted(segmented: Segmented, corrected: Corrected, count: int) -> list[int]:
-    """Slices that were predicted, and those up to where something was drawn."""
-    drawn = np.flatnonzero((corrected.known & (corrected.labels > 0)).any(axis=(1, 2))).tolist()
-    there = [*segmented.predicted, *drawn]
+    """Slices that were predicted, and those up to where a person labelled something."""
+    labelled = np.flatnonzero((corrected.known & (corrected.labels > 0)).any(axis=(1, 2))).tolist()
+    there = [*segmented.predicted, *labelled]
     return list(range(max(min(there), 0), min(max(there) + 1, count)))
 
 

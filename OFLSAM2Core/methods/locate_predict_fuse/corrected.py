@@ -30,7 +30,7 @@ class Corrected:
         return cls(np.array(labels, np.uint8, order="C"), np.array(known, bool, order="C"))
 
     def then(self, later: Corrected) -> Corrected:
-        """Both; where both know a voxel, what was said later."""
+        """Both; where both know a voxel, the later label."""
         labels = np.where(later.known, later.labels, self.labels)
         return Corrected(labels, self.known | later.known)
 

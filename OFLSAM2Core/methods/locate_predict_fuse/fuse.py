@@ -32,16 +32,16 @@ CPU = torch.device("cpu")
 @dataclass(frozen=True)
 class Fused:
     """probabilities: of the slices from `first` on, in the window's part of their own grid. sure:
-    what S_cf is multiplied by, of all slices, (N, slices). drawn, said: the prediction and the
-    prior that were averaged; share: what the prior counted for in that, (N,)."""
+    what S_cf is multiplied by, of all slices, (N, slices). predicted, prior: what was averaged;
+    prior_weight: of the prior in that, (N,)."""
 
     volume: ProbabilityVolume
     first: int
     sure: npt.NDArray[np.float64]
     temperature: float
-    drawn: ProbabilityVolume
-    said: ProbabilityVolume | None
-    share: npt.NDArray[np.float64]
+    predicted: ProbabilityVolume
+    prior: ProbabilityVolume | None
+    prior_weight: npt.NDArray[np.float64]
 
 
 def fuse(
@@ -50,12 +50,12 @@ def fuse(
     location: Location,
     predicted: dict[int, Tensor],
     intensity_refinement: bool = True,
-    told: Callable[[ProbabilityVolume, int], ProbabilityVolume] | None = None,
-    heard: npt.NDArray[np.float64] | float = 1.0,
+    corrected_nearby: Callable[[ProbabilityVolume, int], ProbabilityVolume] | None = None,
+    prior_factors: npt.NDArray[np.float64] | float = 1.0,
 ) -> Fused:
-    """predicted: probabilities of slices in bytes on the image's grid, (N, S, S). told: makes of
-    what was put together, which begins at a slice, what a person's corrections say of it. heard:
-    what the prior of each structure counts for, of its share, (N,)."""
+    """predicted: probabilities of slices in bytes on the image's grid, (N, S, S). corrected_nearby:
+    takes the fused volume and the slice at which it begins, and gives it as a person's corrections
+    change it. prior_factors: what the prior's weight of each structure is multiplied by, (N,)."""
     slicing = scan.slicing
     first, stop = min(predicted), max(predicted) + 1
     framing = location.encoded.window.framing
@@ -70,26 +70,26 @@ def fuse(
     touched = [list(own) for own in model.touched]
     volume = volume.without_spurious_components(model.single, touched)
     temperature, highest = TEMPERATURE, None
-    drawn, share = volume, np.zeros(len(model.structures))
-    said: ProbabilityVolume | None = None
+    before, weight = volume, np.zeros(len(model.structures))
+    known: ProbabilityVolume | None = None
     if location.prior is not None:
         prior = location.prior
-        said = ProbabilityVolume.of_slices(
+        known = ProbabilityVolume.of_slices(
             prior.grid.on_slices(prior.shares, slicing, prior.middle, index, framing.region)
             for index in range(first, stop)
         )
-        share = shares(volume, said, np.array(model.worth.reliable)) * confirmed(volume, said)
-        share = share * heard
-        volume = averaged(volume, said, share, CPU).without_spurious_components(
+        weight = shares(volume, known, np.array(model.worth.reliable)) * confirmed(volume, known)
+        weight = weight * prior_factors
+        volume = averaged(volume, known, weight, CPU).without_spurious_components(
             model.single, touched
         )
-        temperature, highest = WITH_REGISTRATION, said.highest()
+        temperature, highest = WITH_REGISTRATION, known.highest()
     if intensity_refinement:
         shown = scan.stack[first:stop, top:bottom, left:right]
         volume = volume.by_appearance(shown, touched)
         volume = volume.without_spurious_components(model.single, touched)
-    if told is not None:
-        volume = told(volume, first)
+    if corrected_nearby is not None:
+        volume = corrected_nearby(volume, first)
     count = slicing.count
     areas = np.zeros((len(model.structures), count), np.int64)
     areas[:, first:stop] = volume.areas()
@@ -103,14 +103,14 @@ def fuse(
         votes = np.zeros(areas.shape)
         votes[:, first:stop] = highest
         sure = sure * atlas_agreement(areas, votes)
-    return Fused(volume, first, sure, temperature, drawn, said, share)
+    return Fused(volume, first, sure, temperature, before, known, weight)
 
 
-def confirmed(volume: ProbabilityVolume, said: ProbabilityVolume) -> npt.NDArray[np.float64]:
+def confirmed(volume: ProbabilityVolume, prior: ProbabilityVolume) -> npt.NDArray[np.float64]:
     """How far the prediction bears out the prior of each structure, (N,) in [0, 1]."""
     found = []
-    for own, prior in zip(volume.values, said.values, strict=True):
-        where = prior > 127
+    for own, of_prior in zip(volume.values, prior.values, strict=True):
+        where = of_prior > 127
         mean = own[where].mean() / 255 if where.any() else 0.0
         found.append(min(float(mean) / CONFIRMED, 1.0))
     return np.array(found)

@@ -40,7 +40,7 @@ class Earned:
 
     @property
     def place(self) -> bool:
-        """Whether there is any to be told of."""
+        """Whether there is a prior at all."""
         return any(prior is not None for prior in self.priors)
 
 

@@ -4,7 +4,7 @@ and the head say decides."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,7 +44,11 @@ class Location:
     prior: AtlasPrior | None
     pose: Pose | None
     agreement: float = float("nan")
-    hypotheses: int = 1
+
+    def level_of(self, index: int, spacing: float) -> float | None:
+        """The slice position of a canonical slice; None where it is not known. spacing: mm between
+        slices."""
+        return None if self.scale is None else self.scale.level(index * spacing)
 
 
 def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Location:
@@ -70,8 +74,7 @@ def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Loc
             scan.name,
             "; ".join(f"{e.pose.unlike:.4f} {e.agreement:.2f}" for e in found if e.pose),
         )
-    best = max(found, key=_score) if len(found) > 1 else found[0]
-    return replace(best, hypotheses=len(found))
+    return max(found, key=_score) if len(found) > 1 else found[0]
 
 
 def _score(hypothesis: Location) -> float:
@@ -102,7 +105,8 @@ def registered(
         prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
         hypotheses.append((pose, prior))
     framing = location.encoded.window.framing
-    pose, _ = max(hypotheses, key=lambda each: _agreement(each[1], predicted, framing))
+    shown = [(index, own.float() / 255) for index, own in predicted.items()]
+    pose, _ = max(hypotheses, key=lambda each: _agreement(each[1], shown, framing))
     prior = model.atlases.prior_of(scan, pose, deform=True, on_step=on_step)
     region = region_of(prior)
     if region is None:
@@ -134,14 +138,17 @@ def _middle_of(
     return point(at / mass * np.array(scan.slicing.steps) - np.array(model.atlases.centre))
 
 
-def _agreement(prior: AtlasPrior, predicted: dict[int, Tensor], framing: Letterbox) -> float:
-    """Dice of both probabilities, mean of the structures."""
+def _agreement(
+    prior: AtlasPrior, predicted: Iterable[tuple[int, Tensor]], framing: Letterbox
+) -> float:
+    """Dice of both probabilities, mean of the structures. predicted: (N, S, S) in [0, 1] of some
+    slices."""
     both = either = torch.zeros(prior.shares.shape[0])
-    for index, own in predicted.items():
-        said, read = prior_in_window(prior, index, framing), own.float() / 255
-        assert said is not None
-        both = both + (said * read).sum(dim=(1, 2))
-        either = either + (said.square() + read.square()).sum(dim=(1, 2))
+    for index, own in predicted:
+        known = prior_in_window(prior, index, framing)
+        assert known is not None
+        both = both + (known * own).sum(dim=(1, 2))
+        either = either + (known.square() + own.square()).sum(dim=(1, 2))
     return float((2 * both / either.clamp(min=1e-6)).mean())
 
 
@@ -153,14 +160,9 @@ def agreement(model: Model, location: Location) -> float:
 
     probes = location.probes[:: max(1, len(location.probes) // 4)]
     seen = standardised(location.encoded, location.encoded.statistics(probes))
-    both = either = torch.zeros(len(model.structures))
-    for index in probes:
-        said = prior_in_window(location.prior, index, location.encoded.window.framing)
-        read = predict_slice(model, seen(index), None, None)
-        assert said is not None
-        both = both + (said * read).sum(dim=(1, 2))
-        either = either + (said.square() + read.square()).sum(dim=(1, 2))
-    return float((2 * both / either.clamp(min=1e-6)).mean())
+    assert location.prior is not None
+    predicted = ((index, predict_slice(model, seen(index), None, None)) for index in probes)
+    return _agreement(location.prior, predicted, location.encoded.window.framing)
 
 
 def prior_in_window(prior: AtlasPrior | None, index: int, framing: Letterbox) -> Tensor | None:

@@ -33,8 +33,8 @@ def predict_slice(
     embedding, detail = seen
     components = model.mapping.features(embedding[None])
     mapped = model.mapping(components, level)
-    said = torch.zeros_like(mapped) if prior is None else prior
-    fine = torch.cat([detail, mapped, said])
+    known = torch.zeros_like(mapped) if prior is None else prior
+    fine = torch.cat([detail, mapped, known])
     return model.head(components[None], fine[None], [level])[0].sigmoid()
 
 
@@ -57,7 +57,7 @@ def predict(
             open_.discard(direction)
             continue
         prior = prior_in_window(location.prior, index, framing)
-        level = None if location.scale is None else location.scale.level(index * spacing)
+        level = location.level_of(index, spacing)
         found = predict_slice(model, seen(index), prior, level)
         if direction and bool((found > 0.5).any()):
             last_found[direction] = index
@@ -72,5 +72,5 @@ def predict_again(
     framing = location.encoded.window.framing
     for index in indices:
         prior = prior_in_window(location.prior, index, framing)
-        level = None if location.scale is None else location.scale.level(index * spacing)
+        level = location.level_of(index, spacing)
         yield index, predict_slice(model, seen(index), prior, level)

@@ -28,12 +28,12 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class UncorrectedSlice:
-    """A slice of which nothing is known. components: (C, h, w). said: what was said of it before,
-    (N, S, S) in [0, 1]. Else as `CorrectedSlice`."""
+    """A slice of which nothing is known. components: (C, h, w). predicted: before anything was
+    corrected, (N, S, S) in [0, 1]. Else as `CorrectedSlice`."""
 
     components: Tensor
     detail: Tensor
-    said: Tensor
+    predicted: Tensor
     level: float | None
     prior: Tensor | None
 
@@ -73,7 +73,7 @@ class CorrectedSlice:
         return self.has * self.known_positions.mean()
 
 
-def taught(
+def relearned(
     model: Model,
     slices: Sequence[CorrectedSlice],
     others: Sequence[UncorrectedSlice],
@@ -128,8 +128,8 @@ def trained_on(
     on_step: OnStep,
 ) -> Head:
     """The head, its last layer trained on by the slices. All before it stays, and is calculated
-    once: training all of it takes five times as long and helps less. Of the others it is to say
-    what it said before (Li and Hoiem, Learning without Forgetting, 2016): one corrected slice
+    once: training all of it takes five times as long and helps less. Of the others it is to predict
+    what it predicted before (Li and Hoiem, Learning without Forgetting, 2016): one corrected slice
     without a structure would take it from all."""
     head, features = copy.deepcopy(model.head), model.mapping.features
     lasts, fines = [], []
@@ -162,19 +162,22 @@ def trained_on(
     for parameter in learned:
         parameter.requires_grad_(True)
     if others:
-        said = torch.stack([one.said for one in others])
-        near_said = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in said])
+        last_of_others, fine_of_others = torch.cat(kept_last), torch.cat(kept_fine)
+        before = torch.stack([one.predicted for one in others])
+        near_before = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in before])
         side = (last.shape[-1], last.shape[-1])
         balance = F.interpolate(
-            model.balance.weights(near_said).unflatten(-1, side), size=said.shape[-2:]
+            model.balance.weights(near_before).unflatten(-1, side), size=before.shape[-2:]
         )
     steps, rate = config.RELEARN_STEPS, config.RELEARN_RATE
     optimiser = torch.optim.Adam(learned, rate)
     for step in range(steps):
         loss = segmentation_loss(head.from_last(last, fine), truth, positions)
         if others:
-            again = head.from_last(torch.cat(kept_last), torch.cat(kept_fine))
-            loss = loss + config.REMEMBER * F.binary_cross_entropy_with_logits(again, said, balance)
+            again = head.from_last(last_of_others, fine_of_others)
+            loss = loss + config.REMEMBER * F.binary_cross_entropy_with_logits(
+                again, before, balance
+            )
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:

@@ -42,7 +42,7 @@ class VolumeRun:
         self._scan = Scan(volume.name, self._slicing.to_slices(volume.array), self._slicing)
         self._segmented: Segmented | None = None
         self._corrected: Corrected | None = None
-        self._taught: Model | None = None
+        self._relearned: Model | None = None
         self._revision = 1  # The highest of a segmented volume's.
 
     def slices(self) -> Iterator[SliceResult]:
@@ -56,7 +56,7 @@ class VolumeRun:
         return self._anew(self._corrected, self._revision)
 
     def state(self) -> MethodState:
-        return self._state if self._taught is None else encode_model(self._taught)
+        return self._state if self._relearned is None else encode_model(self._relearned)
 
     def _anew(self, corrected: Corrected, revision: int) -> Iterator[SliceResult]:
         """The volume by what the support and the corrections of all rounds say."""
@@ -67,7 +67,7 @@ class VolumeRun:
         step = correct_scan(
             self._model, self._ctx, self._scan, self._options, self._segmented, corrected
         )
-        self._taught = step.model
+        self._relearned = step.model
         for result in step.results:
             yield self._in_volume(replace(result, revision=revision))
         self._segmented.location.encoded.keep_at_most(config.KEPT_BYTES)

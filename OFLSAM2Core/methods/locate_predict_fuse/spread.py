@@ -27,7 +27,7 @@ def errors_of(
     structures: Sequence[Structure],
 ) -> dict[int, Tensor]:
     """By how much logits of corrected slices must rise, (N, rows, columns) in a region of the
-    slices, 0 where nothing is known. volume: what was said of the slices from `first` on, there.
+    slices, 0 where nothing is known. volume: probabilities of the slices from `first` on, there.
     """
     top, bottom, left, right = region
     errors = {}
@@ -60,33 +60,32 @@ def spread(
     return ProbabilityVolume(values)
 
 
-def worth_hearing(
+def prior_factors(
     before: Fused, region: Box, corrected: Corrected, structures: Sequence[Structure]
 ) -> npt.NDArray[np.float64]:
-    """How much less the prior should count, of its share in what was put together before anything
-    was corrected, (N,) in [0, 1]: by cross-entropy in those corrected slices that have a structure.
-    """
-    drawn, said, first, share = before.drawn, before.said, before.first, before.share
-    if said is None or not corrected.slices:
+    """By which factors the prior's weights before anything was corrected should be multiplied, (N,)
+    in [0, 1]: by cross-entropy in those corrected slices that have a structure."""
+    predicted, prior, first = before.predicted, before.prior, before.first
+    if prior is None or not corrected.slices:
         return np.ones(len(structures))
     top, bottom, left, right = region
     tried = np.linspace(0, 1, 5)
     losses = np.zeros((len(tried), len(structures)))
     count = np.zeros(len(structures))
     for index in corrected.slices:
-        if not 0 <= index - first < drawn.count:
+        if not 0 <= index - first < predicted.count:
             continue
         masks = corrected.masks(index, structures)[:, top:bottom, left:right]
         known = corrected.known[index, top:bottom, left:right]
         there = masks.any(axis=(1, 2))
         count += there
-        own, prior = (each.values[:, index - first] / 255 for each in (drawn, said))
+        own, known_before = (each.values[:, index - first] / 255 for each in (predicted, prior))
         for n, factor in enumerate(tried):
-            weight = (factor * share)[:, None, None]
-            mean = ((1 - weight) * own + weight * prior).clip(0.002, 0.998)
+            weight = (factor * before.prior_weight)[:, None, None]
+            mean = ((1 - weight) * own + weight * known_before).clip(0.002, 0.998)
             likely = np.log(np.where(masks, mean, 1 - mean)) * known
             losses[n] -= there * likely.sum(axis=(1, 2))
-    # The last of equally good ones: of a structure that no corrected slice has, the share stays.
+    # The last of equally good ones: of a structure that no corrected slice has, the weight stays.
     # One slice says little of all others.
     best = tried[::-1][losses[::-1].argmin(axis=0)]
     return 1 - (1 - best) * count / (count + 1)

@@ -62,10 +62,10 @@ class TrainingSet:
             known = self.place and rng.random() < config.LEVEL_KNOWN
             levels.append(error.disturbed(each.level, rng) if known else None)
         own = _affines(count, config.PRIOR_SCALE, config.PRIOR_SHIFT, rng)
-        heard = torch.tensor(
+        with_prior = torch.tensor(
             [float(self.place and rng.random() < config.PRIOR_HEARD) for _ in slices]
         )
-        prior = _warped(prior, own) * heard[:, None, None, None]
+        prior = _warped(prior, own) * with_prior[:, None, None, None]
         prior = _misplaced(prior, rng)
         side = components.shape[-1]
         places = []
