@@ -52,11 +52,15 @@ def split_pair(text: str) -> tuple[Path, Path]:
 
 
 def read_support(
-    pairs: Sequence[tuple[Path, Path]], labels: Path | None, report: ProgressCallback
+    pairs: Sequence[tuple[Path, Path]],
+    labels: Path | None,
+    report: ProgressCallback,
+    known: LabelTable | None = None,
 ) -> list[SupportCase]:
-    """Read all pairs. Raises InputError."""
+    """Read all pairs. labels: a file that says what values of labelmaps mean; known: what they mean
+    without one. Raises InputError."""
     require_memory_to_learn(image for image, _ in pairs)
-    table = LabelTable.read(labels) if labels is not None else None
+    table = LabelTable.read(labels) if labels is not None else known
     cases = []
     for number, (image, segmentation) in enumerate(pairs):
         report(Progress("read", number, len(pairs), f"Reading {image.name}"))

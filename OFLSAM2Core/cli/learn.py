@@ -16,6 +16,7 @@ from OFLSAM2Core.cli.options import (
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.results import ProgressCallback
+from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
 
@@ -54,11 +55,12 @@ def run(args: argparse.Namespace) -> int:
     )
     check_writable(args.out, need_bytes=_TASK_BYTES)
     bars = ProgressBars(args.quiet)
-    before = None
+    before = known = None
     if args.task is not None:
         before = call_in_background(lambda report: LearnedTask.load(args.task), bars)
+        known = LabelTable(before.structures, "the learned task")
     check_options(args, None if before is None else before.method)
-    cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)
+    cases = call_in_background(lambda report: read_support(pairs, args.labels, report, known), bars)
     if before is None:
         session = make_session(args, bars)
     else:

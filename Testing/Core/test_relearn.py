@@ -218,4 +218,7 @@ def test_the_command_line_and_a_worker_correct_and_add_alike(tmp_path: Path) -> 
 def write(path: Path, array: npt.NDArray, case: SupportCase) -> None:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(case.volume.spacing)
+    # Phantoms lie along right, anterior and superior, files along left, posterior and superior.
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    image.SetOrigin([float(n) for n in case.volume.affine[:3, 3] * (-1, -1, 1)])
     sitk.WriteImage(image, str(path))
