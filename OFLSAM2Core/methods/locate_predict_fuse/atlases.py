@@ -82,13 +82,11 @@ class Atlases:
         finest = min(min(scan.slicing.steps) for scan in scans)
         grid = IsotropicGrid.holding(np.minimum(extents.max(axis=0) + room, whole).tolist(), finest)
         images, covered, places = [], [], []
-        for scan, own, (low, high) in zip(scans, labels, boxes, strict=True):
-            middle = point((low + high) / 2)
-            images.append(as_bytes(image_on(grid, scan, intensity, middle)[0]))
-            shown, there = grid.show(_Covered(own, structures), scan.slicing, middle)
-            covered.append(as_bytes(shown * there))
-            sides = np.multiply(scan.slicing.shape, scan.slicing.steps)
-            places.append(torch.from_numpy((np.array(middle) / sides).astype(np.float32)))
+        for scan, own in zip(scans, labels, strict=True):
+            image, shown, place = atlas_of(grid, scan, own, structures, intensity)
+            images.append(image)
+            covered.append(shown)
+            places.append(place)
         has = torch.stack([each.flatten(1).amax(dim=1) > 0 for each in covered])
         return cls(
             grid,
@@ -245,6 +243,25 @@ class _Covered:
 
     def __call__(self, index: int) -> npt.NDArray:
         return np.stack([self.labels[index] == each.label for each in self.structures])
+
+
+def atlas_of(
+    grid: IsotropicGrid,
+    scan: Scan,
+    labels: npt.NDArray,
+    structures: Sequence[Structure],
+    intensity: Intensity,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A support case on a grid around the middle of its structures: image (1, D, H, W) and labels
+    (N, D, H, W) in bytes, and where the middle lies, as share of the volume's sides, (3,). labels:
+    canonical slices."""
+    low, high = box_of(labels, scan.slicing.steps)
+    middle = point((low + high) / 2)
+    image = as_bytes(image_on(grid, scan, intensity, middle)[0])
+    shown, there = grid.show(_Covered(labels, structures), scan.slicing, middle)
+    sides = np.multiply(scan.slicing.shape, scan.slicing.steps)
+    place = torch.from_numpy((np.array(middle) / sides).astype(np.float32))
+    return image, as_bytes(shown * there), place
 
 
 def channel_means(cases: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.common.mapping_network import NormalEquations
 from OFLSAM2Core.methods.locate_predict_fuse import config
-from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases, box_of, image_on, point
+from OFLSAM2Core.methods.locate_predict_fuse.atlases import Atlases, atlas_of, box_of, point
 from OFLSAM2Core.methods.locate_predict_fuse.head import Mapping
 from OFLSAM2Core.methods.locate_predict_fuse.kept_slices import TrainingSlice
 from OFLSAM2Core.methods.locate_predict_fuse.leave_one_out import best_pose, overlap
@@ -32,7 +32,7 @@ from OFLSAM2Core.methods.locate_predict_fuse.scan import Scan
 from OFLSAM2Core.methods.locate_predict_fuse.support import SupportWindow, encode_support
 from OFLSAM2Core.methods.locate_predict_fuse.training import TrainingSet, train
 from OFLSAM2Core.postprocessing.connected_components import adjacent_structures, is_single_component
-from OFLSAM2Core.postprocessing.probability_volume import as_bytes, structure_width
+from OFLSAM2Core.postprocessing.probability_volume import structure_width
 from OFLSAM2Core.slice_position.extents import StructureExtents
 
 
@@ -134,18 +134,8 @@ def with_case(
     atlases: Atlases, scan: Scan, labels: npt.NDArray, structures: Sequence[Structure]
 ) -> Atlases:
     """One more, on the grid of the others. labels: canonical slices."""
-    steps = scan.slicing.steps
-    low, high = box_of(labels, steps)
-    middle = point((low + high) / 2)
-    image = as_bytes(image_on(atlases.grid, scan, atlases.intensity, middle)[0])
-    shown, there = atlases.grid.show(
-        lambda index: np.stack([labels[index] == each.label for each in structures]),
-        scan.slicing,
-        middle,
-    )
-    covered = as_bytes(shown * there)
-    sides = np.multiply(scan.slicing.shape, steps)
-    place = torch.from_numpy((np.array(middle) / sides).astype(np.float32))
+    image, covered, place = atlas_of(atlases.grid, scan, labels, structures, atlases.intensity)
+    low, high = box_of(labels, scan.slicing.steps)
     extent = _mean(np.array(atlases.extent), high - low, atlases.count)
     return replace(
         atlases,
