@@ -18,7 +18,7 @@ from OFLSAM2Core.data.validation import check_labels, check_volume
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods import DEFAULT, get_method
+from OFLSAM2Core.methods import DEFAULT, default_for, get_method
 from OFLSAM2Core.methods.base import Context, Method
 from OFLSAM2Core.methods.changed_options import ChangedOptions
 from OFLSAM2Core.open_volume import OpenVolume
@@ -51,7 +51,7 @@ class FewShotSession:
         backbone: str | Backbone = DEFAULT_BACKBONE,
         device: str = "auto",
         *,
-        method: str | Method = DEFAULT,
+        method: str | Method | None = None,
         weights: Path | None = None,
         precision: str = "auto",
         preset: str | None = None,
@@ -63,6 +63,8 @@ class FewShotSession:
         missing, with `on_progress`), or take one that is loaded already. A method that needs no
         backbone has none loaded.
 
+        method: its name, or the method itself. None: the default one for what is learned, volumes
+            or a sequence of frames, and in segmenting the one that the task was learned by.
         weights: a weights file to use instead of the manifest's.
         precision: what the encoder calculates in, "float32" or "bfloat16"; "auto": in learning the
             quickest that the processor has, in segmenting that in which the task was learned.
@@ -75,8 +77,9 @@ class FewShotSession:
         """
         from OFLSAM2Core.runtime.device import choose_device
 
-        self.method = get_method(method) if isinstance(method, str) else method
-        self.changes = ChangedOptions(self.method, preset, options or {})
+        self._any_method = method is None
+        self._given = preset, dict(options or {})
+        self._use(get_method(method or DEFAULT) if isinstance(method, str | None) else method)
         self.seed = seed
         self.timings = Timings()
         self._precision = precision
@@ -127,8 +130,11 @@ class FewShotSession:
         for case in support_cases:
             check_volume(case.volume)
             check_labels(case.labels, case.structures, case.name)
-            self._check_kind(case.volume)
         check_support(support_cases)
+        if self._any_method:
+            self._use(get_method(default_for(any(c.volume.is_sequence for c in support_cases))))
+        for case in support_cases:
+            self._check_kind(case.volume)
         ranges = support_ranges(support_cases)
         cases = harmonize(support_cases, allow_missing)
         learn, segment = self.changes.for_learning()
@@ -162,6 +168,8 @@ class FewShotSession:
         Raises TaskError (the task is for another method, backbone or weights, or is damaged) or
         InputError (the volume or an option will not do).
         """
+        if self._any_method:
+            self._use(get_method(task.method))
         used = self._backbone if self.method.needs_backbone else None
         task.check_fits(self.method.name, used.name if used else "", used.identity if used else "")
         check_volume(volume)
@@ -216,6 +224,8 @@ class FewShotSession:
         Raises TaskError (the task is for another method, backbone or weights), or InputError (the
         case has none of the task's structures, or the method cannot add a case to what it learned).
         """
+        if self._any_method:
+            self._use(get_method(task.method))
         used = self._backbone if self.method.needs_backbone else None
         task.check_fits(self.method.name, used.name if used else "", used.identity if used else "")
         check_volume(case.volume)
@@ -232,6 +242,12 @@ class FewShotSession:
             used = used.with_precision(task.backbone_precision)
         ctx = self._context(used, on_progress or _no_progress)
         return replace(task, state=add(ctx, task, fit_structures(case, task.structures), settled))
+
+    def _use(self, method: Method) -> None:
+        """Raises InputError where the method does not have an option that was given."""
+        self.method = method
+        preset, options = self._given
+        self.changes = ChangedOptions(method, preset, options)
 
     def _context(self, backbone: Backbone | None, report: ProgressCallback) -> Context:
         self.timings = Timings()

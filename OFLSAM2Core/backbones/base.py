@@ -30,7 +30,6 @@ class ImageFeatures:
     standardised: (B, 256, h, w), the embedding with zero mean and unit deviation of every channel
         over its volume, once the volume's statistics are known. What is learned from few cases
         sees these: on the next scanner all channels shift.
-    detail: (B, 16, h, w), fine detail of the image, from the method.
     level: where the slice lies along the body: 0 in the middle of the structures, -1 and 1 where
         they end, as far as that is known; 0 for frames of a video.
     """
@@ -39,7 +38,6 @@ class ImageFeatures:
     high_res: tuple[Tensor, ...] = ()
     position: Tensor | None = None
     standardised: Tensor | None = None
-    detail: Tensor | None = None
     level: float = 0.0
 
     @property
@@ -55,7 +53,6 @@ class ImageFeatures:
             high_res=tuple(level.to(device, dtype) for level in self.high_res),
             position=None if self.position is None else self.position.to(device, dtype),
             standardised=None if self.standardised is None else self.standardised.to(device, dtype),
-            detail=None if self.detail is None else self.detail.to(device, dtype),
         )
 
 
@@ -108,11 +105,6 @@ class Decoded:
 
 class LearnedAttention(nn.Module, ABC):
     """The part of memory attention that is learned from the support."""
-
-    @abstractmethod
-    def seeded(self, seed: int) -> LearnedAttention:
-        """The same weights, for one slice of a training step: what is chosen at random follows
-        the seed, whatever other slices do at the same time."""
 
     @abstractmethod
     def compress(self, memory: Memory) -> Memory:

@@ -204,7 +204,6 @@ class MaskAttention(LearnedAttention):
         super().__init__()
         self.projection = nn.Conv2d(channels, projected, 1, bias=False)
         nn.init.orthogonal_(self.projection.weight)
-        self._random: torch.Generator | None = None
         self.log_temperature = nn.Parameter(torch.tensor(math.log(20.0)))
         # Half the slice's half width; half of half the structures' height.
         self.log_reach = nn.Parameter(torch.tensor([math.log(0.5), math.log(0.5)]))
@@ -259,13 +258,8 @@ class MaskAttention(LearnedAttention):
         key = torch.cat([_rows(self._key(position[..., None].float())), near, -square], dim=1)
         return key, features.flatten(0, 1).T.float().contiguous()
 
-    def seeded(self, seed: int) -> MaskAttention:
-        own = copy.copy(self)
-        own._random = torch.Generator().manual_seed(seed)
-        return own
-
     def _some(self, count: int, most: int, device: torch.device) -> Tensor:
-        return torch.randperm(count, generator=self._random)[:most].to(device)
+        return torch.randperm(count)[:most].to(device)
 
     def project(self, embedding: Tensor) -> Tensor:
         """(B, C, h, w) to unit vectors (B, projected, h, w)."""

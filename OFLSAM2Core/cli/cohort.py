@@ -46,7 +46,9 @@ from OFLSAM2Core.cohort.task_segmenter import TaskSegmenter, sha256_of
 from OFLSAM2Core.cohort.workers import ThisProcess, Workers
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.errors import InputError, OFLSAM2Error, ResourceError
+from OFLSAM2Core.io.reading import is_sequence
 from OFLSAM2Core.learned_task import SUFFIX
+from OFLSAM2Core.methods import default_for
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
@@ -282,9 +284,10 @@ def sha256_of_task(path: Path) -> str:
 
 def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
     pairs = [split_pair(text) for text in args.support]
-    check_options(args)
+    method = default_for(any(is_sequence(image) for image, _ in pairs))
+    check_options(args, method)
     cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)
-    session = make_session(args, bars)
+    session = make_session(args, bars, method=method)
     task = call_in_background(
         lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
     )

@@ -26,6 +26,7 @@ from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, FailedCase, Learned, evaluate
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES, EvaluationReport
+from OFLSAM2Core.methods import default_for
 from OFLSAM2Core.worker.failures import failure_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     if args.support_cases is not None:
         named = [name.strip() for name in args.support_cases.split(",") if name.strip()]
     support, test = dataset.choose(args.supports, named, args.cases)
-    check_options(args)
+    method = default_for(dataset.sequences)
+    check_options(args, method)
     if not 0 < args.support_percent < 100:
         raise InputError(
             f"--support-percent {args.support_percent:g} leaves no frame on one side.",
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         )
     output_folder(args.out, REPORT_FILES, overwrite=args.overwrite)
     bars = ProgressBars(args.quiet)
-    session = make_session(args, bars)
+    session = make_session(args, bars, method=method)
     report = EvaluationReport(
         {
             **about(args, dataset, session, support, test),

@@ -17,8 +17,10 @@ from OFLSAM2Core.cli.options import (
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.results import ProgressCallback
 from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.reading import is_sequence
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
+from OFLSAM2Core.methods import default_for
 
 _TASK_BYTES = 100_000_000
 """More than a task of the default method takes on the disk."""
@@ -59,12 +61,13 @@ def run(args: argparse.Namespace) -> int:
     if args.task is not None:
         before = call_in_background(lambda report: LearnedTask.load(args.task), bars)
         known = LabelTable(before.structures, "the learned task")
-    check_options(args, None if before is None else before.method)
+    method = before.method if before else default_for(any(is_sequence(image) for image, _ in pairs))
+    check_options(args, method)
     cases = call_in_background(lambda report: read_support(pairs, args.labels, report, known), bars)
     if before is None:
-        session = make_session(args, bars)
+        session = make_session(args, bars, method=method)
     else:
-        session = make_session(args, bars, backbone=before.backbone, method=before.method)
+        session = make_session(args, bars, backbone=before.backbone, method=method)
     started = time.monotonic()
 
     def work(report: ProgressCallback) -> LearnedTask:

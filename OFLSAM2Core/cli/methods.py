@@ -8,6 +8,8 @@ from OFLSAM2Core import methods
 from OFLSAM2Core.cli.method_help import option_lines
 from OFLSAM2Core.methods.base import describe
 
+_DEFAULT_FOR = {methods.DEFAULT: "volumes", methods.OF_SEQUENCES: "sequences"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="list this method's options")
@@ -20,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(option_lines(described)))
         return 0
     for described in methods.describe_all():
-        mark = " (default)" if described["name"] == methods.DEFAULT else ""
-        print(f"{described['name'] + mark:<26} {described['description']}")
+        kind = _DEFAULT_FOR.get(described["name"])
+        mark = f" (default for {kind})" if kind else ""
+        print(f"{described['name'] + mark:<40} {described['description']}")
     return 0

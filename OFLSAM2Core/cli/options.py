@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PRESETS = ("fast", "balanced", "accurate")
 
+DEFAULTS = f"{methods.DEFAULT}, or {methods.OF_SEQUENCES} for sequences of frames"
+
 
 def add_session_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
@@ -37,7 +39,7 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, default=0, help="of all that is random; default: 0")
     group = parser.add_argument_group("method")
-    group.add_argument("--method", help=f"default: {methods.DEFAULT}; see oflsam2 methods")
+    group.add_argument("--method", help=f"default: {DEFAULTS}; see oflsam2 methods")
     group.add_argument("--preset", choices=PRESETS, help="trades time for accuracy")
     add_set_option(group, "set an option of the method")
     name = _named_method()
@@ -114,7 +116,8 @@ def settings_from(args: argparse.Namespace) -> dict[str, str]:
 def check_options(args: argparse.Namespace, method: str | None = None) -> ChangedOptions:
     """Options as they were given, before anything is read or loaded.
 
-    method: what a learned task needs. Raises InputError for an unknown method, option or value.
+    method: of a learned task, or the default one for what is given. Raises InputError for an
+    unknown method, option or value.
     """
     chosen = methods.get_method(args.method or method or methods.DEFAULT)
     return ChangedOptions(chosen, args.preset, settings_from(args))
@@ -130,8 +133,7 @@ def make_session(
 ) -> FewShotSession:
     """The session that the options ask for, its weights fetched first where they are not here yet.
 
-    backbone, method: what a learned task needs, and preset: the one to use, where the user named
-        none.
+    backbone, method, preset: to use where the user named none.
     """
     name = args.backbone or backbone or DEFAULT_BACKBONE
     chosen = methods.get_method(args.method or method or methods.DEFAULT)

@@ -37,10 +37,17 @@ from OFLSAM2Core.io.dicom_seg_writing import (
     check_dicom_seg,
     write_dicom_seg,
 )
-from OFLSAM2Core.io.reading import read_volume, write_confidence, write_labelmap, write_segmentation
+from OFLSAM2Core.io.reading import (
+    is_sequence,
+    read_volume,
+    write_confidence,
+    write_labelmap,
+    write_segmentation,
+)
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
+from OFLSAM2Core.methods import default_for
 
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
@@ -135,13 +142,14 @@ def _session_and_task(
         given = check_options(args, task.method)
         given.for_segmenting(task.options, settings_from(args))
         return make_session(args, bars, backbone=task.backbone, method=task.method), task
-    check_options(args)
+    method = default_for(any(is_sequence(image) for image, _ in pairs))
+    check_options(args, method)
 
     def read(report: Any) -> list[SupportCase]:
         return read_support(pairs, args.labels, report)
 
     cases = call_in_background(read, bars)
-    session = make_session(args, bars)
+    session = make_session(args, bars, method=method)
     task = call_in_background(
         lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
     )

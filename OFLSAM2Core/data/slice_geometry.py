@@ -103,11 +103,6 @@ class SliceGeometry:
         )
 
     @property
-    def orthogonal_orientations(self) -> tuple[str, ...]:
-        """The two that slices of a volume do not run along."""
-        return tuple(axis for axis in ORIENTATIONS if axis != self.orientation)
-
-    @property
     def axis(self) -> int:
         """The axis of the stored (K, J, I) array that slices run along."""
         return self.order[0]

@@ -108,6 +108,13 @@ def _split(path: Path) -> tuple[Path, str | None]:
     return split_series(path)
 
 
+def is_sequence(path: Path) -> bool:
+    """Whether a path is a folder of colour frames; nothing but its list of files is looked at."""
+    from OFLSAM2Core.io.dicom_folder import has_dicom
+
+    return path.is_dir() and not has_dicom(path) and bool(frame_files(path))
+
+
 def _read_folder(folder: Path, series: str | None, channel: int | None) -> Volume:
     from OFLSAM2Core.io.dicom_folder import has_dicom
 

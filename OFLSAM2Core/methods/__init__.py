@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 GROUP = "oflsam2.methods"
 DEFAULT = "ofl-sam2-atlas"
+OF_SEQUENCES = "ofl-sam2"
 
 _BUILT_IN = {
     "ofl-sam2-atlas": "OFLSAM2Core.methods.ofl_sam2_atlas:OflSam2Atlas",
@@ -30,7 +31,6 @@ _BUILT_IN = {
     "samed": "OFLSAM2Core.methods.samed:Samed",
     "unet-2d": "OFLSAM2Core.methods.unet_from_scratch:UNet2D",
     "unet-3d": "OFLSAM2Core.methods.unet_from_scratch:UNet3D",
-    "locate-predict-fuse": "OFLSAM2Core.methods.locate_predict_fuse:LocatePredictFuse",
 }
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,11 @@ def names() -> list[str]:
     """Names of the methods that can be asked for; nothing is imported."""
     others = [entry.name for entry in entry_points(group=GROUP) if entry.name not in _BUILT_IN]
     return [*_BUILT_IN, *others]
+
+
+def default_for(sequence: bool) -> str:
+    """The method that is used where none is named, for a sequence of frames or for volumes."""
+    return OF_SEQUENCES if sequence else DEFAULT
 
 
 def get_method(name: str) -> Method:

@@ -3,8 +3,7 @@
 Where a structure is a single component in every support case, small other components are spurious.
 Where structures always touch (the right ventricle and the myocardium), a component that touches
 nothing is spurious too, however large it is: spleens were predicted as right ventricles
-(docs/experiments/other-sets.md). So is a component in which the mapping network finds nothing,
-where it finds the structure in another: skin was predicted as prostate (docs/decisions/0017).
+(docs/experiments/other-sets.md).
 """
 
 from __future__ import annotations
@@ -21,15 +20,6 @@ from OFLSAM2Core.data.overlap import bounding_box
 STRAY = 0.5
 """Components smaller than this share of the largest are spurious. Of two large ones
 nobody knows which is meant: both stay, for the user to see."""
-
-NOT_FOUND = 0.1
-"""Components of which the mapping network finds less than this share, voxel by voxel, of what it
-finds of the component that it finds most of, are spurious. Of a coil in the rectum it
-finds a fifth to three times as much as of the prostate, of skin nothing."""
-
-UNFOUND = 3
-"""Of 255, added to what it finds in a voxel. Of thin organs it finds so little that it says nothing
-of their components."""
 
 ENOUGH = 0.25
 """Of a structure's voxels, in components that touch its neighbours: the others are taken for
@@ -75,27 +65,21 @@ def spurious_components(
     masks: Sequence[npt.NDArray[np.bool_]],
     single: Sequence[bool],
     touched: Sequence[Sequence[int]],
-    found: Sequence[npt.NDArray[np.uint8]] | None = None,
 ) -> list[npt.NDArray[np.bool_]]:
     """The voxels of each structure that do not belong to it.
 
     masks: (slices, rows, columns) each, as predicted. single: whether `is_single_component`.
-    touched: as `adjacent_structures` gives it. found: where the mapping network finds each, of the
-    masks' shape, 255 where it is sure. A structure of which hardly anything touches its neighbours
-    is left
-    as it is: then these may be what is wrong.
+    touched: as `adjacent_structures` gives it. A structure of which hardly anything touches its
+    neighbours is left as it is: then these may be what is wrong.
     """
     pieces = [_Pieces.of(mask) for mask in masks]
-    believed = [
-        own.found(found[n]) if one and found is not None else own.all()
-        for n, (own, one) in enumerate(zip(pieces, single, strict=True))
-    ]
     large = [
-        (own.large(kept) if one else kept)[own.numbers]
-        for own, kept, one in zip(pieces, believed, single, strict=True)
+        (own.large(own.all()) if one else own.all())[own.numbers]
+        for own, one in zip(pieces, single, strict=True)
     ]
     gone = []
-    for own, kept, one, others in zip(pieces, believed, single, touched, strict=True):
+    for own, one, others in zip(pieces, single, touched, strict=True):
+        kept = own.all()
         if others:
             beside = np.any([large[other] for other in others], axis=0)
             meeting = kept & own.meeting(_grown(beside))
@@ -133,13 +117,6 @@ class _Pieces:
     def large(self, flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Those of them that are no spurious components by STRAY."""
         return flags & (self.sizes >= STRAY * self.sizes[flags].max(initial=0))
-
-    def found(self, found: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        """Those that are no spurious components by NOT_FOUND."""
-        total = np.bincount(self.numbers.ravel(), found.ravel()) + UNFOUND * self.sizes
-        total[0] = 0
-        each = total / np.maximum(self.sizes, 1)
-        return self.all() & (each >= NOT_FOUND * each[total.argmax()])
 
     def meeting(self, grown: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Those that have a voxel in `grown`."""

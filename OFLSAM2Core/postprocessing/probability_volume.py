@@ -17,13 +17,10 @@ from scipy import ndimage, special
 from torch import Tensor
 
 from OFLSAM2Core.data.overlap import bounding_box
-from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.postprocessing.confidence import soft_label_competition
 from OFLSAM2Core.postprocessing.connected_components import spurious_components
-from OFLSAM2Core.postprocessing.dice_threshold import HALF, dice_optimal_threshold, expected_dice
-from OFLSAM2Core.postprocessing.intensity_likelihood import MAY_BE, evidence
-from OFLSAM2Core.preprocessing.letterbox import Box
-from OFLSAM2Core.preprocessing.roi_crop import bbox_center
+from OFLSAM2Core.postprocessing.expected_dice import HALF, expected_dice
+from OFLSAM2Core.postprocessing.intensity_likelihood import evidence
 
 ALONG_THE_BODY = 1.5
 """Millimetres, least deviation of the Gaussian along the slice axis. Where slices are farther apart
@@ -44,18 +41,9 @@ class ProbabilityVolume:
     """The structures' probabilities of all slices, one byte each, on the network's grid or on a
     part of the volume's own."""
 
-    def __init__(
-        self, values: npt.NDArray[np.uint8], drawn_from: Sequence[int] | None = None
-    ) -> None:
-        """values: (N, slices, rows, columns). drawn_from: the least value of each structure's that
-        is predicted; one half without it."""
+    def __init__(self, values: npt.NDArray[np.uint8]) -> None:
+        """values: (N, slices, rows, columns)."""
         self._values = values
-        self._drawn_from = [HALF] * len(values) if drawn_from is None else list(drawn_from)
-
-    @classmethod
-    def empty(cls, structures: int, count: int, size: int) -> ProbabilityVolume:
-        """No structure anywhere yet."""
-        return cls(np.zeros((structures, count, size, size), np.uint8))
 
     @classmethod
     def of_slices(cls, probabilities: Iterable[Tensor]) -> ProbabilityVolume:
@@ -72,15 +60,6 @@ class ProbabilityVolume:
         """Of slices."""
         return self._values.shape[1]
 
-    @property
-    def side(self) -> int:
-        """Of the network's grid."""
-        return self._values.shape[-1]
-
-    def put(self, index: int, probabilities: Tensor) -> None:
-        """Slice `index`: (N, size, size) in [0, 1]."""
-        self._values[:, index] = _bytes(probabilities)
-
     def smoothed(self, widths: Sequence[float], spacing: float) -> ProbabilityVolume:
         """Averaged with the neighbourhood, along the slice axis as `axial_sigma` says.
 
@@ -94,7 +73,7 @@ class ProbabilityVolume:
             own[:] = np.round(255 * special.expit(smooth))
         return ProbabilityVolume(averaged)
 
-    def by_appearance(
+    def with_intensity_likelihood(
         self, stack: npt.NDArray, touched: Sequence[Sequence[int]]
     ) -> ProbabilityVolume:
         """Every voxel near a structure judged once more by how bright structures and what is beside
@@ -115,99 +94,39 @@ class ProbabilityVolume:
             own[found.near] = np.round(255 * special.expit(_LOGITS[own[found.near]] + found.ratios))
         return ProbabilityVolume(judged)
 
-    def with_dice_optimal_thresholds(
-        self, which: npt.NDArray[np.bool_] | bool = True
-    ) -> ProbabilityVolume:
-        """The same, structures predicted from their `dice_optimal_threshold` on; which: of them,
-        (N,)."""
-        best = [dice_optimal_threshold(own) for own in self._counts()]
-        return ProbabilityVolume(self._values, np.where(which, best, self._drawn_from).tolist())
-
     def expected_dice(self) -> npt.NDArray[np.float64]:
         """Of what is predicted of each structure from one half on, if probabilities are true,
         (N,)."""
         return np.array([expected_dice(own) for own in self._counts()])
 
     def without_spurious_components(
-        self,
-        single: Sequence[bool],
-        touched: Sequence[Sequence[int]],
-        found: ProbabilityVolume | None = None,
+        self, single: Sequence[bool], touched: Sequence[Sequence[int]]
     ) -> ProbabilityVolume:
-        """Predicted components that do not belong to a structure become background; see
-        `spurious_components`.
-
-        found: what the mapping network finds by itself, on the same grid.
-
-        For certain, as they were trusted for no good reason; but those that are predicted only from
-        less than one half on were background before, and stay as likely as they may be for that.
-        """
-        drawn = self._drawn()
-        box = bounding_box(np.asarray(drawn.any(axis=0)))
-        of_mapping = None if found is None else [own[box] for own in found._values]
-        gone = spurious_components([mask[box] for mask in drawn], single, touched, of_mapping)
+        """Predicted components that do not belong to a structure become background for certain; see
+        `spurious_components`."""
+        predicted = self._values >= HALF
+        box = bounding_box(np.asarray(predicted.any(axis=0)))
+        gone = spurious_components([mask[box] for mask in predicted], single, touched)
         kept = self._values.copy()
-        for values, voxels, least in zip(kept, gone, self._drawn_from, strict=True):
-            most = 0 if least == HALF else least - 1
-            values[box][voxels] = np.minimum(values[box][voxels], most)
-        return ProbabilityVolume(kept, self._drawn_from)
-
-    def cut_anew(self, slicing: SliceGeometry, other: SliceGeometry) -> ProbabilityVolume:
-        """The same, all of it cut by `other` instead of `slicing`."""
-        return ProbabilityVolume(
-            np.stack([other.to_slices(slicing.from_slices(values)) for values in self._values])
-        )
+        for values, voxels in zip(kept, gone, strict=True):
+            values[box][voxels] = 0
+        return ProbabilityVolume(kept)
 
     def areas(self) -> npt.NDArray[np.int64]:
         """Pixels of each structure in each slice: (N, slices)."""
-        return self._drawn().sum(axis=(2, 3))
+        return (self._values >= HALF).sum(axis=(2, 3))
 
     def highest(self) -> npt.NDArray[np.float64]:
         """Probability of each structure where it is highest in each slice: (N, slices)."""
         return self._values.max(axis=(2, 3)) / 255
 
-    def edges(self) -> Box | None:
-        """Of the rows and columns in which something may be; None where nothing may."""
-        there = np.asarray((self._values > MAY_BE).any(axis=(0, 1)))
-        if not there.any():
-            return None
-        rows, columns = bounding_box(there)
-        return rows.start, rows.stop, columns.start, columns.stop
-
-    def centres(self, region: Box, steps: Sequence[float]) -> Tensor:
-        """Of what is predicted of each structure: (N, 3), in mm from the middle of the first voxel
-        along slices, rows and columns; NaN where nothing is.
-
-        region: the part of the slices' own grid that this is. steps: mm between voxels.
-        """
-        corner = np.array([0, region[0], region[2]])
-        found = [
-            ndimage.center_of_mass(mask) if mask.any() else [np.nan] * 3 for mask in self._drawn()
-        ]
-        return torch.from_numpy(((np.array(found) + corner) * np.array(steps)).astype(np.float32))
-
-    def middle(self) -> tuple[float, float] | None:
-        """`bbox_center` all that is predicted; None where nothing is."""
-        drawn = np.asarray(self._drawn().any(axis=0))
-        return bbox_center(drawn) if drawn.any() else None
-
     def slice(self, index: int, device: torch.device) -> Tensor:
         """(N, rows, columns) in [0, 1]."""
         return torch.from_numpy(self._values[:, index]).to(device).float() / 255
 
-    @property
-    def thresholds(self) -> Tensor:
-        """Probabilities from which on structures are predicted, (N,)."""
-        return torch.tensor(self._drawn_from) / (2 * HALF)
-
     def _counts(self) -> list[npt.NDArray[np.int64]]:
         """Voxels of each structure by their value, (256,); zeros are not counted."""
         return [np.bincount(own[own > 0], minlength=256) for own in self._values]
-
-    def _drawn(self) -> npt.NDArray[np.bool_]:
-        """(N, slices, rows, columns)"""
-        least = np.array(self._drawn_from, np.uint8)
-        return self._values >= least[:, None, None, None]
 
 
 def structure_width(areas: Sequence[npt.NDArray], pixels: Sequence[float]) -> float:

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from OFLSAM2Core.data.overlap import bounding_box
 from OFLSAM2Core.preprocessing.intensity_mapping import (
     IntensityMapping,
     bounded,
     roi_contrast_ratio,
 )
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
-from OFLSAM2Core.preprocessing.roi_crop import bbox
 
 if TYPE_CHECKING:
     from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume
@@ -145,7 +145,10 @@ def _place_of(framings: Sequence[Letterbox], labels: Sequence[npt.NDArray]) -> P
 
 
 def _place(labels: npt.NDArray, framing: Letterbox) -> Place:
-    (top, bottom), (left, right) = bbox(labels)
+    rows, columns = bounding_box(np.asarray((labels > 0).any(axis=0)))
+    (top, bottom, _), (left, right, _) = (
+        each.indices(side) for each, side in zip((rows, columns), labels.shape[1:], strict=True)
+    )
     upper, first = framing.point_in_network(top, left)
     lower, last = framing.point_in_network(bottom, right)
     return upper, lower, first, last

@@ -7,9 +7,7 @@ Two things are learned from the support cases and stored in the learned task:
   scaled by its own percentiles, in bounds that the support sets (brightness.py). Colour frames are
   taken as they are.
 - size. One network pixel has the same physical size in every case, the smallest with which
-  the support slices fit, so that a structure has the size in a target that it had in the support;
-  and likewise for a square around the structures (field_of_view.py) or slices along other axes
-  (other_axis.py), where they are worth showing.
+  the support slices fit, so that a structure has the size in a target that it had in the support.
 """
 
 from __future__ import annotations
@@ -33,12 +31,9 @@ from OFLSAM2Core.preprocessing.intensity_mapping import (
     percentile_window,
 )
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
-from OFLSAM2Core.preprocessing.orthogonal_view import OrthogonalView, is_near_isotropic
 from OFLSAM2Core.preprocessing.roi_crop import (
-    crop_around,
     foreground_crop,
     longest_side,
-    roi_side,
 )
 
 
@@ -51,8 +46,6 @@ class Preprocessing:
     size: pixels along a side of the network's image.
     curve: intensities (ascending) and the grey values they are shown as, for CT and wherever a
         window was given.
-    roi_pixel_spacing: the same for a square around the structures; None where none is shown.
-    other_axes: along which slices are shown besides.
     brightness: bounds for the scale of whole slices of MR; None: there are none.
     """
 
@@ -60,8 +53,6 @@ class Preprocessing:
     pixel: float
     size: int = 256
     curve: IntensityMapping | None = None
-    roi_pixel_spacing: float | None = None
-    other_axes: tuple[OrthogonalView, ...] = ()
     brightness: RoiIntensityBounds | None = None
 
     @classmethod
@@ -72,15 +63,11 @@ class Preprocessing:
         modality: str = "auto",
         size: int = 256,
         window: tuple[float, float] | None = None,
-        roi: bool = False,
-        orthogonal: bool = False,
     ) -> Preprocessing:
         """Learn from the support cases, each cut by its slicing.
 
         modality: "CT", "MR", "RGB", or "auto" to tell from the voxels.
         window: intensities to show as black and white in every volume; colour frames have none.
-        roi: whether a square around the structures may be shown besides whole slices. orthogonal:
-            whether slices along the other axes may, where no square is.
         Raises InputError where sequences and volumes are mixed.
         """
         sequences = {case.volume.is_sequence for case in support_cases}
@@ -107,22 +94,7 @@ class Preprocessing:
             curve = window, (0.0, 1.0)
         elif modality == "CT":
             curve = fit_intensity_mapping(stacks, labels, [slicing.steps for slicing in slicings])
-        # Things in a video move about.
-        side = roi_side(labels, slicings) if roi and modality != "RGB" else None
-        roi_pixel_spacing = None if side is None else side / size
-        others: list[OrthogonalView] = []
-        if (
-            orthogonal
-            and modality != "RGB"
-            and side is None
-            and all(map(is_near_isotropic, slicings))
-        ):
-            for axis in slicings[0].orthogonal_orientations:
-                cut = [SliceGeometry.for_volume(case.volume, axis) for case in support_cases]
-                others.append(OrthogonalView(axis, _pixel(cut, size)))
-        learned = cls(
-            modality, _pixel(slicings, size), size, curve, roi_pixel_spacing, tuple(others)
-        )
+        learned = cls(modality, _pixel(slicings, size), size, curve)
         if modality != "MR" or curve is not None:
             return learned
         prepared = [
@@ -166,43 +138,6 @@ class Preprocessing:
             curve = self.brightness.bound(curve, stack, framing)
         return PreprocessedVolume(stack, curve, framing, note, volume.name)
 
-    def transform_roi(
-        self, volume: Volume, slicing: SliceGeometry, centre: tuple[float, float]
-    ) -> PreprocessedVolume:
-        """The same with a square of the slices around `centre`, row and column in slice pixels.
-
-        Only where `roi_pixel_spacing` is not None. Grey values are those of the square.
-        """
-        assert self.roi_pixel_spacing is not None
-        region = crop_around(centre, self.roi_pixel_spacing * self.size, slicing)
-        stack = slicing.to_slices(volume.array)
-        framing = Letterbox.fit(
-            slicing.slice_shape, slicing.spacing_in_plane, self.roi_pixel_spacing, self.size, region
-        )
-        shown = stack[:, region[0] : region[1], region[2] : region[3]]
-        return PreprocessedVolume(stack, self._curve_of(shown), framing, name=volume.name)
-
-    def transform_orthogonal(
-        self, volume: Volume, slicing: SliceGeometry
-    ) -> tuple[tuple[PreprocessedVolume, SliceGeometry], ...]:
-        """The same cut along each of `other_axes`; nothing where voxels are so uneven that it would
-        show little.
-
-        slicing: of whole slices.
-        """
-        if not self.other_axes or not is_near_isotropic(slicing):
-            return ()
-        alike = self
-        if self.brightness is not None:  # It knows the place in slices along the main axis only.
-            curve = self.transform(volume, slicing).curve
-            alike = replace(self, curve=curve, brightness=None)
-        cuts = [
-            (each.pixel, SliceGeometry.for_volume(volume, each.axis)) for each in self.other_axes
-        ]
-        return tuple(
-            (replace(alike, pixel=pixel).transform(volume, cut), cut) for pixel, cut in cuts
-        )
-
     def _curve_of(self, shown: npt.NDArray) -> IntensityMapping:
         if self.modality == "RGB":
             return (0.0, 255.0), (0.0, 1.0)
@@ -214,14 +149,12 @@ class Preprocessing:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Preprocessing:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError."""
-        curve, roi_pixel_spacing = data["curve"], data["roi_pixel_spacing"]
+        curve = data["curve"]
         return cls(
             modality=str(data["modality"]),
             pixel=float(data["pixel"]),
             size=int(data["size"]),
             curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
-            roi_pixel_spacing=None if roi_pixel_spacing is None else float(roi_pixel_spacing),
-            other_axes=tuple(OrthogonalView(*each) for each in data["other_axes"]),
             brightness=_brightness(data["brightness"]),
         )
 

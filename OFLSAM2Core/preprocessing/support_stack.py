@@ -15,13 +15,9 @@ class SupportStack:
     """A support case: preprocessed, cut, with labels as canonical slices.
 
     labels: (S, H, W), values are `Structure.label`.
-    square: the same of an ROI crop around the structures, where one is worth showing.
-    across: the same case, cut along the other axes, where that is worth it.
     """
 
     name: str
     prepared: PreprocessedVolume
     slicing: SliceGeometry
     labels: npt.NDArray
-    square: PreprocessedVolume | None = None
-    across: tuple[SupportStack, ...] = ()

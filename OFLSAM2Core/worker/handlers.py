@@ -15,7 +15,7 @@ import numpy.typing as npt
 from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.methods import DEFAULT, get_method
+from OFLSAM2Core.methods import default_for, get_method
 from OFLSAM2Core.runtime.redaction import keep_out
 from OFLSAM2Core.runtime.temporary import temporary_folder
 from OFLSAM2Core.worker import payloads
@@ -61,7 +61,8 @@ def learn(job: Job) -> Answer:
 
         check_writable(task_path)
     job.on_progress(_STARTING)
-    backbone, method = job.take("backbone", str, DEFAULT_BACKBONE), job.take("method", str, DEFAULT)
+    backbone = job.take("backbone", str, DEFAULT_BACKBONE)
+    method = job.take("method", str, default_for(any(c.volume.is_sequence for c in cases)))
     session = _session(job, backbone, method)
     allow_missing = job.take("allow_missing", bool, False)
     task = session.learn(cases, job.on_progress, allow_missing=allow_missing)

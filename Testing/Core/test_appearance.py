@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +10,11 @@ import pytest
 import torch
 from probability_volumes import volume_of
 from scipy import ndimage
-from whole_volumes import segmented
 
 from OFLSAM2Core.data.overlap import dice
-from OFLSAM2Core.evaluation.datasets import Dataset, sample_data
-from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.ofl_sam2_atlas.volume_pass import VolumePass
+from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.postprocessing.intensity_likelihood import BESIDE
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
-from OFLSAM2Core.preprocessing.letterbox import Box
-from OFLSAM2Core.session import FewShotSession
 
 CPU = torch.device("cpu")
 Drawn = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
@@ -46,7 +40,7 @@ def _judged(
 ) -> npt.NDArray[np.float32]:
     numbers = range(len(structures))
     touched = [[other for other in numbers if touching and other != own] for own in numbers]
-    return _values(volume_of(*structures).by_appearance(stack, touched))
+    return _values(volume_of(*structures).with_intensity_likelihood(stack, touched))
 
 
 def test_a_structure_drawn_beside_its_place_comes_nearer_to_it() -> None:
@@ -125,27 +119,3 @@ def test_the_parts_of_a_structure_end_where_it_would_as_a_whole() -> None:
     parts = _judged(stack, *drawn, touching=True).max(axis=0)
     (whole,) = _judged(stack, sum(drawn))
     assert dice(whole > 0.5, parts > 0.5) > 0.98
-
-
-@pytest.mark.slow
-def test_what_is_looked_at_around_whole_slices_does_not_change_what_is_found(
-    cases: Path, task: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = FewShotSession("litemedsam", "cpu")
-    learned = LearnedTask.load(task)
-    data = Dataset.open(cases)
-    case = data.read_case(data.test[0])
-    found = segmented(session, learned, case)
-
-    def everything(self: VolumePass, drawn: ProbabilityVolume) -> Box:
-        rows, columns = self.slicing.slice_shape
-        return 0, rows, 0, columns
-
-    monkeypatch.setattr(VolumePass, "_region_of", everything)
-    labels, confidence = segmented(session, learned, case)
-    np.testing.assert_array_equal(labels, found[0])
-    # Probabilities are kept in bytes there; half of one, of two structures, is 8 of confidence.
-    np.testing.assert_allclose(confidence, found[1].astype(float), atol=8)
-    plain = FewShotSession(session.backbone, options=dict(intensity_refinement=False))
-    before = segmented(plain, learned, case)[0]
-    assert before.any() and (before != labels).any()

@@ -41,9 +41,9 @@ def _case(array: NDArray[np.float32]) -> SupportCase:
     return SupportCase(Volume(array, np.eye(4), "made"), labels, (Structure("thing", 1),))
 
 
-def _learned(*cases: SupportCase, across: bool = False) -> Preprocessing:
+def _learned(*cases: SupportCase) -> Preprocessing:
     slicings = [SliceGeometry.for_volume(case.volume) for case in cases]
-    return Preprocessing.fit(cases, slicings, orthogonal=across)
+    return Preprocessing.fit(cases, slicings)
 
 
 @pytest.fixture(scope="module")
@@ -175,17 +175,6 @@ def test_the_place_has_room_around_the_structures_of_all_support_cases() -> None
     assert framing.point_on_slice(upper, left) == pytest.approx((10 - ROOM * 20, 2 - ROOM * 20))
     assert framing.point_on_slice(lower, right) == pytest.approx((30 + ROOM * 20, 22 + ROOM * 20))
     assert RoiIntensityBounds.learn(prepared[2:], labels[2:]) is None
-
-
-def test_all_axes_of_a_volume_are_shown_by_one_curve() -> None:
-    case = _case(_with_a_coil(_tissue()))
-    preparation = _learned(case, _case(_tissue(1)), across=True)
-    assert preparation.brightness is not None
-    slicing = SliceGeometry.for_volume(case.volume)
-    across = preparation.transform_orthogonal(case.volume, slicing)
-    assert len(across) == 2
-    for shown, _ in across:
-        assert shown.curve == preparation.transform(case.volume, slicing).curve
 
 
 def test_a_preparation_with_it_is_the_same_after_json(preparation: Preprocessing) -> None:

@@ -24,10 +24,7 @@ def _ball(
 
 
 def _filled(*structures: np.ndarray) -> ProbabilityVolume:
-    volume = ProbabilityVolume.empty(len(structures), *structures[0].shape[:2])
-    for index in range(structures[0].shape[0]):
-        volume.put(index, torch.from_numpy(np.stack([s[index] for s in structures])))
-    return volume
+    return ProbabilityVolume.of_slices(torch.from_numpy(np.stack(structures, axis=1)))
 
 
 def _labels(volume: ProbabilityVolume, count: int) -> np.ndarray:

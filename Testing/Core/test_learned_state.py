@@ -27,7 +27,7 @@ def test_a_task_whose_structures_go_on_beyond_every_support_volume_is_read_back(
 ) -> None:
     session = FewShotSession(
         ToyBackbone(),
-        method="locate-predict-fuse",
+        method="ofl-sam2-atlas",
         options={"training_steps": 10, "encoded_slices": 12},
     )
     task = session.learn([_cut(patient(seed)) for seed in (1, 2)])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.methods.common.class_balance import (
@@ -14,12 +12,10 @@ from OFLSAM2Core.methods.common.class_balance import (
     near_foreground_mask,
 )
 from OFLSAM2Core.methods.common.mapping_network import (
-    LEAST_SUPPORT,
     REGULARISER,
-    MappingNetwork,
     NormalEquations,
+    NormalEquationsAccumulator,
     PcaFeatureMap,
-    sample_positions,
 )
 from OFLSAM2Core.slice_position.encoding import PLACES, places, through_places
 
@@ -49,11 +45,22 @@ def head(slices: list[Tensor]) -> PcaFeatureMap:
 
 
 def _equations(head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]) -> NormalEquations:
-    each = [NormalEquations.of(head.rows(x), e) for x, e in zip(slices, wanted, strict=True)]
+    each = [_of(head.rows(x), e) for x, e in zip(slices, wanted, strict=True)]
     total = each[0]
     for one in each[1:]:
         total = total.plus(one)
     return NormalEquations(total.gram / len(each), total.moment / len(each))
+
+
+def _of(
+    rows: Tensor,
+    wanted: Tensor,
+    near: Tensor | None = None,
+    balance: PositionWeights | None = None,
+) -> NormalEquations:
+    total = NormalEquationsAccumulator()
+    total.add(rows, wanted.flatten(2), near, balance)
+    return total.mean()
 
 
 def _loss(head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor], tau: Tensor) -> Tensor:
@@ -72,44 +79,11 @@ def test_the_convolution_is_what_the_fitted_rows_mean(
     head = PcaFeatureMap.fit(slices, components=6, with_places=with_places)
     generator = torch.Generator().manual_seed(2)
     tau = torch.randn(2, head.unknowns, OUTPUTS, generator=generator)
-    network = MappingNetwork.start(head, tau, NormalEquations(tau, tau), EVEN, REGULARISER)
     by_rows = (head.rows(slices[0], 0.4) @ tau).transpose(1, 2).reshape(2, OUTPUTS, SIDE, SIDE)
-    torch.testing.assert_close(network(slices[0], 0.4), by_rows, atol=1e-4, rtol=1e-4)
-
-
-def test_one_step_ends_at_the_exact_minimum_along_the_gradient(
-    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
-) -> None:
-    start = torch.randn(2, head.unknowns, OUTPUTS, generator=torch.Generator().manual_seed(3))
-    start.requires_grad_()
-    _loss(head, slices, wanted, start).sum().backward()
-    gradient = start.grad
-    assert gradient is not None
-    stepped = _equations(head, slices, wanted).steepest_descent(start.detach(), 1)
-    step = start.detach() - stepped
-    # Along the gradient of the loss over the samples ...
-    cosine = F.cosine_similarity(step.flatten(1), gradient.flatten(1))
-    torch.testing.assert_close(cosine, torch.ones(2), atol=1e-5, rtol=0)
-    # ... and where the slope along it has become zero.
-    stepped.requires_grad_()
-    _loss(head, slices, wanted, stepped).sum().backward()
-    assert stepped.grad is not None
-    slope = (stepped.grad * gradient).sum(dim=(1, 2)) / gradient.square().sum(dim=(1, 2))
-    assert slope.abs().max() < 1e-4
-
-
-def test_many_steps_approach_the_closed_form(
-    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
-) -> None:
-    equations = _equations(head, slices, wanted)
-    exact = equations.closed_form()
-    start = torch.zeros_like(exact)
-    gaps = []
-    for iterations in (0, 10, 100, 1000):
-        tau = equations.steepest_descent(start, iterations)
-        gaps.append(float((equations.loss(tau) - equations.loss(exact)).max()))
-    assert gaps[0] > gaps[1] > gaps[2] > gaps[3] >= -1e-6
-    assert gaps[3] < 0.01 * gaps[0]
+    found = head.mapped_features(head(slices[0]), tau)
+    if with_places:
+        found = found + through_places(tau[:, -PLACES:], 0.4, SIDE)
+    torch.testing.assert_close(found, by_rows, atol=1e-4, rtol=1e-4)
 
 
 def test_the_closed_form_is_the_least_loss_over_the_samples(
@@ -120,67 +94,13 @@ def test_the_closed_form_is_the_least_loss_over_the_samples(
     assert exact.grad is not None and exact.grad.abs().max() < 1e-5
 
 
-def test_structures_fitted_together_equal_structures_fitted_one_by_one(
-    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
-) -> None:
-    together = _equations(head, slices, wanted).steepest_descent(
-        torch.zeros(2, head.unknowns, OUTPUTS), 7
-    )
-    for structure in range(2):
-        alone = _equations(head, slices, [e[structure : structure + 1] for e in wanted])
-        tau = alone.steepest_descent(torch.zeros(1, head.unknowns, OUTPUTS), 7)
-        torch.testing.assert_close(tau[0], together[structure], atol=1e-6, rtol=1e-5)
-
-
-def _network(head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]) -> MappingNetwork:
-    equations = _equations(head, slices[:2], wanted[:2])
-    return MappingNetwork.start(head, equations.closed_form(), equations, EVEN, REGULARISER)
-
-
-def test_an_update_changes_only_the_structures_that_are_trusted(
-    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
-) -> None:
-    before = _network(head, slices, wanted)
-    after = before.update(head.rows(slices[2]), wanted[2], NOWHERE, [1], iterations=5)
-    assert torch.equal(after.tau[0], before.tau[0])
-    assert not torch.equal(after.tau[1], before.tau[1])
-    assert before.update(head.rows(slices[2]), wanted[2], NOWHERE, [], iterations=5) is before
-
-
-def test_updates_bring_the_prediction_nearer_to_what_was_seen(
-    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
-) -> None:
-    network = _network(head, slices, wanted)
-    rows = head.rows(slices[2])
-    errors = []
-    for _ in range(4):
-        errors.append(float((network(slices[2]) - wanted[2]).square().mean()))
-        network = network.update(rows, wanted[2], NOWHERE, [0, 1], iterations=5)
-    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.95 * errors[0]
-
-
-def test_the_annotated_slices_never_lose_more_than_a_quarter_of_the_weight(
-    head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
-) -> None:
-    network = _network(head, slices, wanted)
-    rows = head.rows(slices[2])
-    sample = NormalEquations.of(rows, wanted[2])
-    for _ in range(60):
-        network = network.update(rows, wanted[2], NOWHERE, [0], iterations=50)
-    settled = NormalEquations(
-        LEAST_SUPPORT * network.support.gram + (1 - LEAST_SUPPORT) * sample.gram,
-        LEAST_SUPPORT * network.support.moment + (1 - LEAST_SUPPORT) * sample.moment,
-    ).closed_form()
-    torch.testing.assert_close(network.tau[0], settled[0], atol=5e-2, rtol=5e-2)
-
-
 def test_a_balance_weighs_every_position_as_if_the_samples_were_written_out(
     head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]
 ) -> None:
     near = torch.rand(2, SIDE * SIDE, generator=torch.Generator().manual_seed(4)) < 0.1
     balance = PositionWeights(near=torch.tensor([5.0, 2.0]), far=torch.tensor([0.5, 0.9]))
     rows = head.rows(slices[0])
-    found = NormalEquations.of(rows, wanted[0], near, balance)
+    found = _of(rows, wanted[0], near, balance)
     for structure in range(2):
         weight = torch.where(near[structure], balance.near[structure], balance.far[structure])
         weighted = rows * weight[:, None] / len(rows)
@@ -214,10 +134,8 @@ def test_a_tiny_structure_is_found_because_of_the_balance(head: PcaFeatureMap) -
     near = near_foreground_mask(mask, SIDE)
     here = PcaFeatureMap.fit([embedding], components=2, kernel=1)
     rows = here.rows(embedding)
-    plain = NormalEquations.of(rows, wanted)
-    balanced = NormalEquations.of(
-        rows, wanted, near, PositionWeights(torch.tensor([9.0]), torch.ones(1))
-    )
+    plain = _of(rows, wanted)
+    balanced = _of(rows, wanted, near, PositionWeights(torch.tensor([9.0]), torch.ones(1)))
     found = [
         (rows @ equations.closed_form()[0]).view(SIDE, SIDE)[4, 4]
         for equations in (plain, balanced)
@@ -236,7 +154,7 @@ def test_places_tell_apart_what_looks_the_same(slices: list[Tensor]) -> None:
         head = PcaFeatureMap.fit([embedding], components=6, kernel=1, with_places=with_places)
         rows = head.rows(embedding)
         assert rows.shape == (SIDE * SIDE, head.unknowns)
-        tau = NormalEquations.of(rows, wanted).closed_form()
+        tau = _of(rows, wanted).closed_form()
         found = (rows @ tau[0]).view(SIDE, SIDE)
         told.append(float(found[4:6, 1:3].mean() - found[4:6, 7:9].mean()))
     assert told[0] == pytest.approx(0, abs=1e-4) and told[1] > 0.5
@@ -259,11 +177,3 @@ def test_places_are_mapped_at_any_level_as_their_rows_are() -> None:
         torch.testing.assert_close(
             through_places(weights, level, SIDE).flatten(2), by_rows, atol=1e-4, rtol=1e-4
         )
-
-
-@pytest.mark.parametrize(("slices", "most"), [(1, 2048), (105, 2048), (400, 1000), (800, 500)])
-def test_of_many_slices_fewer_positions_each_are_fitted_on(slices: int, most: int) -> None:
-    found = sample_positions(4096, np.random.default_rng(0), slices)
-    assert len(found) == len(found.unique()) == most
-    assert found.min() >= 0 and found.max() < 4096
-    assert len(sample_positions(100, np.random.default_rng(0), slices)) == 100

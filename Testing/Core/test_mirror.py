@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.methods.common.bilateral_symmetry import flip_left_right, symmetric_label_map
-from OFLSAM2Core.methods.ofl_sam2_atlas import support_encoding
-from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
-from OFLSAM2Core.methods.ofl_sam2_atlas.state import Metadata
 from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
 from OFLSAM2Core.preprocessing.support_stack import SupportStack
-from OFLSAM2Core.session import FewShotSession
 
 SHAPE = (16, 64, 80)
 
@@ -125,40 +119,3 @@ def test_masks_are_mirrored_with_the_image_and_a_second_time_back_again() -> Non
         flip_left_right(turned_image, turned, partners), (image, masks), strict=True
     ):
         np.testing.assert_array_equal(found, before)
-
-
-@pytest.mark.parametrize(
-    ("is_alike", "mirror"),
-    [
-        (True, True),
-        pytest.param(True, False, marks=pytest.mark.slow),
-        pytest.param(False, True, marks=pytest.mark.slow),
-    ],
-)
-def test_learning_mirrors_copies_of_whole_slices_and_squares_where_both_sides_are_alike(
-    is_alike: bool, mirror: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    turned: list[list[int]] = []
-
-    def spy(image, masks, partners):
-        turned.append(partners.tolist())
-        return flip_left_right(image, masks, partners)
-
-    monkeypatch.setattr(support_encoding, "flip_left_right", spy)
-    cases = [_case(_gland(*each)) if is_alike else _one_of_two(*each) for each in SIZES_AND_SHIFTS]
-    counts = []
-    for zoom in (False, True):
-        turned.clear()
-        options = LearnOptions(
-            encoded_slices=100, training_steps=2, roi_refinement=zoom, flip_augmentation=mirror
-        )
-        session = FewShotSession(
-            Sam2Backbone.random(seed=3, image_size=128), options=options.to_json()
-        )
-        learned = Metadata.decode(session.learn(cases).state)
-        assert (learned.preprocessing.roi_pixel_spacing is not None) == zoom
-        # The gland is its own partner, and so is what other cases say of it.
-        assert all(partners in ([0], [0, 1]) for partners in turned)
-        counts.append(len(turned))
-    whole, with_squares = counts
-    assert with_squares == 2 * whole and (whole > 20) == (is_alike and mirror)

@@ -52,45 +52,6 @@ def test_of_two_large_pieces_both_stay_and_of_small_ones_the_larger() -> None:
     np.testing.assert_array_equal(gone, small)
 
 
-def test_a_piece_in_which_the_mapping_network_finds_nothing_goes_however_large_it_is() -> None:
-    skin = _box(0, 0, 0, side=8) & ~_box(7, 7, 7, side=2)
-    found = np.where(WALL, 90, 0).astype(np.uint8)
-    assert skin.sum() > 2 * WALL.sum()
-    (gone,) = spurious_components([WALL | skin], [True], [[]], [found])
-    np.testing.assert_array_equal(gone, skin)
-    # Of a structure of several pieces none goes.
-    (gone,) = spurious_components([WALL | skin], [False], [[]], [found])
-    assert not gone.any()
-
-
-def test_of_two_pieces_that_the_mapping_network_finds_both_stay() -> None:
-    """A prostate and a coil in the rectum: of which it finds more depends on the support."""
-    coil = _box(0, 0, 0, side=7)
-    for of_wall, of_coil in ((120, 25), (30, 120)):
-        found = np.where(WALL, of_wall, of_coil).astype(np.uint8)
-        (gone,) = spurious_components([WALL | coil], [True], [[]], [found])
-        assert not gone.any()
-
-
-def test_where_the_mapping_network_finds_hardly_anything_the_size_of_pieces_decides() -> None:
-    speck_of_it = np.zeros(WALL.shape, np.uint8)
-    speck_of_it[1, 1, 1] = 255
-    for second, is_gone in ((_box(1, 1, 1, side=5), False), (_box(1, 1, 1, side=4), True)):
-        for found in (np.zeros(WALL.shape, np.uint8), speck_of_it):
-            (gone,) = spurious_components([WALL | second], [True], [[]], [found])
-            assert (gone & second).any() == is_gone and not (gone & WALL).any()
-
-
-def test_what_the_mapping_network_does_not_find_holds_no_neighbours() -> None:
-    skin = _box(8, 16, 2, side=8)
-    beside_skin = _box(8, 16, 10)
-    found = np.where(WALL | CHAMBER, 90, 0).astype(np.uint8)
-    both = [WALL | skin, CHAMBER | beside_skin]
-    gone = spurious_components(both, [True, False], [[1], [0]], [found, found])
-    np.testing.assert_array_equal(gone[0], skin)
-    np.testing.assert_array_equal(gone[1], beside_skin)
-
-
 def test_a_structure_of_several_pieces_keeps_small_ones() -> None:
     (gone,) = spurious_components([WALL | _box(1, 1, 1, side=2)], [False], [[]])
     assert not gone.any()

@@ -24,7 +24,7 @@ class TwoPrecisions(ToyBackbone):
 def test_a_task_is_learned_in_the_precision_that_was_asked_for() -> None:
     options = {"training_steps": 2, "encoded_slices": 12}
     session = FewShotSession(
-        TwoPrecisions(), method="locate-predict-fuse", precision="bfloat16", options=options
+        TwoPrecisions(), method="ofl-sam2-atlas", precision="bfloat16", options=options
     )
     task = session.learn([patient(1), patient(2)])
     assert task.backbone_precision == "bfloat16"

@@ -21,7 +21,6 @@ from OFLSAM2Core.preprocessing.foreground import foreground_bbox
 from OFLSAM2Core.preprocessing.intensity_bounds import RoiIntensityBounds
 from OFLSAM2Core.preprocessing.intensity_mapping import detect_modality
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
-from OFLSAM2Core.preprocessing.orthogonal_view import OrthogonalView
 from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume, Preprocessing
 
 SAMPLES = Path(__file__).parents[2] / "Resources" / "SampleData"
@@ -427,8 +426,6 @@ def test_every_field_comes_back_from_json():
         pixel=0.9,
         size=128,
         curve=((-100.0, 0.0, 200.0), (0.0, 0.4, 1.0)),
-        roi_pixel_spacing=0.35,
-        other_axes=(OrthogonalView("sagittal", 1.2),),
         brightness=RoiIntensityBounds((0.2, 0.8), (1.0, 2.0, 3.0, 4.0)),
     )
     for field in fields(Preprocessing):

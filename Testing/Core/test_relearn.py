@@ -24,8 +24,8 @@ from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.common.mapping_network import NormalEquations
-from OFLSAM2Core.methods.locate_predict_fuse.config import SUPPORT_AS
-from OFLSAM2Core.methods.locate_predict_fuse.relearn import added
+from OFLSAM2Core.methods.ofl_sam2_atlas.config import SUPPORT_AS
+from OFLSAM2Core.methods.ofl_sam2_atlas.relearn import added
 from OFLSAM2Core.session import FewShotSession
 from OFLSAM2Core.worker.client import Event, WorkerClient
 
@@ -35,7 +35,7 @@ CORRECTED = [8, 12]
 
 @pytest.fixture(scope="module")
 def session() -> FewShotSession:
-    return FewShotSession(ToyBackbone(), method="locate-predict-fuse", options=QUICK)
+    return FewShotSession(ToyBackbone(), method="ofl-sam2-atlas", options=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_a_reviewed_case_joins_what_was_learned(
 @pytest.mark.slow
 def test_the_command_line_and_a_worker_correct_and_add_alike(tmp_path: Path) -> None:
     few = {"training_steps": 10, "encoded_slices": 12}
-    session = FewShotSession(device="cpu", method="locate-predict-fuse", options=few)
+    session = FewShotSession(device="cpu", method="ofl-sam2-atlas", options=few)
     task = session.learn([patient(seed) for seed in (1, 2)])
     file = task.save(tmp_path / "task.oflsam2")
     case = faint(7)

@@ -5,21 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
-from OFLSAM2Core.methods.common.class_balance import PositionWeights
-from OFLSAM2Core.methods.common.mapping_network import (
-    MappingNetwork,
-    NormalEquations,
-    PcaFeatureMap,
-)
-from OFLSAM2Core.methods.ofl_sam2_atlas.refinement import RefinementPass
-from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import (
-    SegmentationHead,
-    mapping_probability,
-)
 from OFLSAM2Core.slice_position.extents import StructureExtents
-from OFLSAM2Core.slice_position.regression import PositionScale, SlicePosition
+from OFLSAM2Core.slice_position.regression import PositionScale
 
 
 def _ball(count: int, spacing: float, middle: float, half: float) -> npt.NDArray[np.float64]:
@@ -101,61 +89,3 @@ def test_nothing_is_expected_of_a_structure_whose_end_no_case_shows() -> None:
     extents = StructureExtents.from_support([both], [1.0], [PositionScale(20.0, 20.0)])
     open_ended, closed = extents.there(np.linspace(-1, 1, 40), 0.3)
     assert (open_ended == 0).all() and closed.max() > 0.9
-
-
-def _mapping(generator: torch.Generator) -> MappingNetwork:
-    """Of five components, for two structures."""
-    head = PcaFeatureMap(torch.randn(5, 8, generator=generator), with_places=True)
-    tau = 0.1 * torch.randn(2, head.unknowns, 16, generator=generator)
-    nothing = NormalEquations(torch.zeros(2, 1, 1), torch.zeros(2, 1, 16))
-    even = PositionWeights(torch.ones(2), torch.ones(2))
-    return MappingNetwork.start(head, tau, nothing, even, 0.01)
-
-
-def test_a_second_reading_at_the_same_level_is_the_first_one() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mapping = _mapping(generator)
-    readout = SegmentationHead(
-        5 + 16,
-        16,
-        2,
-        memory_is_mask=True,
-        reads_attended=True,
-        in_volumes=True,
-        uses_atlas_prior=True,
-    ).requires_grad_(False)
-    assert readout.u_net is not None
-    torch.nn.init.normal_(readout.u_net.leave.weight, generator=generator)
-
-    seen = torch.randn(1, 21, 8, 8, generator=generator)
-    added = torch.randn(2, 32, 32, generator=generator)
-    mapped = mapping.of_components(seen[0, :5], 0.3)[None]
-    first = (readout(seen, [SlicePosition(0.3, again=True)], mapped)[0] + added).sigmoid()
-    reading = RefinementPass(readout)
-    reading.keep(4, seen, added, torch.tensor([1.0, 0.0]))
-    again = reading.read(4, 0.3, mapping, None)
-    torch.testing.assert_close(again[0], first[0], atol=0.01, rtol=0)
-    assert (again[1] == 0).all()  # The decoder found nothing there.
-    assert (reading.read(4, 0.9, mapping, None)[0] - again[0]).abs().max() > 0.05
-    # Where nobody votes for anything it is as where nobody has been asked.
-    voted = torch.zeros(2, 32, 32)
-    assert torch.equal(reading.read(4, 0.3, mapping, voted), again)
-    assert (reading.read(4, 0.3, mapping, 1 - voted)[0] - again[0]).abs().max() > 0.05
-
-
-def test_what_the_mapping_network_finds_in_a_slice_depends_on_the_slice_and_its_level_alone() -> (
-    None
-):
-    generator = torch.Generator().manual_seed(0)
-    mapping = _mapping(generator)
-    readout = SegmentationHead(21, 16, 2, memory_is_mask=True, reads_attended=True, in_volumes=True)
-    reading = RefinementPass(readout)
-    slices = torch.randn(2, 1, 21, 8, 8, generator=generator).half()
-    for index, seen in enumerate(slices):
-        reading.keep(index, seen, torch.zeros(2, 32, 32), torch.ones(2))
-    for index, seen in enumerate(slices):
-        found = reading.found(index, 0.3, mapping)
-        wanted = mapping_probability(mapping.of_components(seen[0, :5].float(), 0.3))
-        torch.testing.assert_close(found, wanted)
-        assert found.max() > 0.3
-        assert (reading.found(index, 0.9, mapping) - found).abs().max() > 0.05

@@ -9,12 +9,8 @@ seven organs in head and neck CT had a Dice of 0.57 instead of 0.49, and left at
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch.nn.functional as F
 from torch import Tensor
-
-from OFLSAM2Core.backbones.base import Backbone, ImageFeatures
 
 BLOCK = 4
 """Pixels along the side of a position, in logits and detail."""
@@ -24,13 +20,6 @@ REACH = 8
 
 FLAT = 0.05
 """Deviation of grey values, of 1, below which there is no contrast to speak of."""
-
-
-def encode_with_high_pass(backbone: Backbone, images: Tensor) -> ImageFeatures:
-    """Features of slices (B, 3, S, S) in [0, 1], and their detail."""
-    return replace(
-        backbone.encode(images), detail=high_pass_features(images, backbone.feature_size)
-    )
 
 
 def high_pass_features(images: Tensor, side: int) -> Tensor:

@@ -15,39 +15,17 @@ alpha = g.g / h.h.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.methods.common.class_balance import PositionWeights
-from OFLSAM2Core.slice_position.encoding import PLACES, places, through_places
+from OFLSAM2Core.slice_position.encoding import PLACES, places
 
 REGULARISER = 1e-2
 """lambda of LWL and LLB: it multiplies tau inside the residual."""
-
-NEW_SAMPLE = 0.1
-"""LWL's weight of a new sample: a tenth of all."""
-
-LEAST_SUPPORT = 0.75
-"""Of all weight, what the annotated samples never have less than. LWL has a quarter, and a first
-frame that shows the very object; with that, a prostate whose first slices were drawn too large was
-drawn three times too large in the end (docs/experiments/other-sets.md)."""
-
-POSITIONS = 2048
-"""Of a slice, drawn at random, that are fitted on: neighbours say much the same, so a part is
-enough, and takes less time."""
-
-POSITIONS_LEARNED = 400_000
-"""Of all slices that are learned from: of many slices fewer each are enough."""
-
-
-def sample_positions(count: int, rng: np.random.Generator, slices: int = 1) -> Tensor:
-    """Indices of some of so many positions, of one slice out of `slices`."""
-    most = min(POSITIONS, POSITIONS_LEARNED // slices)
-    return torch.from_numpy(rng.permutation(count)[:most])
 
 
 class PcaFeatureMap:
@@ -113,17 +91,12 @@ class PcaFeatureMap:
             rows[:, len(patches) + 1 :] = there
         return rows
 
-    def mapped(self, components: Tensor, tau: Tensor, level: float) -> Tensor:
-        """What tau (N, D, M) makes of a square slice's components (F, h, w) at a level: memory
-        features (N, M, h, w).
-
-        The same as `rows(embedding, level) @ tau`, as the convolution it is: forming the rows
-        takes six times as long.
-        """
-        return self.with_level(self.mapped_features(components, tau), tau, level)
-
     def mapped_features(self, components: Tensor, tau: Tensor) -> Tensor:
-        """The part of `mapped` that features make."""
+        """What tau (N, D, M) makes of components (F, h, w) without places: (N, M, h, w).
+
+        The same as `rows(embedding) @ tau`, as the convolution it is: forming the
+        rows takes six times as long.
+        """
         count, _, channels = tau.shape
         size = len(components) * self.kernel**2
         weights = tau[:, :size].transpose(1, 2) / self.kernel
@@ -134,13 +107,6 @@ class PcaFeatureMap:
             padding=self.kernel // 2,
         )
         return found.view(count, channels, *components.shape[-2:])
-
-    def with_level(self, found: Tensor, tau: Tensor, level: float) -> Tensor:
-        """`mapped`, from the part that features make (N, M, h, w): places are added if known."""
-        if not self.with_places:
-            return found
-        weights = tau[:, self.basis.shape[0] * self.kernel**2 + 1 :]
-        return found + through_places(weights, level, found.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -153,29 +119,8 @@ class NormalEquations:
     gram: Tensor
     moment: Tensor
 
-    @classmethod
-    def of(
-        cls,
-        rows: Tensor,
-        wanted: Tensor,
-        near: Tensor | None = None,
-        balance: PositionWeights | None = None,
-    ) -> NormalEquations:
-        """Of one slice: rows (P, D), memory features wanted (N, M, h, w) or, at P positions,
-        (N, M, P).
-
-        near: (N, P) bool, `near_foreground_mask`, for a balance; without it all positions count
-        the same.
-        """
-        total = NormalEquationsAccumulator()
-        total.add(rows, wanted.flatten(2), near, balance)
-        return total.mean()
-
     def plus(self, other: NormalEquations) -> NormalEquations:
         return NormalEquations(self.gram + other.gram, self.moment + other.moment)
-
-    def of_structures(self, index: list[int]) -> NormalEquations:
-        return NormalEquations(self.gram[index], self.moment[index])
 
     def closed_form(self, regulariser: float = REGULARISER) -> Tensor:
         """The minimum: tau (N, D, M)."""
@@ -185,25 +130,6 @@ class NormalEquations:
         # a thread whose number of threads had been changed ("Parameter 6 ... DLASWP").
         factor = torch.linalg.cholesky(ridge)
         return torch.cholesky_solve(_in_double(self.moment), factor).to(self.moment)
-
-    def steepest_descent(
-        self, tau: Tensor, iterations: int, regulariser: float = REGULARISER
-    ) -> Tensor:
-        """`iterations` steps from tau (N, D, M), each to the exact minimum along the gradient
-        (Gauss-Newton's alpha, exact because the loss is quadratic); alpha per structure."""
-        for _ in range(iterations):
-            gradient = self.gram @ tau - self.moment + regulariser**2 * tau
-            square = gradient.square().sum(dim=(1, 2), keepdim=True)
-            along = (gradient * (self.gram @ gradient)).sum(dim=(1, 2), keepdim=True)
-            alpha = square / (along + regulariser**2 * square).clamp(min=1e-12)
-            tau = tau - alpha * gradient
-        return tau
-
-    def loss(self, tau: Tensor, regulariser: float = REGULARISER) -> Tensor:
-        """Half the mean square error plus penalty, up to a constant: (N,)."""
-        quadratic = (tau * (self.gram @ tau)).sum(dim=(1, 2)) / 2
-        linear = (tau * self.moment).sum(dim=(1, 2))
-        return quadratic - linear + regulariser**2 * tau.square().sum(dim=(1, 2)) / 2
 
 
 class NormalEquationsAccumulator:
@@ -245,88 +171,6 @@ class NormalEquationsAccumulator:
         if len(self._more):
             gram += self._more
         return NormalEquations(gram / self._slices, self._moment / self._slices)
-
-
-@dataclass(frozen=True)
-class MappingNetwork:
-    """T_tau for N structures, with the samples it was fitted to.
-
-    tau: (N, D, M). support: of the annotated slices. online: of predicted slices, zero before the
-    first. support_weight: (N,), the share that the annotated slices still have. balance: of
-    positions, in both.
-    """
-
-    head: PcaFeatureMap
-    tau: Tensor
-    support: NormalEquations
-    online: NormalEquations
-    support_weight: Tensor
-    balance: PositionWeights
-    regulariser: float
-
-    @classmethod
-    def start(
-        cls,
-        head: PcaFeatureMap,
-        tau: Tensor,
-        support: NormalEquations,
-        balance: PositionWeights,
-        regulariser: float,
-    ) -> MappingNetwork:
-        online = NormalEquations(torch.zeros_like(support.gram), torch.zeros_like(support.moment))
-        weight = torch.ones(len(tau), device=tau.device)
-        return cls(head, tau, support, online, weight, balance, regulariser)
-
-    def __call__(self, embedding: Tensor, level: float = 0.0) -> Tensor:
-        """E2 before lifting: a slice's features (1, C, h, w), standardised, at a level along the
-        body to memory features (N, M, h, w)."""
-        return self.of_components(self.head(embedding), level)
-
-    def of_components(self, components: Tensor, level: float) -> Tensor:
-        """The same from the features' components (F, h, w)."""
-        return self.head.mapped(components, self.tau, level)
-
-    def update(
-        self,
-        rows: Tensor,
-        remembered: Tensor,
-        near: Tensor,
-        trusted: list[int],
-        iterations: int,
-    ) -> MappingNetwork:
-        """Take a slice in as a sample for the structures in `trusted`, and descend.
-
-        rows: (P, D), at all positions of the slice or some. remembered: memory features of the
-        prediction there, (N, M, P). near: (N, P), `near_foreground_mask` of the prediction.
-        """
-        if not trusted or iterations == 0:
-            return self
-        balance = self.balance.of_structures(trusted)
-        sample = NormalEquations.of(rows, remembered[trusted], near[trusted], balance)
-        online = NormalEquations(self.online.gram.clone(), self.online.moment.clone())
-        online.gram[trusted] = (1 - NEW_SAMPLE) * online.gram[trusted] + NEW_SAMPLE * sample.gram
-        online.moment[trusted] = (1 - NEW_SAMPLE) * online.moment[
-            trusted
-        ] + NEW_SAMPLE * sample.moment
-        weight = self.support_weight.clone()
-        weight[trusted] = weight[trusted] * (1 - NEW_SAMPLE)
-        updated = replace(self, online=online, support_weight=weight)
-        tau = self.tau.clone()
-        tau[trusted] = updated._equations(trusted).steepest_descent(
-            tau[trusted], iterations, self.regulariser
-        )
-        return replace(updated, tau=tau)
-
-    def _equations(self, index: list[int]) -> NormalEquations:
-        """All samples with their weights. `online` holds shares that sum to 1 - support_weight."""
-        support = self.support.of_structures(index)
-        weight = self.support_weight[index][:, None, None]
-        kept = weight.clamp(min=LEAST_SUPPORT)
-        scale = (1 - kept) / (1 - weight).clamp(min=1e-6)
-        return NormalEquations(
-            kept * support.gram + scale * self.online.gram[index],
-            kept * support.moment + scale * self.online.moment[index],
-        )
 
 
 def _in_double(matrices: Tensor) -> Tensor:

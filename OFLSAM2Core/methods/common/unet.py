@@ -6,24 +6,19 @@ not ask for large batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from OFLSAM2Core.slice_position.encoding import LEVELS, level_bumps
-from OFLSAM2Core.slice_position.regression import SlicePosition
 
 GROUPS = 8
 
 
 class UNet(nn.Module):
-    """(B, channels, h, w) at levels along the body to (B, outputs, h, w), zero before training."""
+    """(B, channels, h, w) to (B, outputs, h, w), zero before training."""
 
     def __init__(self, channels: int, outputs: int, width: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(channels + 3 + LEVELS, width, 1)
+        self.enter = nn.Conv2d(channels, width, 1)
         self.fine = _Block(width, width)
         self.middle = _Block(width, 2 * width)
         self.coarse = _Block(2 * width, 3 * width)
@@ -34,13 +29,16 @@ class UNet(nn.Module):
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, seen: Tensor, levels: Sequence[SlicePosition]) -> Tensor:
-        fine = self.fine(self.enter(torch.cat([seen, _where(seen, levels)], dim=1)))
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.leave(self.to_last(maps))
+
+    def to_last(self, maps: Tensor) -> Tensor:
+        """What the last layer sees, (B, width, h, w)."""
+        fine = self.fine(self.enter(maps))
         middle = self.middle(F.avg_pool2d(fine, 2, ceil_mode=True))
         coarse = self.coarse(F.avg_pool2d(middle, 2, ceil_mode=True))
-        middle = self.up_to_middle(torch.cat([upsample_like(coarse, middle), middle], dim=1))
-        fine = self.up_to_fine(torch.cat([upsample_like(middle, fine), fine], dim=1))
-        return self.leave(fine)
+        middle = self.up_to_middle(torch.cat([_upsampled(coarse, middle), middle], dim=1))
+        return self.up_to_fine(torch.cat([_upsampled(middle, fine), fine], dim=1))
 
 
 class _Block(nn.Module):
@@ -58,20 +56,6 @@ class _Block(nn.Module):
         return F.gelu(self.norms[1](self.second(inner)) + self.around(maps))
 
 
-def upsample_like(coarse: Tensor, like: Tensor) -> Tensor:
+def _upsampled(coarse: Tensor, like: Tensor) -> Tensor:
     """Maps (B, C, h, w), bilinearly on the grid of `like` (..., H, W)."""
     return F.interpolate(coarse, size=like.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def _where(maps: Tensor, levels: Sequence[SlicePosition]) -> Tensor:
-    """Row, column (-1 to 1), level and how it was found, of every position:
-    (B, 3 + LEVELS, h, w)."""
-    count, _, height, width = maps.shape
-    rows = torch.linspace(-1, 1, height).view(1, 1, height, 1).expand(count, 1, height, width)
-    columns = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(count, 1, height, width)
-    bumps = torch.stack([level_bumps(level.value) for level in levels])
-    again = torch.tensor([[float(level.again)] for level in levels])
-    of_slice = torch.cat([bumps, again], dim=1)
-    return torch.cat(
-        [rows, columns, of_slice[:, :, None, None].expand(-1, -1, height, width)], dim=1
-    ).to(maps)

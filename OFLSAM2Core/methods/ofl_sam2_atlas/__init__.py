@@ -1,8 +1,8 @@
-"""The default for volumes: mapping network, a U-Net on frozen features, and a registered atlas.
+"""A method for volumes in three steps: locate, predict, fuse.
 
-The mapping network and its online update are OFL-SAM2's (arXiv 2512.24861); the U-Net head on the
-frozen backbone's features and the registered support cases as a prior are ours. What was chosen is
-in docs/decisions/.
+Support cases are registered to a new volume (locate), the slices and the region that matter are
+encoded once and read by a ridge regression and a small U-Net on frozen features (predict), and both
+are put together in 3D (fuse). `pipeline.py` is the three steps from top to bottom.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ class OflSam2Atlas:
     """See the module."""
 
     name = "ofl-sam2-atlas"
-    description = (
-        "mapping network, U-Net on frozen features and registered support cases; for volumes"
-    )
+    description = "registered support cases, and a U-Net and ridge regression on frozen features"
     needs_backbone = True
-    sequences = True
-    corrections = False
+    sequences = False
+    corrections = True
     LearnOptions = own.LearnOptions
     SegmentOptions = own.SegmentOptions
     presets = own.PRESETS
@@ -35,13 +33,25 @@ class OflSam2Atlas:
     def learn(
         self, ctx: Context, support: Sequence[SupportCase], options: own.LearnOptions
     ) -> MethodState:
-        from OFLSAM2Core.methods.ofl_sam2_atlas.learning import learn
+        from OFLSAM2Core.methods.ofl_sam2_atlas.learning import learn_model
+        from OFLSAM2Core.methods.ofl_sam2_atlas.state import encode_model
 
-        return learn(ctx, support, options)
+        with ctx.seeded():
+            return encode_model(learn_model(ctx, support, options))
+
+    def add_case(
+        self, ctx: Context, task: LearnedTask, case: SupportCase, options: own.LearnOptions
+    ) -> MethodState:
+        from OFLSAM2Core.methods.ofl_sam2_atlas.extend import extended
+        from OFLSAM2Core.methods.ofl_sam2_atlas.state import decode_model, encode_model
+
+        model = decode_model(task.state, task.structures)
+        with ctx.seeded():
+            return encode_model(extended(ctx, model, case, options))
 
     def open(
         self, ctx: Context, volume: Volume, task: LearnedTask, options: own.SegmentOptions
     ) -> Run:
-        from OFLSAM2Core.methods.ofl_sam2_atlas.volume_run import VolumeRun
+        from OFLSAM2Core.methods.ofl_sam2_atlas.run import VolumeRun
 
         return VolumeRun(ctx, volume, task, options)

@@ -1,198 +1,141 @@
-"""The learned parts of OFL-SAM2, to tensors and back."""
+"""What was learned, to a method's state and back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from OFLSAM2Core.atlas.atlas_set import AtlasSet
-from OFLSAM2Core.backbones.base import Backbone, LearnedAttention, Memory
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import TaskError
-from OFLSAM2Core.methods.base import MethodState
+from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.common.class_balance import PositionWeights
-from OFLSAM2Core.methods.common.mapping_network import (
-    MappingNetwork,
-    NormalEquations,
-    PcaFeatureMap,
-)
-from OFLSAM2Core.methods.ofl_sam2_atlas.adaptive_fusion import AdaptiveFusion
-from OFLSAM2Core.methods.ofl_sam2_atlas.memory_bank import SupportMemory
-from OFLSAM2Core.methods.ofl_sam2_atlas.multiplanar import OrthogonalViewModel
-from OFLSAM2Core.methods.ofl_sam2_atlas.segmentation_head import SegmentationHead
-from OFLSAM2Core.methods.ofl_sam2_atlas.view_model import ViewModel
-from OFLSAM2Core.preprocessing.preprocessing import Preprocessing
+from OFLSAM2Core.methods.common.mapping_network import NormalEquations, PcaFeatureMap
+from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases
+from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head, Mapping
+from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import KeptSlices
+from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, ViewModel, Worth
+from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, View
 from OFLSAM2Core.runtime.named_tensors import named, part_of
 from OFLSAM2Core.slice_position.extents import StructureExtents
-from OFLSAM2Core.slice_position.regression import PositionRegressor
+from OFLSAM2Core.slice_position.regression import PositionNoise
 
-VERSION = 1
-"""Of the format in which this method's state is kept."""
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What is kept besides tensors.
-
-    orientation: along what targets are cut ("axial", "coronal", "sagittal" or "frame").
-    single, by structure: whether it is one connected component in every support case. adjacent:
-    the structures that touch each. widths: of each, in millimetres.
-    """
-
-    preprocessing: Preprocessing
-    orientation: str
-    single: list[bool]
-    adjacent: list[list[int]]
-    widths: list[float]
-
-    def encode(self) -> dict[str, Any]:
-        return {**vars(self), "preprocessing": self.preprocessing.to_json()}
-
-    @classmethod
-    def decode(cls, state: MethodState) -> Metadata:
-        """Raises TaskError for a state of another version, or one that is damaged."""
-        if state.version != VERSION:
-            raise TaskError(
-                f"The learned task holds version {state.version} of the state of 'ofl-sam2-atlas'; "
-                f"this version of oflsam2 reads {VERSION}.",
-                "Learn it again from the support cases.",
-            )
-        try:
-            data = state.metadata
-            return cls(
-                Preprocessing.from_json(data["preprocessing"]),
-                str(data["orientation"]),
-                [bool(each) for each in data["single"]],
-                [[int(one) for one in each] for each in data["adjacent"]],
-                [float(each) for each in data["widths"]],
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TaskError(
-                "The learned task is damaged: what it says of its preprocessing cannot be read.",
-                "Learn it again from the support cases.",
-            ) from error
+VERSION = 3
 
 
-@dataclass(frozen=True)
-class AtlasMethodState:
-    """Everything that a learned task of this method holds."""
+def encode_model(model: Model) -> MethodState:
+    tensors = {
+        **named("atlases", model.atlases.to_tensors()),
+        "extents": torch.from_numpy(model.extents.stored),
+    }
+    for number, view in enumerate(model.views):
+        tensors.update(named(f"view{number}", _tensors_of(view)))
+    metadata = {
+        "orientation": model.orientation,
+        "intensity": model.intensity.to_json(),
+        "views": [_about(view) for view in model.views],
+        "reliable": [None if math.isnan(each) else each for each in model.worth.reliable],
+        "located": model.worth.located,
+        "beyond": model.worth.beyond,
+        "level_error": [model.worth.level_error.shift, model.worth.level_error.scaling],
+        "mirror": None if model.mirror is None else list(model.mirror),
+        "single": list(model.single),
+        "touched": [list(own) for own in model.touched],
+        "widths": list(model.widths),
+    }
+    summary = {"slicing axis": model.orientation, "modality": model.intensity.modality}
+    kept = {name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}
+    return MethodState(VERSION, metadata, kept, summary)
 
-    fusion: AdaptiveFusion
-    readout: SegmentationHead
-    attention: LearnedAttention | None
-    mapping: MappingNetwork
-    memory: SupportMemory
-    levels: PositionRegressor
-    extents: StructureExtents
-    close_up: ViewModel | None = None
-    across: tuple[OrthogonalViewModel, ...] = ()
-    registered: AtlasSet | None = None
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """By name; memory in half precision, which is what makes up the size."""
-        tensors = named("fusion", self.fusion.state_dict())
-        tensors |= named("readout", self.readout.state_dict())
-        if self.attention is not None:
-            tensors |= named("attention", self.attention.state_dict())
-        tensors |= {
-            "mapping.basis": self.mapping.head.basis,
-            "mapping.tau": self.mapping.tau,
-            "mapping.gram": self.mapping.support.gram,
-            "mapping.moment": self.mapping.support.moment,
-            "mapping.near": self.mapping.balance.near,
-            "mapping.far": self.mapping.balance.far,
-            "mapping.kernel": torch.tensor(self.mapping.head.kernel),
-            "mapping.with_places": torch.tensor(self.mapping.head.with_places),
-            "mapping.regulariser": torch.tensor(self.mapping.regulariser),
-            "memory.descriptors": self.memory.descriptors,
-            "memory.levels": torch.tensor([m.level for m in self.memory.memories]),
-            "levels.descriptors": self.levels.descriptors.half(),
-            "levels.levels": self.levels.levels,
-            "levels.cases": self.levels.cases,
-            "levels.half": torch.tensor(self.levels.half),
-            "levels.extents": torch.from_numpy(self.extents.stored),
-            "memory.features": torch.stack([m.features.half() for m in self.memory.memories]),
-        }
-        positions = [m.position for m in self.memory.memories if m.position is not None]
-        if self.attention is not None and positions:
-            tensors["memory.positions"] = torch.stack(positions).half()
-        pointers = [m.pointer for m in self.memory.memories if m.pointer is not None]
-        if pointers:
-            tensors["memory.pointers"] = torch.stack(pointers)
-        if self.close_up is not None:
-            tensors |= named("close_up", self.close_up.to_tensors())
-        for number, across in enumerate(self.across):
-            tensors |= named(f"across{number}", across.to_tensors())
-        if self.registered is not None:
-            tensors |= named("registered", self.registered.to_tensors())
-        return {name: t.detach().cpu().clone() for name, t in tensors.items()}
+def decode_model(state: MethodState, structures: tuple[Structure, ...]) -> Model:
+    """Raises TaskError where the state is of another version or something is missing."""
+    if state.version != VERSION:
+        raise TaskError(
+            f"The task was learned by another version of this method ({state.version}).",
+            "Learn it again from the support cases.",
+        )
+    try:
+        return _decoded(state.metadata, state.tensors, structures)
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise TaskError(
+            "The learned task lacks a part, or one has another shape.",
+            "Learn it again from the support cases.",
+        ) from error
 
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], backbone: Backbone) -> AtlasMethodState:
-        """Raises TaskError when something is missing or of another shape."""
-        device = backbone.device
-        try:
-            fusion = AdaptiveFusion.for_backbone(backbone)
-            fusion.load_state_dict(part_of(tensors, "fusion"))
-            attention = backbone.new_attention()
-            if attention is not None:
-                attention.load_state_dict(part_of(tensors, "attention"))
-                attention.eval().requires_grad_(False).to(device)
-            head = PcaFeatureMap(
-                tensors["mapping.basis"].to(device),
-                int(tensors["mapping.kernel"]),
-                bool(tensors["mapping.with_places"]),
-            )
-            count = len(tensors["mapping.tau"])
-            readout = SegmentationHead.from_tensors(
-                part_of(tensors, "readout"), backbone, head, count
-            )
-            support = NormalEquations(
-                tensors["mapping.gram"].to(device), tensors["mapping.moment"].to(device)
-            )
-            mapping = MappingNetwork.start(
-                head,
-                tensors["mapping.tau"].to(device),
-                support,
-                PositionWeights(tensors["mapping.near"], tensors["mapping.far"]).to(device),
-                float(tensors["mapping.regulariser"]),
-            )
-            features = tensors["memory.features"].to(device).float()
-            positions = tensors.get("memory.positions")
-            pointers = tensors.get("memory.pointers")
-            memories = [
-                Memory(
-                    features[i],
-                    None if positions is None else positions[i].to(device).float(),
-                    None if pointers is None else pointers[i].to(device).float(),
-                    float(tensors["memory.levels"][i]),
-                )
-                for i in range(len(features))
-            ]
-            memory = SupportMemory(memories, tensors["memory.descriptors"].to(device))
-            levels = PositionRegressor(
-                tensors["levels.descriptors"].to(device),
-                tensors["levels.levels"].to(device),
-                tensors["levels.cases"].to(device),
-                float(tensors["levels.half"]),
-            )
-            extents = StructureExtents.from_stored(tensors["levels.extents"].numpy())
-        except (KeyError, RuntimeError) as error:
-            raise TaskError(
-                "The learned task lacks a part, or a part has another shape.",
-                "Learn it again from the support cases.",
-            ) from error
-        fusion.eval().requires_grad_(False).to(device)
-        close_up: ViewModel | None = None
-        across: list[OrthogonalViewModel] = []
-        if own := part_of(tensors, "close_up"):
-            close_up = ViewModel.from_tensors(own, backbone, "squares around its structures")
-        while own := part_of(tensors, f"across{len(across)}"):
-            across.append(OrthogonalViewModel.from_tensors(own, backbone))
-        registered: AtlasSet | None = None
-        if own := part_of(tensors, "registered"):
-            registered = AtlasSet.from_tensors(own, device)
-        looks = close_up, tuple(across), registered
-        return cls(fusion, readout, attention, mapping, memory, levels, extents, *looks)
+
+def _decoded(
+    data: dict[str, Any], tensors: dict[str, Tensor], structures: tuple[Structure, ...]
+) -> Model:
+    intensity = Intensity.from_json(data["intensity"])
+    mirror = data["mirror"]
+    reliable = tuple(math.nan if each is None else float(each) for each in data["reliable"])
+    return Model(
+        structures=structures,
+        orientation=str(data["orientation"]),
+        intensity=intensity,
+        views=tuple(
+            _view(about, part_of(tensors, f"view{number}"), len(structures))
+            for number, about in enumerate(data["views"])
+        ),
+        atlases=Atlases.from_tensors(part_of(tensors, "atlases"), intensity),
+        worth=Worth(
+            reliable,
+            bool(data["located"]),
+            float(data["beyond"]),
+            PositionNoise(*(float(each) for each in data["level_error"])),
+        ),
+        extents=StructureExtents.from_stored(tensors["extents"].numpy()),
+        single=tuple(bool(each) for each in data["single"]),
+        touched=tuple(tuple(int(n) for n in own) for own in data["touched"]),
+        widths=tuple(float(each) for each in data["widths"]),
+        mirror=None if mirror is None else tuple(int(n) for n in mirror),
+    )
+
+
+def _about(view: ViewModel) -> dict[str, Any]:
+    features = view.mapping.features
+    return {
+        "side": view.view.side,
+        "size": view.view.size,
+        "kernel": features.kernel,
+        "with_places": features.with_places,
+    }
+
+
+def _tensors_of(view: ViewModel) -> dict[str, Tensor]:
+    """Of the symmetric matrices of the mapping network, one half."""
+    size = view.equations.gram.shape[-1]
+    upper = torch.triu_indices(size, size)
+    return {
+        **named("head", view.head.state_dict()),
+        **named("kept", view.kept.to_tensors()),
+        "basis": view.mapping.features.basis,
+        "tau": view.mapping.tau,
+        "gram": view.equations.gram[:, upper[0], upper[1]],
+        "moment": view.equations.moment,
+        "near": view.balance.near,
+        "far": view.balance.far,
+    }
+
+
+def _view(about: dict[str, Any], tensors: dict[str, Tensor], structures: int) -> ViewModel:
+    basis = tensors["basis"]
+    features = PcaFeatureMap(basis, int(about["kernel"]), bool(about["with_places"]))
+    size = features.unknowns
+    upper = torch.triu_indices(size, size)
+    gram = torch.zeros(structures, size, size)
+    gram[:, upper[0], upper[1]] = tensors["gram"]
+    gram[:, upper[1], upper[0]] = tensors["gram"]
+    head = Head(basis.shape[0], structures)
+    head.load_state_dict(part_of(tensors, "head"))
+    return ViewModel(
+        View(float(about["side"]), int(about["size"])),
+        Mapping(features, tensors["tau"]),
+        head.eval().requires_grad_(False),
+        NormalEquations(gram, tensors["moment"]),
+        PositionWeights(tensors["near"], tensors["far"]),
+        KeptSlices.from_tensors(part_of(tensors, "kept")),
+    )

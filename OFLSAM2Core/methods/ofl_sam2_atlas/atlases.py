@@ -1,0 +1,306 @@
+"""The support cases as atlases: coarse images and labels around their structures, registered to a
+volume, in which their labels then say where structures are (the prior)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from OFLSAM2Core.atlas.deformable_registration import QUICK, coarse_affine, register
+from OFLSAM2Core.atlas.isotropic_grid import IsotropicGrid, Point
+from OFLSAM2Core.atlas.mind import mind_ssc
+from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
+from OFLSAM2Core.data.overlap import bounding_box
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.methods.ofl_sam2_atlas.config import (
+    COARSE,
+    COMPARED,
+    MORE_SIMILAR,
+    NEARBY,
+    ROOM_AROUND,
+)
+from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, Scan
+from OFLSAM2Core.postprocessing.probability_volume import as_bytes
+
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A hypothesis of where the structures are in a volume.
+
+    middle: of the atlases' grid, mm from the middle of the first voxel. affine: from the grid to
+    each atlas that was registered, (S, 3, 4). which: their numbers. unlike: how little they look
+    like the volume, their mean. centre: where the middle of the atlases' grid comes to lie, mm.
+    """
+
+    middle: Point
+    affine: Tensor
+    which: tuple[int, ...]
+    unlike: float
+    centre: Point
+
+
+@dataclass(frozen=True)
+class Atlases:
+    """grid: of each case, around the middle of its structures. images: (S, 1, D, H, W), labels: how
+    much of each cell structures cover, (S, N, D, H, W), both in bytes. has: which case has which
+    structure, (S, N). place: of the structures' middle in the volumes, as share of their sides,
+    (S, 3). extent: of all structures together, mean of the cases, mm. grey: weight of grey values
+    beside MIND."""
+
+    grid: IsotropicGrid
+    images: Tensor
+    labels: Tensor
+    has: Tensor
+    place: Tensor
+    extent: tuple[float, float, float]
+    intensity: Intensity
+    grey: float = 0.0
+
+    @classmethod
+    def of_support(
+        cls,
+        scans: Sequence[Scan],
+        labels: Sequence[npt.NDArray],
+        structures: Sequence[Structure],
+        intensity: Intensity,
+    ) -> Atlases:
+        """labels: canonical slices of each scan."""
+        boxes = [box_of(own, scan.slicing.steps) for scan, own in zip(scans, labels, strict=True)]
+        extents = np.array([high - low for low, high in boxes])
+        room = 2 * ROOM_AROUND * np.prod(extents.max(axis=0)) ** (1 / 3)
+        whole = np.max([np.multiply(s.slicing.shape, s.slicing.steps) for s in scans], axis=0)
+        finest = min(min(scan.slicing.steps) for scan in scans)
+        grid = IsotropicGrid.holding(np.minimum(extents.max(axis=0) + room, whole).tolist(), finest)
+        images, covered, places = [], [], []
+        for scan, own in zip(scans, labels, strict=True):
+            image, shown, place = atlas_of(grid, scan, own, structures, intensity)
+            images.append(image)
+            covered.append(shown)
+            places.append(place)
+        has = torch.stack([each.flatten(1).amax(dim=1) > 0 for each in covered])
+        return cls(
+            grid,
+            torch.stack(images),
+            torch.stack(covered),
+            has,
+            torch.stack(places),
+            point(extents.mean(axis=0)),
+            intensity,
+        )
+
+    @property
+    def count(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def centre(self) -> Point:
+        """Of the structures' mass from the grid's middle, mean of the atlases, mm."""
+        mass = self.labels.amax(dim=1).float()
+        each = torch.einsum("sdhw,dhwk->sk", mass, self.grid.points())
+        return point((each / mass.sum(dim=(1, 2, 3))[:, None]).mean(dim=0).numpy())
+
+    @property
+    def size(self) -> float:
+        """Geometric mean of the structures' extents, mm."""
+        return float(np.prod(self.extent) ** (1 / 3))
+
+    def describe(self, greys: Tensor) -> Tensor:
+        """What is compared of grey values (B, 1, D, H, W) in [0, 1]: (B, C, D, H, W)."""
+        return torch.cat([mind_ssc(greys), self.grey * greys], dim=1)
+
+    @cached_property
+    def described(self) -> Tensor:
+        """Descriptors of all atlases, (S, C, D, H, W)."""
+        return self.describe(self.images.float() / 255)
+
+    def cases(self, which: Sequence[int]) -> Tensor:
+        """Descriptors of some."""
+        return self.described[list(which)]
+
+    @torch.no_grad()
+    def pose(
+        self, scan: Scan, middles: Sequence[Point], which: Sequence[int], on_step: OnStep
+    ) -> list[Pose]:
+        """From each place an affine map of each atlas, all found together."""
+        shown = [image_on(self.grid, scan, self.intensity, middle) for middle in middles]
+        volume = self.describe(torch.stack([image for image, _ in shown]))
+        inside = torch.stack([there for _, there in shown]).float()
+        cases, each = self.cases(which), len(which)
+        found = []
+        for number, middle in enumerate(middles):
+            affine = coarse_affine(
+                self.grid,
+                volume[number : number + 1],
+                inside[number],
+                cases,
+                torch.zeros(each, 3),
+                on_step,
+            )
+            alike = self._similarity(volume[number : number + 1], inside[number], cases, affine)
+            # The volume's point that lies in the middle of each atlas.
+            at = torch.linalg.solve(affine[:, :, :3], -affine[:, :, 3:])[:, :, 0]
+            best = alike.argmax()
+            # Of the atlas that looks most similar: the mean of one right and two wrong is nowhere.
+            centre = point(np.array(middle) + at[best].numpy())
+            found.append(Pose(middle, affine, tuple(which), 1 - float(alike.mean()), centre))
+        return found
+
+    def _similarity(self, volume: Tensor, inside: Tensor, cases: Tensor, affine: Tensor) -> Tensor:
+        """Correlation of a volume and each atlas, (S,), where both are."""
+        grid = self.grid.coarser(COARSE)
+        own, there = F.avg_pool3d(volume, COARSE), F.avg_pool3d(inside[None], COARSE)
+        points = torch.einsum("dhwk,sjk->sdhwj", grid.points(), affine[:, :, :3])
+        points = points + affine[:, None, None, None, :, 3]
+        shown = grid.at(F.avg_pool3d(cases, COARSE), points)
+        held = (points.abs() <= grid.half).all(dim=-1)[:, None] * there[None]
+        usual = channel_means(cases)
+        one, other = (own - usual) * held, (shown - usual) * held
+        norms = one.square().sum(dim=(1, 2, 3, 4)) * other.square().sum(dim=(1, 2, 3, 4))
+        return (one * other).sum(dim=(1, 2, 3, 4)) / norms.sqrt().clamp(min=1e-6)
+
+    @torch.no_grad()
+    def prior_of(self, scan: Scan, pose: Pose, *, deform: bool, on_step: OnStep) -> AtlasPrior:
+        """What the atlases of a pose say: by its affine maps alone, on a coarser grid, which is
+        enough to know where structures are; or deformed from there."""
+        index = list(pose.which)
+        image, there = image_on(self.grid, scan, self.intensity, pose.middle)
+        volume, cases = self.describe(image[None]), self.cases(index)
+        labels = self.labels[index].float() / 255
+        coarse = self.grid.coarser(COMPARED)
+        if deform:
+            starts = pose.affine[:, :, 3]
+            points = register(
+                self.grid, volume, there.float(), cases, starts, on_step, pose.affine, QUICK
+            )
+            shown = self.grid.at(labels, points, "zeros")
+            few = F.avg_pool3d(points.permute(0, 4, 1, 2, 3), COMPARED).permute(0, 2, 3, 4, 1)
+            grid, inside = self.grid, there
+        else:
+            turned = torch.einsum("dhwk,sjk->sdhwj", coarse.points(), pose.affine[:, :, :3])
+            few = turned + pose.affine[:, None, None, None, :, 3]
+            shown = coarse.at(F.avg_pool3d(labels, COMPARED), few, "zeros")
+            grid, inside = coarse, F.avg_pool3d(there.float()[None], COMPARED)[0] > 0.5
+        apart = coarse.at(F.avg_pool3d(cases, COMPARED), few) - F.avg_pool3d(volume, COMPARED)
+        weights = similarity_weights(apart) * self.has[index][:, :, None, None, None]
+        if deform:
+            weights = F.interpolate(weights, self.grid.shape, mode="trilinear")
+        shares = (weights * shown).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-6)
+        return AtlasPrior(shares * inside, grid, pose.middle, scan.slicing)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return {
+            "spacing": torch.tensor(self.grid.spacing, dtype=torch.float64),
+            "images": self.images,
+            "labels": self.labels,
+            "has": self.has,
+            "place": self.place,
+            "extent": torch.tensor(self.extent, dtype=torch.float64),
+            "grey": torch.tensor(self.grey),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], intensity: Intensity) -> Atlases:
+        """Raises TaskError when something is missing."""
+        try:
+            images = tensors["images"]
+            slices, rows, columns = images.shape[2:]
+            return cls(
+                IsotropicGrid(float(tensors["spacing"]), (slices, rows, columns)),
+                images,
+                tensors["labels"],
+                tensors["has"],
+                tensors["place"],
+                point(tensors["extent"].numpy()),
+                intensity,
+                float(tensors["grey"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise TaskError(
+                "The learned task lacks what its support cases look like.",
+                "Learn it again from the support cases.",
+            ) from error
+
+    def with_grey(self, grey: float) -> Atlases:
+        return replace(self, grey=grey)
+
+
+@dataclass(frozen=True)
+class _Covered:
+    """Planes of labels: (N, rows, columns), 1 where a structure is."""
+
+    labels: npt.NDArray
+    structures: Sequence[Structure]
+
+    def __call__(self, index: int) -> npt.NDArray:
+        return np.stack([self.labels[index] == each.label for each in self.structures])
+
+
+def atlas_of(
+    grid: IsotropicGrid,
+    scan: Scan,
+    labels: npt.NDArray,
+    structures: Sequence[Structure],
+    intensity: Intensity,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A support case on a grid around the middle of its structures: image (1, D, H, W) and labels
+    (N, D, H, W) in bytes, and where the middle lies, as share of the volume's sides, (3,). labels:
+    canonical slices."""
+    low, high = box_of(labels, scan.slicing.steps)
+    middle = point((low + high) / 2)
+    image = as_bytes(image_on(grid, scan, intensity, middle)[0])
+    shown, there = grid.show(_Covered(labels, structures), scan.slicing, middle)
+    sides = np.multiply(scan.slicing.shape, scan.slicing.steps)
+    place = torch.from_numpy((np.array(middle) / sides).astype(np.float32))
+    return image, as_bytes(shown * there), place
+
+
+def channel_means(cases: Tensor) -> Tensor:
+    """Of descriptors (S, C, D, H, W): (1, C, 1, 1, 1)."""
+    return cases.mean(dim=(0, 2, 3, 4), keepdim=True)
+
+
+def similarity_weights(apart: Tensor) -> Tensor:
+    """How much each atlas counts, (S, 1, D, H, W), by how much it differs from the volume nearby,
+    (S, C, D, H, W): locally weighted voting."""
+    apart = apart.square().mean(dim=1, keepdim=True)
+    around = F.pad(apart, [NEARBY // 2] * 6, mode="replicate")
+    nearby = F.avg_pool3d(around, NEARBY, stride=1)
+    return torch.exp(-MORE_SIMILAR * nearby / nearby.mean().clamp(min=1e-6))
+
+
+def image_on(
+    grid: IsotropicGrid, scan: Scan, intensity: Intensity, middle: Point
+) -> tuple[Tensor, Tensor]:
+    """Grey values in [0, 1], (1, D, H, W), on a grid around a place of a volume, and which cells
+    lie in it, (D, H, W). Volumes without an absolute scale are scaled by what the grid holds: what
+    lies beyond must not darken it."""
+    stored, there = grid.show(lambda index: scan.stack[index][None], scan.slicing, middle)
+    values = stored[0][there].numpy() if bool(there.any()) else stored.numpy()
+    intensities, greys = intensity.curve_of(values.reshape(-1, 1, 1))
+    shown = np.interp(stored.numpy(), intensities, greys).astype(np.float32)
+    return torch.from_numpy(shown), there
+
+
+def box_of(
+    labels: npt.NDArray, steps: Sequence[float]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Of all structures: where they begin and end, mm from the middle of the first voxel, (3,)."""
+    box = bounding_box(np.asarray(labels > 0))
+    first = np.array([side.start for side in box]) - 0.5
+    last = np.array([side.stop for side in box]) - 0.5
+    return first * np.array(steps), last * np.array(steps)
+
+
+def point(at: npt.NDArray) -> Point:
+    slices, rows, columns = (float(each) for each in at)
+    return slices, rows, columns

@@ -1,0 +1,179 @@
+"""One more support case for what was learned: its atlas and its equations are added, and the head
+is trained on from where it is."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
+from OFLSAM2Core.data.results import Progress
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase
+from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.common.mapping_network import NormalEquations
+from OFLSAM2Core.methods.ofl_sam2_atlas import config
+from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases, atlas_of, box_of, point
+from OFLSAM2Core.methods.ofl_sam2_atlas.head import Mapping
+from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import TrainingSlice
+from OFLSAM2Core.methods.ofl_sam2_atlas.leave_one_out import best_pose, overlap
+from OFLSAM2Core.methods.ofl_sam2_atlas.mapping import equations_of
+from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, ViewModel
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
+from OFLSAM2Core.methods.ofl_sam2_atlas.region import region_of_labels
+from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
+from OFLSAM2Core.methods.ofl_sam2_atlas.support import SupportWindow, encode_support
+from OFLSAM2Core.methods.ofl_sam2_atlas.training import TrainingSet, train
+from OFLSAM2Core.postprocessing.connected_components import adjacent_structures, is_single_component
+from OFLSAM2Core.postprocessing.probability_volume import structure_width
+from OFLSAM2Core.slice_position.extents import StructureExtents
+
+
+def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOptions) -> Model:
+    """case: with the task's structures. options: those that the task was learned with. The views
+    and the features' components stay as they are. The heads see a quarter of the slices and steps
+    that learning from nothing takes; half of what they see are slices that the task has kept."""
+    report, timings = ctx.report, ctx.timings
+    structures = model.structures
+    slicing = SliceGeometry.for_volume(case.volume, model.orientation)
+    scan = Scan(case.name, slicing.to_slices(case.volume.array), slicing)
+    labels = slicing.to_slices(case.labels)
+    count = model.atlases.count
+    prior: AtlasPrior | None = None
+    worth = model.worth
+    with timings.stage("leave one out"):
+        if model.has_prior:
+
+            def on_step(step: int) -> None:
+                report(Progress("learn", step, step + 1, "registering the case"))
+
+            which = range(min(count, config.OTHERS))
+            _, pose = best_pose(model.atlases, scan, labels, structures, which, on_step)
+            prior = model.atlases.prior_of(scan, pose, deform=True, on_step=on_step)
+            own = overlap(prior, labels, structures)
+            reliable = tuple(_mean(np.array(worth.reliable), own, count).tolist())
+            worth = replace(worth, reliable=reliable)
+        atlases = with_case(model.atlases, scan, labels, structures)
+    region = region_of_labels(labels, slicing.slice_spacing)
+    slices = (region.first, region.stop) if worth.located else (0, slicing.count)
+    rows, columns = slicing.slice_shape
+    centre = region.centre if worth.located else (rows / 2, columns / 2)
+    views = []
+    for number, own_view in enumerate(model.views):
+
+        def progress(stage: str, done: int, total: int, before: int = number) -> None:
+            steps = len(model.views) * total
+            report(Progress(stage, before * total + done, steps))
+
+        window = own_view.view.window(scan, centre, slices, model.intensity)
+        shown = SupportWindow(window, labels, region.scale, slicing.slice_spacing, prior, slices)
+        views.append(_extended_view(ctx, model, own_view, shown, options, progress))
+    areas = np.stack([(labels == each.label).sum(axis=(1, 2)) for each in structures])
+    pixel = math.prod(slicing.spacing_in_plane)
+    extents = StructureExtents.from_support([areas], [slicing.slice_spacing], [region.scale])
+    touched = adjacent_structures([labels], [each.label for each in structures])
+    return replace(
+        model,
+        atlases=atlases,
+        worth=worth,
+        extents=StructureExtents(_mean(model.extents.levels, extents.levels, count)),
+        views=tuple(views),
+        single=tuple(
+            before and is_single_component([labels], each.label)
+            for before, each in zip(model.single, structures, strict=True)
+        ),
+        touched=tuple(
+            tuple(sorted({*before, *now}))
+            for before, now in zip(model.touched, touched, strict=True)
+        ),
+        widths=tuple(
+            max(before, structure_width([own], [pixel]))
+            for before, own in zip(model.widths, areas, strict=True)
+        ),
+    )
+
+
+def _extended_view(
+    ctx: Context,
+    model: Model,
+    own: ViewModel,
+    shown: SupportWindow,
+    options: LearnOptions,
+    progress: Callable[[str, int, int], None],
+) -> ViewModel:
+    """shown: the new case, as the view shows it."""
+    rng, timings, count = ctx.rng(), ctx.timings, model.atlases.count
+    with timings.stage("encode"):
+        encoded = encode_support(
+            ctx.needed_backbone.at_size(own.view.size),
+            [shown],
+            model.structures,
+            options.encoded_slices // (count + 1),
+            rng,
+            lambda done, total: progress("encode", done, total),
+            None if model.mirror is None else np.array(model.mirror),
+            count + 1,
+        )
+    features = own.mapping.features
+    with timings.stage("mapping network"):
+        equations = equations_of(encoded, features, own.balance, model.worth.level_error, rng)
+        summed = _mean_equations(own.equations, equations, count)
+        mapping = Mapping(features, summed.closed_form())
+    number = max(own.kept.without, default=count - 1) + 1
+    new = [replace(TrainingSlice.of(each, features), case=number) for each in encoded]
+    without = {n: Mapping(features, tau) for n, tau in own.kept.without.items()}
+    without[number] = own.mapping
+    # The new case's slices are as many as those of all others together would be: every second.
+    old = own.kept.slices
+    mixed = [*new, *(old * math.ceil(len(new) / max(len(old), 1)))[: len(new) * bool(old)]]
+    with timings.stage("train"):
+        head = copy.deepcopy(own.head)
+        train(
+            head,
+            TrainingSet(mixed, without, features.with_places),
+            max(options.training_steps // config.EXTENDING, 1),
+            options.learning_rate * config.EXTENDING_RATE,
+            model.worth.level_error,
+            rng,
+            lambda done, total, loss: progress("learn", done, total),
+        )
+    originals = [each for each, whole in zip(new, encoded, strict=True) if whole.copy == 0]
+    kept = own.kept.and_of(number, originals, own.mapping.tau)
+    return replace(own, mapping=mapping, head=head, equations=summed, kept=kept)
+
+
+def with_case(
+    atlases: Atlases, scan: Scan, labels: npt.NDArray, structures: Sequence[Structure]
+) -> Atlases:
+    """One more, on the grid of the others. labels: canonical slices."""
+    image, covered, place = atlas_of(atlases.grid, scan, labels, structures, atlases.intensity)
+    low, high = box_of(labels, scan.slicing.steps)
+    extent = _mean(np.array(atlases.extent), high - low, atlases.count)
+    return replace(
+        atlases,
+        images=torch.cat([atlases.images, image[None]]),
+        labels=torch.cat([atlases.labels, covered[None]]),
+        has=torch.cat([atlases.has, (covered.flatten(1).amax(dim=1) > 0)[None]]),
+        place=torch.cat([atlases.place, place[None]]),
+        extent=point(extent),
+    )
+
+
+def _mean(before: npt.NDArray, own: npt.NDArray, count: int) -> npt.NDArray[np.float64]:
+    """Of `count` cases before and one more; where one of both is NaN, the other."""
+    together = (count * before + own) / (count + 1)
+    return np.where(np.isnan(before), own, np.where(np.isnan(own), before, together))
+
+
+def _mean_equations(before: NormalEquations, own: NormalEquations, count: int) -> NormalEquations:
+    return NormalEquations(
+        (count * before.gram + own.gram) / (count + 1),
+        (count * before.moment + own.moment) / (count + 1),
+    )

@@ -1,0 +1,136 @@
+"""Fuse: prediction and prior, put together in 3D, and judged by the intensities of the volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from OFLSAM2Core.methods.ofl_sam2_atlas.config import CONFIRMED
+from OFLSAM2Core.methods.ofl_sam2_atlas.locate import Location
+from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model
+from OFLSAM2Core.methods.ofl_sam2_atlas.prior_weight import prior_weights, weighted_mean
+from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
+from OFLSAM2Core.postprocessing.confidence import (
+    TEMPERATURE,
+    WITH_REGISTRATION,
+    atlas_agreement,
+    calibrated,
+    extent_confidence,
+    slice_confidence,
+    soft_label_competition,
+)
+from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Fused:
+    """probabilities: of the slices from `first` on, in the window's part of their own grid. sure:
+    what S_cf is multiplied by, of all slices, (N, slices). predicted, prior: what was averaged;
+    prior_weight: of the prior in that, (N,)."""
+
+    volume: ProbabilityVolume
+    first: int
+    sure: npt.NDArray[np.float64]
+    temperature: float
+    predicted: ProbabilityVolume
+    prior: ProbabilityVolume | None
+    prior_weight: npt.NDArray[np.float64]
+
+
+def fuse(
+    model: Model,
+    scan: Scan,
+    location: Location,
+    predicted: dict[int, Tensor],
+    intensity_refinement: bool = True,
+    corrected_nearby: Callable[[ProbabilityVolume, int], ProbabilityVolume] | None = None,
+    prior_factors: npt.NDArray[np.float64] | float = 1.0,
+) -> Fused:
+    """predicted: probabilities of slices in bytes on the image's grid, (N, S, S). corrected_nearby:
+    takes the fused volume and the slice at which it begins, and gives it as a person's corrections
+    change it. prior_factors: what the prior's weight of each structure is multiplied by, (N,)."""
+    slicing = scan.slicing
+    first, stop = min(predicted), max(predicted) + 1
+    framing = location.framing
+    top, bottom, left, right = framing.region
+    empty = torch.zeros_like(next(iter(predicted.values())))
+    stack = np.stack([predicted.get(i, empty).numpy() for i in range(first, stop)], axis=1)
+    volume = ProbabilityVolume(stack).smoothed(model.widths, slicing.slice_spacing)
+    volume = ProbabilityVolume.of_slices(
+        framing.to_grid(volume.slice(n, CPU))[:, top:bottom, left:right]
+        for n in range(volume.count)
+    )
+    touched = [list(own) for own in model.touched]
+    volume = volume.without_spurious_components(model.single, touched)
+    temperature, highest = TEMPERATURE, None
+    before, weight = volume, np.zeros(len(model.structures))
+    known: ProbabilityVolume | None = None
+    if location.prior is not None:
+        prior = location.prior
+        known = ProbabilityVolume.of_slices(
+            prior.grid.on_slices(prior.shares, slicing, prior.middle, index, framing.region)
+            for index in range(first, stop)
+        )
+        weight = prior_weights(volume, known, np.array(model.worth.reliable)) * confirmed(
+            volume, known
+        )
+        weight = weight * prior_factors
+        volume = weighted_mean(volume, known, weight).without_spurious_components(
+            model.single, touched
+        )
+        temperature, highest = WITH_REGISTRATION, known.highest()
+    if intensity_refinement:
+        shown = scan.stack[first:stop, top:bottom, left:right]
+        volume = volume.with_intensity_likelihood(shown, touched)
+        volume = volume.without_spurious_components(model.single, touched)
+    if corrected_nearby is not None:
+        volume = corrected_nearby(volume, first)
+    count = slicing.count
+    areas = np.zeros((len(model.structures), count), np.int64)
+    areas[:, first:stop] = volume.areas()
+    scale = location.scale
+    if scale is None:
+        sure = np.ones(areas.shape)
+    else:
+        levels = np.array([scale.level(i * slicing.slice_spacing) for i in range(count)])
+        sure = extent_confidence(areas, levels, model.extents)
+    if highest is not None:
+        votes = np.zeros(areas.shape)
+        votes[:, first:stop] = highest
+        sure = sure * atlas_agreement(areas, votes)
+    return Fused(volume, first, sure, temperature, before, known, weight)
+
+
+def confirmed(volume: ProbabilityVolume, prior: ProbabilityVolume) -> npt.NDArray[np.float64]:
+    """How far the prediction bears out the prior of each structure, (N,) in [0, 1]."""
+    found = []
+    for own, of_prior in zip(volume.values, prior.values, strict=True):
+        where = of_prior > 127
+        mean = own[where].mean() / 255 if where.any() else 0.0
+        found.append(min(float(mean) / CONFIRMED, 1.0))
+    return np.array(found)
+
+
+def labels_and_confidence(
+    model: Model, probabilities: Tensor, temperature: float, sure: Tensor | None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], dict[str, float]]:
+    """Of a slice: probabilities (N, H, W); sure: (N,)."""
+    shared = soft_label_competition(probabilities.clamp(0, 1))
+    which = shared.argmax(dim=0, keepdim=True)
+    shown = calibrated(shared, temperature).gather(0, which)[0]
+    scores = slice_confidence(shared, shared)
+    if sure is not None:
+        scores = scores * sure
+    values = torch.tensor([0, *(s.label for s in model.structures)], dtype=torch.uint8)
+    return (
+        values[which[0]].numpy(),
+        (shown * 255).round().clamp(0, 255).to(torch.uint8).numpy(),
+        {s.name: round(float(score), 4) for s, score in zip(model.structures, scores, strict=True)},
+    )

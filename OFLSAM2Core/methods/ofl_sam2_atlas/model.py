@@ -1,0 +1,65 @@
+"""All that was learned from the support."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.methods.common.class_balance import PositionWeights
+from OFLSAM2Core.methods.common.mapping_network import NormalEquations
+from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases
+from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head, Mapping
+from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import KeptSlices
+from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, View
+from OFLSAM2Core.slice_position.extents import StructureExtents
+from OFLSAM2Core.slice_position.regression import PositionNoise
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What place is worth by leave-one-out, kept in the task. reliable: Dice of the prior of each
+    structure, NaN where it is not known. located: whether a region is located, or all of a volume
+    predicted. beyond: slices beyond the located ends, of the structures' height. level_error: of
+    slice positions."""
+
+    reliable: tuple[float, ...]
+    located: bool
+    beyond: float
+    level_error: PositionNoise = PositionNoise()
+
+
+@dataclass(frozen=True)
+class ViewModel:
+    """What was learned of one view. equations: the mapping network's, to which corrections can be
+    added exactly. balance: how much positions near structures count. kept: a few support slices."""
+
+    view: View
+    mapping: Mapping
+    head: Head
+    equations: NormalEquations
+    balance: PositionWeights
+    kept: KeptSlices = KeptSlices((), {})
+
+
+@dataclass(frozen=True)
+class Model:
+    """views: the nearest first, on whose image all are put together. single: whether a structure
+    hangs together, touched: which others it touches; widths: mm. mirror: partners of structures in
+    a mirror, None where copies are not mirrored."""
+
+    structures: tuple[Structure, ...]
+    orientation: str
+    intensity: Intensity
+    views: tuple[ViewModel, ...]
+    atlases: Atlases
+    worth: Worth
+    extents: StructureExtents
+    single: tuple[bool, ...]
+    touched: tuple[tuple[int, ...], ...]
+    widths: tuple[float, ...]
+    mirror: tuple[int, ...] | None = None
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the head was trained with priors and slice positions."""
+        return self.views[0].mapping.features.with_places

@@ -1,0 +1,144 @@
+"""A volume as canonical slices, its grey values, and windows of it as the encoder sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.methods.ofl_sam2_atlas.config import LARGEST, ROI_ROOM, SIZES, WHOLE, WIDER
+from OFLSAM2Core.preprocessing.intensity_mapping import (
+    IntensityMapping,
+    detect_modality,
+    fit_intensity_mapping,
+    percentile_window,
+)
+from OFLSAM2Core.preprocessing.letterbox import Letterbox
+from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume
+from OFLSAM2Core.preprocessing.roi_crop import crop_around, longest_side
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """stack: canonical slices (S, H, W) of stored intensities, a view of the volume."""
+
+    name: str
+    stack: npt.NDArray
+    slicing: SliceGeometry
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """How intensities become grey values. modality: "CT" (one curve for all), "MR" (every region by
+    its own percentiles). curve: for CT and wherever a window was given."""
+
+    modality: str
+    curve: IntensityMapping | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        scans: Sequence[Scan],
+        labels: Sequence[npt.NDArray],
+        window: tuple[float, float] | None = None,
+    ) -> Intensity:
+        """labels: canonical slices (S, H, W) of each scan. window: intensities shown as black and
+        white."""
+        modality = detect_modality([scan.stack for scan in scans])
+        if window is not None:
+            return cls(modality, (window, (0.0, 1.0)))
+        if modality == "CT":
+            steps = [scan.slicing.steps for scan in scans]
+            return cls("CT", fit_intensity_mapping([scan.stack for scan in scans], labels, steps))
+        return cls(modality)
+
+    def curve_of(self, values: npt.NDArray) -> IntensityMapping:
+        """For a region of a volume, intensities (S, H, W)."""
+        return self.curve or percentile_window(values)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"modality": self.modality, "curve": self.curve}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Intensity:
+        curve = data["curve"]
+        if curve is None:
+            return cls(str(data["modality"]))
+        intensities, greys = (tuple(float(each) for each in part) for part in curve)
+        return cls(str(data["modality"]), (intensities, greys))
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of a slice the encoder sees, and how large: side in mm, shown in size x size
+    pixels."""
+
+    side: float
+    size: int
+
+    def covering(self, slicing: SliceGeometry) -> View:
+        """For all of a slice, at the same scale: a larger image where the slice is larger than the
+        view, up to LARGEST; what is larger still is shown smaller."""
+        longest = longest_side(slicing)
+        if longest <= self.side * (1 + 1 / self.size):
+            return self
+        wanted = math.ceil(self.size * longest / self.side / 32) * 32
+        if wanted <= LARGEST:
+            return View(self.side / self.size * wanted, wanted)
+        return View(longest, LARGEST)
+
+    def window(
+        self,
+        scan: Scan,
+        centre: tuple[float, float],
+        slices: tuple[int, int],
+        intensity: Intensity,
+    ) -> PreprocessedVolume:
+        """The window around `centre`, row and column in slice pixels. slices: first and behind the
+        last that matter; grey values are those of these in the window."""
+        slicing = scan.slicing
+        region = crop_around(centre, self.side, slicing)
+        top, bottom, left, right = region
+        framing = Letterbox.fit(
+            slicing.slice_shape, slicing.spacing_in_plane, self.side / self.size, self.size, region
+        )
+        shown = scan.stack[slices[0] : slices[1], top:bottom, left:right]
+        return PreprocessedVolume(scan.stack, intensity.curve_of(shown), framing, name=scan.name)
+
+
+def views_for(
+    extents: Sequence[float],
+    error: float,
+    slicings: Sequence[SliceGeometry],
+    oversampled: float,
+) -> tuple[View, ...]:
+    """A view of the structures and their surroundings, and a wider one, where slices are larger.
+    Either alone is worse: seen so near, other things are lost from sight.
+
+    extents: largest extent of the structures in a slice of each support case, mm. error: of the
+    region's middle, mm.
+    """
+    whole = max(longest_side(slicing) for slicing in slicings)
+    finest = min(min(slicing.spacing_in_plane) for slicing in slicings)
+
+    def view(side: float) -> View:
+        wanted = oversampled * side / finest
+        return View(side, next((each for each in SIZES if each >= wanted * 0.95), SIZES[-1]))
+
+    side = ROI_ROOM * max(extents) + 2 * error
+    if side > WHOLE * whole:
+        return (view(whole),)
+    return view(side), view(min(WIDER * side, whole))
+
+
+def extent_in_plane(labels: npt.NDArray, slicing: SliceGeometry) -> float:
+    """The larger of the extents along rows and columns, mm, of all structures together."""
+    there = np.asarray((labels > 0).any(axis=0))
+    rows, columns = np.flatnonzero(there.any(axis=1)), np.flatnonzero(there.any(axis=0))
+    row_step, column_step = slicing.spacing_in_plane
+    return max((np.ptp(rows) + 1) * row_step, (np.ptp(columns) + 1) * column_step)
