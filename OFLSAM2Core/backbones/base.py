@@ -143,6 +143,11 @@ class Backbone(ABC):
         None where attention is frozen as a whole (SAM2)."""
         return None
 
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether `at_size` gives an encoder for images of other sizes."""
+        return False
+
     def at_size(self, size: int) -> Backbone:
         """This one, with an encoder for images of `size` x `size` pixels, of which an embedding has
         a quarter as many positions each way; as it is where the encoder has one size only. What it

@@ -132,6 +132,10 @@ class LiteMedSamBackbone(Backbone):
             return ImageFeatures(self.encoder(images.to(self._device)))
         return ImageFeatures(self._compiled(images, self.precision))
 
+    @property
+    def takes_any_size(self) -> bool:
+        return True
+
     def at_size(self, size: int) -> LiteMedSamBackbone:
         """Its attention looks at windows of 7 and 14 positions and knows no place in the image, so
         it takes images of any size; the time goes with their area."""

@@ -168,6 +168,7 @@ class PreprocessedVolume:
     framing: where the slices lie in the network's image.
     note: what the user should know about this volume, or "".
     name: of the volume, for what the user is told later.
+    finer: pixels of `image` for one of `framing`, along a side.
     """
 
     stack: npt.NDArray
@@ -175,6 +176,7 @@ class PreprocessedVolume:
     framing: Letterbox
     note: str = ""
     name: str = ""
+    finer: int = 1
 
     @property
     def valid_region(self) -> tuple[int, int, int, int]:
@@ -189,7 +191,7 @@ class PreprocessedVolume:
 
     def image(self, index: int) -> npt.NDArray[np.float32]:
         """The network's image (3, S, S) of canonical slice `index`, in [0, 1], 0 around it."""
-        planes = self.framing.to_network(self.grey(index))
+        planes = self.framing.finer(self.finer).to_network(self.grey(index))
         return np.array(np.broadcast_to(planes, (3, *planes.shape[1:])))
 
     def resample_mask(self, label_plane: npt.NDArray, label: int) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [
     *("--device", "cpu", "--preset", "fast"),
-    *("--set", "epochs=1", "--set", "atlas_prior=false"),
+    *("--set", "training_steps=8", "--set", "encoded_slices=16", "--set", "atlas_prior=false"),
 ]
 WITHOUT_BACKBONE = [*("--device", "cpu", "--method", "atlas", "--set", "slicing_axis=axial")]
 """A method that takes a second, for tests of what is around it."""

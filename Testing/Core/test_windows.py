@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from toy_backbone import ToyBackbone
 
 from OFLSAM2Core.data.overlap import bounding_box
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
@@ -38,18 +39,18 @@ def test_a_point_of_the_network_lies_where_it_does_on_the_slice() -> None:
 
 
 def test_small_structures_are_seen_near_and_with_their_surroundings() -> None:
-    near, wide = views_for([20.0, 25.0], 1.0, [_slicing(200, 180)], 2.0)
+    near, wide = views_for([20.0, 25.0], 1.0, [_slicing(200, 180)], 2.0, ToyBackbone())
     assert near.side == pytest.approx(1.7 * 25 + 2)
     assert wide.side == pytest.approx(2 * near.side)
 
 
 def test_the_wider_view_is_no_larger_than_the_slices() -> None:
-    near, wide = views_for([50.0], 0.0, [_slicing(120, 100)], 2.0)
+    near, wide = views_for([50.0], 0.0, [_slicing(120, 100)], 2.0, ToyBackbone())
     assert (near.side, wide.side) == (pytest.approx(85), 120)
 
 
 def test_structures_that_fill_their_slices_are_seen_in_one_view() -> None:
-    (only,) = views_for([80.0], 0.0, [_slicing(100, 90)], 2.0)
+    (only,) = views_for([80.0], 0.0, [_slicing(100, 90)], 2.0, ToyBackbone())
     assert only.side == 100
 
 

@@ -40,6 +40,8 @@ class ToyBackbone(Backbone):
     def device(self) -> torch.device:
         return torch.device("cpu")
 
+    takes_any_size = True
+
     def at_size(self, size: int) -> ToyBackbone:
         other = copy.copy(self)  # Counts are shared.
         other.image_size, other.feature_size = size, size // 4

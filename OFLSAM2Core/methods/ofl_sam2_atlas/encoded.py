@@ -51,9 +51,7 @@ class EncodedWindow:
 
     def statistics(self, indices: Sequence[int]) -> FeatureStatistics:
         """Mean and deviation of every channel over some slices, without the padding around them."""
-        return statistics_of(
-            [self(index)[0] for index in indices], self.window.valid_region, self._backbone
-        )
+        return statistics_of([self(index)[0] for index in indices], self.window.valid_region)
 
 
 def encode(backbone: Backbone, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,11 +64,11 @@ def encode(backbone: Backbone, image: Tensor) -> tuple[Tensor, Tensor]:
     return embedding, detail[0].to("cpu", torch.float16)
 
 
-def statistics_of(embeddings: Sequence[Tensor], box: Box, backbone: Backbone) -> FeatureStatistics:
-    """box: where slices lie in the image, rows from, to, columns from, to."""
-    step = backbone.image_size / backbone.feature_size
-    top, left = int(box[0] / step), int(box[2] / step)
-    bottom, right = -int(-box[1] // step), -int(-box[3] // step)
+def statistics_of(embeddings: Sequence[Tensor], box: Box) -> FeatureStatistics:
+    """box: where slices lie in maps of BLOCK x BLOCK pixels a position; rows from, to, columns
+    from, to."""
+    top, left = box[0] // BLOCK, box[2] // BLOCK
+    bottom, right = -(-box[1] // BLOCK), -(-box[3] // BLOCK)
     values = torch.cat(
         [each.float()[:, top:bottom, left:right].flatten(1) for each in embeddings], dim=1
     )

@@ -112,7 +112,7 @@ def _extended_view(
     rng, timings, count = ctx.rng(), ctx.timings, model.atlases.count
     with timings.stage("encode"):
         encoded = encode_support(
-            ctx.needed_backbone.at_size(own.view.size),
+            ctx.needed_backbone.at_size(own.view.image_size),
             [shown],
             model.structures,
             options.encoded_slices // (count + 1),

@@ -14,7 +14,7 @@ from OFLSAM2Core.data.slice_geometry import support_geometries
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases
-from OFLSAM2Core.methods.ofl_sam2_atlas.leave_one_out import leave_one_out
+from OFLSAM2Core.methods.ofl_sam2_atlas.leave_one_out import Earned, leave_one_out
 from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, Worth
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.region import region_of_labels
@@ -39,17 +39,22 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
     labels = [own.to_slices(case.labels) for case, own in zip(support, slicings, strict=True)]
     intensity = Intensity.fit(scans, labels, options.window())
 
-    with timings.stage("leave one out"):
-        atlases = Atlases.of_support(scans, labels, structures, intensity)
-        atlases, earned = leave_one_out(
-            atlases, scans, labels, structures, _steps(report, "registering the support cases")
-        )
+    atlases = Atlases.of_support(scans, labels, structures, intensity)
+    earned = Earned.nothing(len(support), len(structures))
+    if options.atlas_prior and len(support) > 1:
+        with timings.stage("leave one out"):
+            on_step = _steps(report, "registering the support cases")
+            atlases, earned = leave_one_out(atlases, scans, labels, structures, on_step)
     extents = [extent_in_plane(own, s) for own, s in zip(labels, slicings, strict=True)]
     located = bool(
-        len(support) > 1 and earned.beyond < 0.25 and earned.centre_error < 0.25 * max(extents)
+        earned.place and earned.beyond < 0.25 and earned.centre_error < 0.25 * max(extents)
     )
     views = views_for(
-        extents if located else [math.inf], earned.centre_error, slicings, options.oversampled
+        extents if located else [math.inf],
+        earned.centre_error,
+        slicings,
+        options.oversampled,
+        ctx.needed_backbone,
     )
     logger.info(
         "prior %s, located %s, views of %s mm in %s pixels, grey %.0f, %s, beyond %.2f",

@@ -38,6 +38,12 @@ class Earned:
     centre_error: float
     beyond: float
 
+    @classmethod
+    def nothing(cls, cases: int, structures: int) -> Earned:
+        """Where nobody has tried, or there is a single case."""
+        unknown = np.full(structures, np.nan)
+        return cls((None,) * cases, unknown, PositionNoise(), 0.0, 0.0)
+
     @property
     def place(self) -> bool:
         """Whether there is a prior at all."""
@@ -51,11 +57,9 @@ def leave_one_out(
     structures: Sequence[Structure],
     on_step: OnStep,
 ) -> tuple[Atlases, Earned]:
-    """The atlases with that of GREYS by which cases are known better, and what place is worth."""
-    count, structures_count = atlases.count, len(structures)
-    if count == 1:
-        nothing = np.full(structures_count, np.nan)
-        return atlases, Earned((None,), nothing, PositionNoise(), 0.0, 0.0)
+    """The atlases, two at least, with that of GREYS by which cases are known better, and what place
+    is worth."""
+    count = atlases.count
     others = [[(own + n) % count for n in range(1, count)][:OTHERS] for own in range(count)]
     tried = []
     for grey in GREYS:

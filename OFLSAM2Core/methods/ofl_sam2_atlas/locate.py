@@ -209,7 +209,7 @@ def _at(
     held = (max(region.first, 0), min(region.stop, scan.slicing.count))
     windows = tuple(
         EncodedWindow(
-            backbone.at_size(own.view.size),
+            backbone.at_size(own.view.image_size),
             own.view.window(scan, region.centre, held, model.intensity),
         )
         for own in model.views
@@ -235,7 +235,7 @@ def _everywhere(model: Model, backbone: Backbone, scan: Scan) -> Location:
         logger.warning("'%s' is so large that it is predicted at a coarser scale.", scan.name)
     window = view.window(scan, (rows / 2, columns / 2), (0, count), model.intensity)
     probes = tuple(spread_over(0, count, config.PROBES))
-    encoded = EncodedWindow(backbone.at_size(view.size), window)
+    encoded = EncodedWindow(backbone.at_size(view.image_size), window)
     return Location((encoded,), 0, count, probes, None, None, None)
 
 

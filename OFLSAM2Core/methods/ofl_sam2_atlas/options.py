@@ -42,6 +42,9 @@ class LearnOptions(Options):
     flip_augmentation: bool = option(
         True, "Learn from mirrored copies, where the support shows that both sides are alike."
     )
+    atlas_prior: bool = option(
+        True, "Register the support cases to one another, so that place can help."
+    )
     training_steps: int = option(800, "Training steps.", low=1, high=100_000)
     encoded_slices: int = option(
         300, "Slices and copies that are encoded to learn from.", low=1, high=100_000

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.methods.common.high_pass import BLOCK
 from OFLSAM2Core.methods.ofl_sam2_atlas.config import LARGEST, ROI_ROOM, SIZES, WHOLE, WIDER
 from OFLSAM2Core.preprocessing.intensity_mapping import (
     IntensityMapping,
@@ -75,11 +77,22 @@ class Intensity:
 
 @dataclass(frozen=True)
 class View:
-    """Which part of a slice the encoder sees, and how large: side in mm, shown in size x size
-    pixels."""
+    """Which part of a slice the encoder sees, and how large.
+
+    side: mm. size: pixels of the maps along a side, four for a position of the features. finer:
+    pixels of the encoder's image for one of the maps (LiteMedSAM 1, SAM 2 4). takes_any_size:
+    whether the encoder does.
+    """
 
     side: float
     size: int
+    finer: int = 1
+    takes_any_size: bool = True
+
+    @property
+    def image_size(self) -> int:
+        """Of the encoder's image."""
+        return self.finer * self.size
 
     def covering(self, slicing: SliceGeometry) -> View:
         """For all of a slice, at the same scale: a larger image where the slice is larger than the
@@ -87,10 +100,12 @@ class View:
         longest = longest_side(slicing)
         if longest <= self.side * (1 + 1 / self.size):
             return self
+        if not self.takes_any_size:
+            return replace(self, side=longest)
         wanted = math.ceil(self.size * longest / self.side / 32) * 32
         if wanted <= LARGEST:
-            return View(self.side / self.size * wanted, wanted)
-        return View(longest, LARGEST)
+            return replace(self, side=self.side / self.size * wanted, size=wanted)
+        return replace(self, side=longest, size=LARGEST)
 
     def window(
         self,
@@ -108,7 +123,8 @@ class View:
             slicing.slice_shape, slicing.spacing_in_plane, self.side / self.size, self.size, region
         )
         shown = scan.stack[slices[0] : slices[1], top:bottom, left:right]
-        return PreprocessedVolume(scan.stack, intensity.curve_of(shown), framing, name=scan.name)
+        curve = intensity.curve_of(shown)
+        return PreprocessedVolume(scan.stack, curve, framing, name=scan.name, finer=self.finer)
 
 
 def views_for(
@@ -116,6 +132,7 @@ def views_for(
     error: float,
     slicings: Sequence[SliceGeometry],
     oversampled: float,
+    backbone: Backbone,
 ) -> tuple[View, ...]:
     """A view of the structures and their surroundings, and a wider one, where slices are larger.
     Either alone is worse: seen so near, other things are lost from sight.
@@ -123,14 +140,17 @@ def views_for(
     extents: largest extent of the structures in a slice of each support case, mm. error: of the
     region's middle, mm.
     """
-    whole = max(longest_side(slicing) for slicing in slicings)
+    whole = float(max(longest_side(slicing) for slicing in slicings))
     finest = min(min(slicing.spacing_in_plane) for slicing in slicings)
 
     def view(side: float) -> View:
+        if not backbone.takes_any_size:
+            size = BLOCK * backbone.feature_size
+            return View(side, size, backbone.image_size // size, takes_any_size=False)
         wanted = oversampled * side / finest
         return View(side, next((each for each in SIZES if each >= wanted * 0.95), SIZES[-1]))
 
-    side = ROI_ROOM * max(extents) + 2 * error
+    side = float(ROI_ROOM * max(extents) + 2 * error)
     if side > WHOLE * whole:
         return (view(whole),)
     return view(side), view(min(WIDER * side, whole))

@@ -100,6 +100,8 @@ def _about(view: ViewModel) -> dict[str, Any]:
     return {
         "side": view.view.side,
         "size": view.view.size,
+        "finer": view.view.finer,
+        "takes_any_size": view.view.takes_any_size,
         "kernel": features.kernel,
         "with_places": features.with_places,
     }
@@ -132,7 +134,12 @@ def _view(about: dict[str, Any], tensors: dict[str, Tensor], structures: int) ->
     head = Head(basis.shape[0], structures)
     head.load_state_dict(part_of(tensors, "head"))
     return ViewModel(
-        View(float(about["side"]), int(about["size"])),
+        View(
+            float(about["side"]),
+            int(about["size"]),
+            int(about["finer"]),
+            bool(about["takes_any_size"]),
+        ),
         Mapping(features, tensors["tau"]),
         head.eval().requires_grad_(False),
         NormalEquations(gram, tensors["moment"]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
@@ -15,10 +16,16 @@ from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.methods.common.augmentation import augment
 from OFLSAM2Core.methods.common.bilateral_symmetry import flip_left_right
-from OFLSAM2Core.methods.ofl_sam2_atlas.config import EMPTY_SHARE, MOST_SLICES
+from OFLSAM2Core.methods.ofl_sam2_atlas.config import (
+    COMPONENTS,
+    EMPTY_SHARE,
+    MOST_SLICES,
+    TRAINING_BYTES,
+)
 from OFLSAM2Core.methods.ofl_sam2_atlas.encoded import encode, statistics_of
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume
+from OFLSAM2Core.runtime.memory_check import check_memory
 from OFLSAM2Core.slice_position.regression import PositionScale
 
 OnStep = Callable[[int, int], None]
@@ -93,10 +100,13 @@ def encode_support(
                     if both is not None and (copy + index) % 2:
                         image, planes = flip_left_right(image, planes, both[: len(planes)])
                 embedding, detail = encode(backbone, torch.from_numpy(image)[None])
-                encoded.append((index, embedding, detail, as_bytes(torch.from_numpy(planes))))
+                maps = F.avg_pool2d(torch.from_numpy(planes), own_window.window.finer)
+                if done == 1:
+                    _check_memory(embedding, detail, maps, total)
+                encoded.append((index, embedding, detail, as_bytes(maps)))
             # As in a new volume: of slices with structures where these are located, else of all.
             inside = [each[1] for each in encoded if own_window.is_probe(each[0])]
-            statistics = statistics_of(inside, own_window.window.valid_region, backbone)
+            statistics = statistics_of(inside, own_window.window.valid_region)
             for index, embedding, detail, maps in encoded:
                 standard = (embedding.float() - statistics.mean[0]) / statistics.deviation[0]
                 prior = maps[len(structures) :]
@@ -117,17 +127,27 @@ def encode_support(
     return found
 
 
+def _check_memory(embedding: Tensor, detail: Tensor, maps: Tensor, slices: int) -> None:
+    """Raises ResourceError. embedding, detail, maps: of one of so many slices."""
+    components = 2 * COMPONENTS * embedding[0].numel()
+    each = embedding.nbytes + detail.nbytes + maps.numel() + 2 * maps.numel() + components
+    check_memory(
+        TRAINING_BYTES + slices * each,
+        f"Learning from {slices} slices",
+        "Close other programs, give fewer support cases, or use the preset fast.",
+    )
+
+
 def _planes(
     own: SupportWindow, index: int, structures: Sequence[Structure]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The image (3, S, S), and masks and priors (N or 2 N, S, S)."""
+    """The encoder's image (3, S, S), and masks and priors (N or 2 N, S, S) on its grid."""
     window = own.window
-    masks = np.stack([window.resample_mask(own.labels[index], s.label) for s in structures])
+    framing = window.framing.finer(window.finer)
+    masks = framing.to_network(np.stack([own.labels[index] == s.label for s in structures]))
     if own.prior is None:
         return window.image(index), masks
-    return window.image(index), np.concatenate(
-        [masks, own.prior.on_network_grid(index, window.framing)]
-    )
+    return window.image(index), np.concatenate([masks, own.prior.on_network_grid(index, framing)])
 
 
 def worth_learning(labels: npt.NDArray, most: int) -> list[int]:

@@ -81,7 +81,7 @@ def learn_view(
     place = support.located and earned.place
     with timings.stage("encode"):
         encoded = encode_support(
-            ctx.needed_backbone.at_size(view.size),
+            ctx.needed_backbone.at_size(view.image_size),
             support.windows(view),
             support.structures,
             options.encoded_slices,
