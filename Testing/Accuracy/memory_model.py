@@ -38,7 +38,7 @@ def measure(slices: int, structures: int, side: int, supports: int, support_slic
     backbone.encode(torch.zeros(1, 3, 256, 256))
     base = peak_memory_mb()
     backbone.encoder, backbone._compiled = ScaledDown(), None
-    session = FewShotSession(backbone, preset="fast", options={"epochs": 1, "training_steps": 5})
+    session = FewShotSession(backbone, preset="fast", options={"training_steps": 5})
     cases = [
         phantom((support_slices, side, side), structures, seed, f"support {seed}")
         for seed in range(supports)

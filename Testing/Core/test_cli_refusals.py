@@ -118,9 +118,9 @@ def test_weights_of_another_kind_are_named(cases, tmp_path):
         (["--backbone", "sam9"], "sam9"),
         (["--method", "magic"], "magic"),
         (["--preset", "slow"], "slow"),
-        (["--set", "gamma=7"], "gamma"),
+        (["--set", "oversampled=70"], "oversampled"),
         (["--set", "colour=red"], "colour"),
-        (["--set", "gamma"], "gamma"),
+        (["--set", "oversampled"], "oversampled"),
         (["--set", "slicing_axis=diagonal"], "diagonal"),
         (["--device", "abacus"], "abacus"),
     ],
@@ -197,7 +197,7 @@ def test_what_a_learned_task_has_settled_is_not_ignored_without_a_word(cases, ta
     words = ["segment", image(cases, "006"), "--task", task, "--out", out]
     for more, named in (
         (("--set", "slicing_axis=sagittal"), "slicing_axis"),
-        (("--set", "epochs=3"), "epochs"),
+        (("--set", "training_steps=3"), "training_steps"),
         (("--allow-missing",), "--allow-missing"),
     ):
         refused(run(*words, *more), named, "learn the task again")

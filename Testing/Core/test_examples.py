@@ -16,7 +16,7 @@ from OFLSAM2Core.session import FewShotSession
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
-QUICK = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "atlas_prior": False}
+QUICK = {"training_steps": 8, "encoded_slices": 16, "slicing_axis": "axial", "atlas_prior": False}
 
 
 def load(number: int) -> ModuleType:

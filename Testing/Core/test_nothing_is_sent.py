@@ -162,7 +162,7 @@ def worker(sealed: Sealed, weights: dict[str, str]) -> Iterator[WorkerClient]:
 def test_a_worker_learns_and_segments_without_a_network_and_leaves_no_process(
     sealed: Sealed, worker: WorkerClient, tmp_path: Path
 ) -> None:
-    options = {"epochs": 1, "augmented_copies": 0, "atlas_prior": False}
+    options = {"training_steps": 8, "encoded_slices": 16, "atlas_prior": False}
     pid = worker.pid
     assert pid is not None
     assert worker.wait(worker.hello(), timeout=60).name == "ready"

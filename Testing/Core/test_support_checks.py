@@ -153,7 +153,7 @@ def test_a_task_keeps_ranges_and_sizes_and_compares_the_volume_with_them(tmp_pat
     session = FewShotSession(
         Sam2Backbone.random(seed=3, image_size=64),
         preset="fast",
-        options={"epochs": 1, "augmented_copies": 0, "atlas_prior": False},
+        options={"training_steps": 8, "encoded_slices": 16, "atlas_prior": False},
     )
     thin = [SupportCase(
         Volume(one.volume.array[4:6], one.volume.affine, one.name), one.labels[4:6], ORGAN

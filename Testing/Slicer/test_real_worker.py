@@ -45,7 +45,7 @@ def test_from_clicks_to_segments_with_the_real_worker(scene, open_panel):
     panel = open_panel()
     panel.choose(target, pairs)
     panel.ui.presetComboBox.setCurrentText("fast")
-    panel.option("epochs").value = 1
+    panel.option("training_steps").value = 8
     panel.option("slicing_axis").setCurrentText("axial")
     status = panel.run(timeout=900)
 

@@ -20,7 +20,7 @@ from OFLSAM2Core.session import FewShotSession
 from OFLSAM2Core.worker.client import Event, WorkerClient
 
 SAMPLES = Path(__file__).resolve().parents[2] / "Resources" / "SampleData"
-QUICK = {"epochs": 1, "augmented_copies": 0, "slicing_axis": "axial", "atlas_prior": False}
+QUICK = {"training_steps": 8, "encoded_slices": 16, "slicing_axis": "axial", "atlas_prior": False}
 SLICES = 3
 
 pytestmark = pytest.mark.slow
@@ -139,7 +139,7 @@ def test_cancelling_in_the_middle_of_learning_keeps_the_worker_and_leaves_no_fil
 ) -> None:
     pid = worker.pid
     path = tmp_path / "cancelled.oflsam2"
-    options = {**QUICK, "epochs": 40}
+    options = {**QUICK, "training_steps": 4000}
     job = worker.learn(supports, task_path=path, device="cpu", options=options)
     stages: list[str] = []
     while "learn" not in stages:
