@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from OFLSAM2Core.evaluation.bench_sam2 import Sam2Timing
     from OFLSAM2Core.session import FewShotSession
 
-STAGES = ("encode", "attend", "update", "fuse", "decode", "write")
+STAGES = ("locate", "predict", "register", "fuse", "attend", "update", "decode", "write")
 PRESET = "fast"  # How long was learned changes nothing about the pace that is measured.
 _SAM2_BESIDE = "sam2.1-tiny"  # The fastest; a comparison with a larger one flatters us.
 

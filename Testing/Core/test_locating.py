@@ -116,7 +116,7 @@ def test_a_task_of_another_version_or_with_a_part_missing_is_refused(
     newer = replace(task, state=replace(task.state, version=99))
     with pytest.raises(TaskError, match="another version"):
         session.open(volume, newer)
-    tensors = {n: t for n, t in task.state.tensors.items() if n != "view0.tau"}
+    tensors = {n: t for n, t in task.state.tensors.items() if n != "mapping.tau"}
     with pytest.raises(TaskError, match="lacks a part"):
         session.open(volume, replace(task, state=replace(task.state, tensors=tensors)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from normal_equations import equations_of
 from torch import Tensor
 
 from OFLSAM2Core.methods.common.class_balance import (
@@ -14,7 +15,6 @@ from OFLSAM2Core.methods.common.class_balance import (
 from OFLSAM2Core.methods.common.mapping_network import (
     REGULARISER,
     NormalEquations,
-    NormalEquationsAccumulator,
     PcaFeatureMap,
 )
 from OFLSAM2Core.slice_position.encoding import PLACES, places, through_places
@@ -45,22 +45,11 @@ def head(slices: list[Tensor]) -> PcaFeatureMap:
 
 
 def _equations(head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor]) -> NormalEquations:
-    each = [_of(head.rows(x), e) for x, e in zip(slices, wanted, strict=True)]
+    each = [equations_of(head.rows(x), e) for x, e in zip(slices, wanted, strict=True)]
     total = each[0]
     for one in each[1:]:
         total = total.plus(one)
     return NormalEquations(total.gram / len(each), total.moment / len(each))
-
-
-def _of(
-    rows: Tensor,
-    wanted: Tensor,
-    near: Tensor | None = None,
-    balance: PositionWeights | None = None,
-) -> NormalEquations:
-    total = NormalEquationsAccumulator()
-    total.add(rows, wanted.flatten(2), near, balance)
-    return total.mean()
 
 
 def _loss(head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor], tau: Tensor) -> Tensor:
@@ -100,7 +89,7 @@ def test_a_balance_weighs_every_position_as_if_the_samples_were_written_out(
     near = torch.rand(2, SIDE * SIDE, generator=torch.Generator().manual_seed(4)) < 0.1
     balance = PositionWeights(near=torch.tensor([5.0, 2.0]), far=torch.tensor([0.5, 0.9]))
     rows = head.rows(slices[0])
-    found = _of(rows, wanted[0], near, balance)
+    found = equations_of(rows, wanted[0], near, balance)
     for structure in range(2):
         weight = torch.where(near[structure], balance.near[structure], balance.far[structure])
         weighted = rows * weight[:, None] / len(rows)
@@ -134,8 +123,8 @@ def test_a_tiny_structure_is_found_because_of_the_balance(head: PcaFeatureMap) -
     near = near_foreground_mask(mask, SIDE)
     here = PcaFeatureMap.fit([embedding], components=2, kernel=1)
     rows = here.rows(embedding)
-    plain = _of(rows, wanted)
-    balanced = _of(rows, wanted, near, PositionWeights(torch.tensor([9.0]), torch.ones(1)))
+    plain = equations_of(rows, wanted)
+    balanced = equations_of(rows, wanted, near, PositionWeights(torch.tensor([9.0]), torch.ones(1)))
     found = [
         (rows @ equations.closed_form()[0]).view(SIDE, SIDE)[4, 4]
         for equations in (plain, balanced)
@@ -154,7 +143,7 @@ def test_places_tell_apart_what_looks_the_same(slices: list[Tensor]) -> None:
         head = PcaFeatureMap.fit([embedding], components=6, kernel=1, with_places=with_places)
         rows = head.rows(embedding)
         assert rows.shape == (SIDE * SIDE, head.unknowns)
-        tau = _of(rows, wanted).closed_form()
+        tau = equations_of(rows, wanted).closed_form()
         found = (rows @ tau[0]).view(SIDE, SIDE)
         told.append(float(found[4:6, 1:3].mean() - found[4:6, 7:9].mean()))
     assert told[0] == pytest.approx(0, abs=1e-4) and told[1] > 0.5

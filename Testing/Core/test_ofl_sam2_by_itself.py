@@ -358,7 +358,7 @@ def test_a_state_of_another_version_or_without_a_part_is_refused(
     newer = replace(task, state=replace(task.state, version=99))
     with pytest.raises(TaskError, match="version 99"):
         OflSam2().open(_context(backbone), volume, newer, options)
-    rest = {n: t for n, t in task.state.tensors.items() if n != "view0.tau"}
+    rest = {n: t for n, t in task.state.tensors.items() if n != "mapping.tau"}
     with pytest.raises(TaskError, match="lacks a part"):
         OflSam2().open(
             _context(backbone),

@@ -1,17 +1,17 @@
-"""Windows of a volume: views of the structures and their surroundings, and the way between them."""
+"""Windows of a volume: which part of its slices the encoder sees, and how large."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from toy_backbone import ToyBackbone
 
+from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.data.overlap import bounding_box
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.methods.ofl_sam2_atlas.resample import resampled
-from OFLSAM2Core.methods.ofl_sam2_atlas.scan import views_for
+from OFLSAM2Core.methods.ofl_sam2_atlas.config import ROI_ROOM
+from OFLSAM2Core.methods.ofl_sam2_atlas.scan import View
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
 from OFLSAM2Core.preprocessing.roi_crop import crop_around
 
@@ -38,37 +38,31 @@ def test_a_point_of_the_network_lies_where_it_does_on_the_slice() -> None:
         np.testing.assert_allclose(found, expected, atol=0.3)
 
 
-def test_small_structures_are_seen_near_and_with_their_surroundings() -> None:
-    near, wide = views_for([20.0, 25.0], 1.0, [_slicing(200, 180)], 2.0, ToyBackbone())
-    assert near.side == pytest.approx(1.7 * 25 + 2)
-    assert wide.side == pytest.approx(2 * near.side)
+def test_structures_are_seen_with_their_surroundings() -> None:
+    view = View.fit([20.0, 25.0], 1.0, [_slicing(200, 180)], 2.0, ToyBackbone())
+    assert view.side == pytest.approx(ROI_ROOM * 25 + 2)
 
 
-def test_the_wider_view_is_no_larger_than_the_slices() -> None:
-    near, wide = views_for([50.0], 0.0, [_slicing(120, 100)], 2.0, ToyBackbone())
-    assert (near.side, wide.side) == (pytest.approx(85), 120)
+def test_where_structures_fill_much_of_their_slices_these_are_seen_as_a_whole() -> None:
+    view = View.fit([50.0], 0.0, [_slicing(100, 90)], 2.0, ToyBackbone())
+    assert view.side == 100
 
 
-def test_structures_that_fill_their_slices_are_seen_in_one_view() -> None:
-    (only,) = views_for([80.0], 0.0, [_slicing(100, 90)], 2.0, ToyBackbone())
-    assert only.side == 100
+def test_an_encoder_of_one_size_sees_the_same_part_of_a_slice() -> None:
+    """SAM 2 has four pixels of its image for one of the maps."""
+    slicings = [_slicing(200, 180)]
+    fixed = View.fit([25.0], 1.0, slicings, 2.0, Sam2Backbone.random(seed=0, image_size=128))
+    assert fixed.side == View.fit([25.0], 1.0, slicings, 2.0, ToyBackbone()).side
+    assert (fixed.size, fixed.image_size) == (32, 128)
+    larger = fixed.covering(_slicing(400, 400))
+    assert (larger.side, larger.image_size) == (400, 128)
 
 
-def test_maps_of_one_window_lie_at_the_same_place_in_another() -> None:
-    """A structure as both windows show it: what the wide one's map says comes to lie on it."""
+def test_a_finer_image_shows_the_same_at_the_same_place() -> None:
     plane = np.zeros((1, 100, 90), np.float32)
     plane[0, 40:60, 30:52] = 1
-    wide = Letterbox.fit((100, 90), (1.0, 1.0), 100 / 192, 192)
-    near = Letterbox.fit((100, 90), (1.0, 1.0), 50 / 128, 128, (25, 75, 15, 65))
-    moved = resampled(torch.from_numpy(wide.to_network(plane)), wide, near)
-    wanted = torch.from_numpy(near.to_network(plane))
-    assert (moved - wanted).abs().mean() < 0.01
-    assert ((moved > 0.5) == (wanted > 0.5)).float().mean() > 0.995
-
-
-def test_beside_what_a_window_shows_its_maps_say_nothing() -> None:
-    near = Letterbox.fit((100, 90), (1.0, 1.0), 50 / 128, 128, (25, 75, 15, 65))
-    wide = Letterbox.fit((100, 90), (1.0, 1.0), 100 / 192, 192)
-    back = wide.to_grid(resampled(torch.ones(1, 128, 128), near, wide))[0]
-    assert (back[30:70, 20:60] > 0.99).all()
-    assert (back[:20] == 0).all() and (back[80:] == 0).all() and (back[:, 72:] == 0).all()
+    framing = Letterbox.fit((100, 90), (1.0, 1.0), 1.0, 100)
+    fine = framing.finer(4).to_network(plane)[0]
+    assert fine.shape == (400, 400)
+    coarse = fine.reshape(100, 4, 100, 4).mean(axis=(1, 3))
+    assert np.abs(coarse - framing.to_network(plane)[0]).mean() < 0.01

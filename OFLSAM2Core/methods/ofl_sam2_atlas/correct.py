@@ -7,27 +7,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.ofl_sam2_atlas import config
 from OFLSAM2Core.methods.ofl_sam2_atlas.corrected import Corrected
-from OFLSAM2Core.methods.ofl_sam2_atlas.encoded import EncodedWindow
 from OFLSAM2Core.methods.ofl_sam2_atlas.fuse import fuse
-from OFLSAM2Core.methods.ofl_sam2_atlas.locate import Location, prior_in_window
-from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, ViewModel
+from OFLSAM2Core.methods.ofl_sam2_atlas.location import Location, prior_in_window
+from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import SegmentOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.pipeline import (
     CanonicalResult,
     Segmented,
     results_of,
 )
-from OFLSAM2Core.methods.ofl_sam2_atlas.predict import (
-    predict_again,
-    predict_slice,
-    standardised,
-)
+from OFLSAM2Core.methods.ofl_sam2_atlas.predict import predict_again, standardised
 from OFLSAM2Core.methods.ofl_sam2_atlas.relearn import (
     CorrectedSlice,
     UncorrectedSlice,
@@ -63,53 +57,39 @@ def correct_scan(
     """model: as the support taught it; what was corrected in all rounds is learned from there, so
     that the order of rounds does not matter. Voxels that are known have the labels that they were
     given, with full confidence."""
-    location, spacing = segmented.location, scan.slicing.slice_spacing
+    report, timings = ctx.report, ctx.timings
+    location = segmented.location
+    seen = standardised(location.encoded, location.encoded.statistics(location.probes))
+    framing = location.encoded.window.framing
+    spacing = scan.slicing.slice_spacing
+    slices = []
+    for index in corrected.slices:
+        embedding, detail = seen(index)
+        masks, known = corrected.in_window(index, model.structures, framing)
+        level = location.level_of(index, spacing)
+        prior = prior_in_window(location.prior, index, framing)
+        slices.append(CorrectedSlice(embedding, detail, masks, known, level, prior))
     rest = sorted(set(segmented.predicted) - set(corrected.slices))
-    others = evenly(rest, config.OTHERS_KEPT)
-    views = list(model.views)
-    with ctx.timings.stage("learn"), ctx.seeded():
-        # Where the volume was predicted as a whole, by the nearest view alone.
-        for number, encoded in enumerate(location.windows):
-
-            def on_step(done: int, total: int, before: int = number) -> None:
-                steps = len(location.windows) * total
-                ctx.report(Progress("learn", before * total + done, steps))
-
-            shown = _ShownView(model.views[number], encoded, location, spacing)
-            slices = [shown.corrected(index, corrected, model) for index in corrected.slices]
-            unchanged = [shown.uncorrected(index) for index in others]
-            views[number] = relearned(model.views[number], slices, unchanged, on_step)
-    new = replace(model, views=tuple(views))
+    others = []
+    for index in evenly(rest, config.OTHERS_KEPT):
+        embedding, detail = seen(index)
+        others.append(
+            UncorrectedSlice(
+                model.mapping.features(embedding[None]),
+                detail,
+                segmented.predicted[index].float() / 255,
+                location.level_of(index, spacing),
+                prior_in_window(location.prior, index, framing),
+            )
+        )
+    with timings.stage("learn"), ctx.seeded():
+        new = relearned(
+            model,
+            slices,
+            others,
+            lambda done, total: report(Progress("learn", done, total)),
+        )
     return Step(new, _anew(new, ctx, scan, options, segmented, location, corrected))
-
-
-class _ShownView:
-    """A segmented volume's slices as one view shows them."""
-
-    def __init__(
-        self, own: ViewModel, encoded: EncodedWindow, location: Location, spacing: float
-    ) -> None:
-        self._own, self._location, self._spacing = own, location, spacing
-        self._framing = encoded.window.framing
-        self._seen = standardised(encoded, location.probes)
-
-    def corrected(self, index: int, corrected: Corrected, model: Model) -> CorrectedSlice:
-        embedding, detail = self._seen(index)
-        masks, known = corrected.in_window(index, model.structures, self._framing)
-        return CorrectedSlice(embedding, detail, masks, known, *self._place(index))
-
-    def uncorrected(self, index: int) -> UncorrectedSlice:
-        embedding, detail = self._seen(index)
-        level, prior = self._place(index)
-        predicted = predict_slice(self._own, (embedding, detail), prior, level)
-        components = self._own.mapping.features(embedding[None])
-        return UncorrectedSlice(components, detail, predicted, level, prior)
-
-    def _place(self, index: int) -> tuple[float | None, Tensor | None]:
-        """Slice position and prior."""
-        location = self._location
-        level = location.level_of(index, self._spacing)
-        return level, prior_in_window(location.prior, index, self._framing)
 
 
 def _anew(
@@ -123,7 +103,7 @@ def _anew(
 ) -> Iterator[CanonicalResult]:
     report, timings = ctx.report, ctx.timings
     spacing, count = scan.slicing.slice_spacing, scan.slicing.count
-    framing = location.framing
+    framing = location.encoded.window.framing
     wanted = _wanted(segmented, corrected, count)
     predicted = {}
     with timings.stage("predict"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.head import Mapping
 from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import TrainingSlice
 from OFLSAM2Core.methods.ofl_sam2_atlas.leave_one_out import best_pose, overlap
 from OFLSAM2Core.methods.ofl_sam2_atlas.mapping import equations_of
-from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, ViewModel
+from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.region import region_of_labels
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
@@ -37,10 +37,10 @@ from OFLSAM2Core.slice_position.extents import StructureExtents
 
 
 def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOptions) -> Model:
-    """case: with the task's structures. options: those that the task was learned with. The views
-    and the features' components stay as they are. The heads see a quarter of the slices and steps
-    that learning from nothing takes; half of what they see are slices that the task has kept."""
-    report, timings = ctx.report, ctx.timings
+    """case: with the task's structures. options: those that the task was learned with. The view and
+    the features' components stay as they are. The head sees a quarter of the slices and steps that
+    learning from nothing takes; half of what it sees are slices that the task has kept."""
+    rng, report, timings = ctx.rng(), ctx.report, ctx.timings
     structures = model.structures
     slicing = SliceGeometry.for_volume(case.volume, model.orientation)
     scan = Scan(case.name, slicing.to_slices(case.volume.array), slicing)
@@ -49,7 +49,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
     prior: AtlasPrior | None = None
     worth = model.worth
     with timings.stage("leave one out"):
-        if model.has_prior:
+        if model.mapping.features.with_places:
 
             def on_step(step: int) -> None:
                 report(Progress("learn", step, step + 1, "registering the case"))
@@ -65,26 +65,55 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
     slices = (region.first, region.stop) if worth.located else (0, slicing.count)
     rows, columns = slicing.slice_shape
     centre = region.centre if worth.located else (rows / 2, columns / 2)
-    views = []
-    for number, own_view in enumerate(model.views):
-
-        def progress(stage: str, done: int, total: int, before: int = number) -> None:
-            steps = len(model.views) * total
-            report(Progress(stage, before * total + done, steps))
-
-        window = own_view.view.window(scan, centre, slices, model.intensity)
-        shown = SupportWindow(window, labels, region.scale, slicing.slice_spacing, prior, slices)
-        views.append(_extended_view(ctx, model, own_view, shown, options, progress))
+    window = model.view.window(scan, centre, slices, model.intensity)
+    own_window = SupportWindow(window, labels, region.scale, slicing.slice_spacing, prior, slices)
+    with timings.stage("encode"):
+        encoded = encode_support(
+            ctx.needed_backbone.at_size(model.view.image_size),
+            [own_window],
+            structures,
+            options.encoded_slices // (count + 1),
+            rng,
+            lambda done, total: report(Progress("encode", done, total)),
+            None if model.mirror is None else np.array(model.mirror),
+            count + 1,
+        )
+    features = model.mapping.features
+    with timings.stage("mapping network"):
+        equations = equations_of(encoded, features, model.balance, model.worth.level_error, rng)
+        summed = _mean_equations(model.equations, equations, count)
+        mapping = Mapping(features, summed.closed_form())
+    number = max(model.kept.without, default=count - 1) + 1
+    new = [replace(TrainingSlice.of(each, features), case=number) for each in encoded]
+    without = {n: Mapping(features, tau) for n, tau in model.kept.without.items()}
+    without[number] = model.mapping
+    # The new case's slices are as many as those of all others together would be: every second.
+    old = model.kept.slices
+    shown = [*new, *(old * math.ceil(len(new) / max(len(old), 1)))[: len(new) * bool(old)]]
+    with timings.stage("train"):
+        head = copy.deepcopy(model.head)
+        train(
+            head,
+            TrainingSet(shown, without, features.with_places),
+            max(options.training_steps // config.EXTENDING, 1),
+            options.learning_rate * config.EXTENDING_RATE,
+            model.worth.level_error,
+            rng,
+            lambda done, total, text: report(Progress("learn", done, total, text)),
+        )
     areas = np.stack([(labels == each.label).sum(axis=(1, 2)) for each in structures])
     pixel = math.prod(slicing.spacing_in_plane)
     extents = StructureExtents.from_support([areas], [slicing.slice_spacing], [region.scale])
     touched = adjacent_structures([labels], [each.label for each in structures])
+    originals = [each for each, whole in zip(new, encoded, strict=True) if whole.copy == 0]
     return replace(
         model,
         atlases=atlases,
         worth=worth,
         extents=StructureExtents(_mean(model.extents.levels, extents.levels, count)),
-        views=tuple(views),
+        mapping=mapping,
+        head=head,
+        equations=summed,
         single=tuple(
             before and is_single_component([labels], each.label)
             for before, each in zip(model.single, structures, strict=True)
@@ -97,56 +126,8 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
             max(before, structure_width([own], [pixel]))
             for before, own in zip(model.widths, areas, strict=True)
         ),
+        kept=model.kept.and_of(number, originals, model.mapping.tau),
     )
-
-
-def _extended_view(
-    ctx: Context,
-    model: Model,
-    own: ViewModel,
-    shown: SupportWindow,
-    options: LearnOptions,
-    progress: Callable[[str, int, int], None],
-) -> ViewModel:
-    """shown: the new case, as the view shows it."""
-    rng, timings, count = ctx.rng(), ctx.timings, model.atlases.count
-    with timings.stage("encode"):
-        encoded = encode_support(
-            ctx.needed_backbone.at_size(own.view.image_size),
-            [shown],
-            model.structures,
-            options.encoded_slices // (count + 1),
-            rng,
-            lambda done, total: progress("encode", done, total),
-            None if model.mirror is None else np.array(model.mirror),
-            count + 1,
-        )
-    features = own.mapping.features
-    with timings.stage("mapping network"):
-        equations = equations_of(encoded, features, own.balance, model.worth.level_error, rng)
-        summed = _mean_equations(own.equations, equations, count)
-        mapping = Mapping(features, summed.closed_form())
-    number = max(own.kept.without, default=count - 1) + 1
-    new = [replace(TrainingSlice.of(each, features), case=number) for each in encoded]
-    without = {n: Mapping(features, tau) for n, tau in own.kept.without.items()}
-    without[number] = own.mapping
-    # The new case's slices are as many as those of all others together would be: every second.
-    old = own.kept.slices
-    mixed = [*new, *(old * math.ceil(len(new) / max(len(old), 1)))[: len(new) * bool(old)]]
-    with timings.stage("train"):
-        head = copy.deepcopy(own.head)
-        train(
-            head,
-            TrainingSet(mixed, without, features.with_places),
-            max(options.training_steps // config.EXTENDING, 1),
-            options.learning_rate * config.EXTENDING_RATE,
-            model.worth.level_error,
-            rng,
-            lambda done, total, loss: progress("learn", done, total),
-        )
-    originals = [each for each, whole in zip(new, encoded, strict=True) if whole.copy == 0]
-    kept = own.kept.and_of(number, originals, own.mapping.tau)
-    return replace(own, mapping=mapping, head=head, equations=summed, kept=kept)
 
 
 def with_case(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from OFLSAM2Core.methods.ofl_sam2_atlas.config import CONFIRMED
-from OFLSAM2Core.methods.ofl_sam2_atlas.locate import Location
+from OFLSAM2Core.methods.ofl_sam2_atlas.location import Location
 from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model
 from OFLSAM2Core.methods.ofl_sam2_atlas.prior_weight import prior_weights, weighted_mean
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
@@ -58,7 +58,7 @@ def fuse(
     change it. prior_factors: what the prior's weight of each structure is multiplied by, (N,)."""
     slicing = scan.slicing
     first, stop = min(predicted), max(predicted) + 1
-    framing = location.framing
+    framing = location.encoded.window.framing
     top, bottom, left, right = framing.region
     empty = torch.zeros_like(next(iter(predicted.values())))
     stack = np.stack([predicted.get(i, empty).numpy() for i in range(first, stop)], axis=1)

@@ -13,15 +13,21 @@ from OFLSAM2Core.data.results import Progress, ProgressCallback
 from OFLSAM2Core.data.slice_geometry import support_geometries
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.common.bilateral_symmetry import symmetric_label_map
 from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases
+from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head
+from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import KeptSlices, TrainingSlice
 from OFLSAM2Core.methods.ofl_sam2_atlas.leave_one_out import Earned, leave_one_out
+from OFLSAM2Core.methods.ofl_sam2_atlas.mapping import fit_mapping
 from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, Worth
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.region import region_of_labels
-from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, Scan, extent_in_plane, views_for
-from OFLSAM2Core.methods.ofl_sam2_atlas.view_learning import Support, learn_view
+from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, Scan, View, extent_in_plane
+from OFLSAM2Core.methods.ofl_sam2_atlas.support import SupportWindow, encode_support
+from OFLSAM2Core.methods.ofl_sam2_atlas.training import TrainingSet, train
 from OFLSAM2Core.postprocessing.connected_components import adjacent_structures, is_single_component
 from OFLSAM2Core.postprocessing.probability_volume import structure_width
+from OFLSAM2Core.preprocessing.support_stack import SupportStack
 from OFLSAM2Core.slice_position.extents import StructureExtents
 
 logger = logging.getLogger(__name__)
@@ -29,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOptions) -> Model:
     """support: with the same value for the same structure in every case."""
-    report, timings = ctx.report, ctx.timings
+    rng, report, timings = ctx.rng(), ctx.report, ctx.timings
     structures = support[0].structures
     slicings = support_geometries(support, options.slicing_axis)
     scans = [
@@ -49,7 +55,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
     located = bool(
         earned.place and earned.beyond < 0.25 and earned.centre_error < 0.25 * max(extents)
     )
-    views = views_for(
+    view = View.fit(
         extents if located else [math.inf],
         earned.centre_error,
         slicings,
@@ -57,21 +63,58 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         ctx.needed_backbone,
     )
     logger.info(
-        "prior %s, located %s, views of %s mm in %s pixels, grey %.0f, %s, beyond %.2f",
+        "prior %s, located %s, view %.0f mm in %d pixels, grey %.0f, %s, beyond %.2f",
         np.round(earned.reliable, 2),
         located,
-        ", ".join(f"{view.side:.0f}" for view in views),
-        ", ".join(str(view.size) for view in views),
+        view.side,
+        view.size,
         atlases.grey,
         earned.level_error,
         earned.beyond,
     )
-    shown = Support(scans, labels, structures, intensity, earned, located)
-    partners = shown.mirrored(views[0]) if options.flip_augmentation else None
-    learned = tuple(
-        learn_view(ctx, shown, view, partners, options, number, len(views))
-        for number, view in enumerate(views)
-    )
+    backbone = ctx.needed_backbone.at_size(view.image_size)
+    windows = []
+    for scan, own, prior in zip(scans, labels, earned.priors, strict=True):
+        region = region_of_labels(own, scan.slicing.slice_spacing)
+        slices = (region.first, region.stop) if located else (0, scan.slicing.count)
+        window = view.window(scan, region.centre, slices, intensity)
+        windows.append(
+            SupportWindow(window, own, region.scale, scan.slicing.slice_spacing, prior, slices)
+        )
+    partners = None
+    if options.flip_augmentation and len(support) > 1:
+        shown = [
+            SupportStack(w.window.name, w.window, s, w.labels)
+            for w, s in zip(windows, slicings, strict=True)
+        ]
+        partners = symmetric_label_map(shown, structures)
+    with timings.stage("encode"):
+        encoded = encode_support(
+            backbone,
+            windows,
+            structures,
+            options.encoded_slices,
+            rng,
+            lambda done, total: report(Progress("encode", done, total)),
+            partners,
+        )
+    with timings.stage("mapping network"):
+        place = located and earned.place
+        mapping, without, equations, balance = fit_mapping(encoded, place, earned.level_error, rng)
+    with timings.stage("train"):
+        head = Head(mapping.features.basis.shape[0], len(structures))
+        data = TrainingSet(
+            [TrainingSlice.of(each, mapping.features) for each in encoded], without, place
+        )
+        train(
+            head,
+            data,
+            options.training_steps,
+            options.learning_rate,
+            earned.level_error,
+            rng,
+            lambda done, total, text: report(Progress("learn", done, total, text)),
+        )
     areas = [
         np.stack([(own == each.label).sum(axis=(1, 2)) for each in structures]) for own in labels
     ]
@@ -80,17 +123,16 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         structures=structures,
         orientation=slicings[0].orientation,
         intensity=intensity,
-        views=learned,
+        view=view,
         atlases=atlases,
         worth=Worth(tuple(earned.reliable.tolist()), located, earned.beyond, earned.level_error),
         extents=StructureExtents.from_support(
-            areas,
-            [s.slice_spacing for s in slicings],
-            [
-                region_of_labels(own, s.slice_spacing).scale
-                for own, s in zip(labels, slicings, strict=True)
-            ],
+            areas, [s.slice_spacing for s in slicings], [w.scale for w in windows]
         ),
+        mapping=mapping,
+        head=head,
+        equations=equations,
+        balance=balance,
         single=tuple(is_single_component(labels, each.label) for each in structures),
         touched=tuple(
             tuple(own) for own in adjacent_structures(labels, [each.label for each in structures])
@@ -99,6 +141,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
             structure_width([case[n] for case in areas], pixels) for n in range(len(structures))
         ),
         mirror=None if partners is None else tuple(int(n) for n in partners),
+        kept=KeptSlices.of(encoded, mapping.features, without),
     )
 
 

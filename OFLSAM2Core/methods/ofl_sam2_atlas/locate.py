@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,49 +17,18 @@ from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.methods.ofl_sam2_atlas import config
 from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Pose, point
 from OFLSAM2Core.methods.ofl_sam2_atlas.encoded import EncodedWindow, spread_over
+from OFLSAM2Core.methods.ofl_sam2_atlas.location import Location, prior_in_window
 from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model
 from OFLSAM2Core.methods.ofl_sam2_atlas.places import likely_places
+from OFLSAM2Core.methods.ofl_sam2_atlas.predict import predict_slice, standardised
 from OFLSAM2Core.methods.ofl_sam2_atlas.region import Region, region_of
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
+from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
-from OFLSAM2Core.slice_position.regression import PositionScale
 
 logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int], None]
-Standardised = Callable[[int], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where a volume is predicted. windows: one for each view, the nearest first. first, stop:
-    slices that are predicted in any case. scale: slice positions, None where they are not known.
-    prior: on the atlases' grid, None where place does not help or registration failed. agreement:
-    of prior and prediction without it, by structure."""
-
-    windows: tuple[EncodedWindow, ...]
-    first: int
-    stop: int
-    probes: tuple[int, ...]
-    scale: PositionScale | None
-    prior: AtlasPrior | None
-    pose: Pose | None
-    agreement: float = float("nan")
-
-    @property
-    def framing(self) -> Letterbox:
-        """Of the nearest window, on whose image all views are put together."""
-        return self.windows[0].window.framing
-
-    def keep_at_most(self, bytes_: int) -> None:
-        """Forget encoded slices beyond so many bytes."""
-        for each in self.windows:
-            each.keep_at_most(bytes_ // len(self.windows))
-
-    def level_of(self, index: int, spacing: float) -> float | None:
-        """The slice position of a canonical slice; None where it is not known. spacing: mm between
-        slices."""
-        return None if self.scale is None else self.scale.level(index * spacing)
 
 
 def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Location:
@@ -85,7 +54,8 @@ def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Loc
             scan.name,
             "; ".join(f"{e.pose.unlike:.4f} {e.agreement:.2f}" for e in found if e.pose),
         )
-    return max(found, key=_score) if len(found) > 1 else found[0]
+    best = max(found, key=_score) if len(found) > 1 else found[0]
+    return _centred(model, scan, best, on_step)
 
 
 def _score(hypothesis: Location) -> float:
@@ -115,7 +85,7 @@ def registered(
         (pose,) = model.atlases.pose(scan, [middle], location.pose.which, on_step)
         prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
         hypotheses.append((pose, prior))
-    framing = location.framing
+    framing = location.encoded.window.framing
     shown = [(index, own.float() / 255) for index, own in predicted.items()]
     pose, _ = max(hypotheses, key=lambda each: _agreement(each[1], shown, framing))
     prior = model.atlases.prior_of(scan, pose, deform=True, on_step=on_step)
@@ -136,7 +106,7 @@ def _middle_of(
     """Of the atlases' grid, so that structures lie in it as they were predicted, mm; None where
     nothing was."""
     mass, at = 0.0, np.zeros(3)
-    framing = location.framing
+    framing = location.encoded.window.framing
     for index, own in predicted.items():
         there = own.amax(dim=0).numpy() > 127
         if there.any():
@@ -164,58 +134,67 @@ def _agreement(
 
 
 def agreement(model: Model, location: Location) -> float:
-    """Of a hypothesis's prior and of what the nearest view says by itself, without prior and
-    position: Dice of both probabilities in a few slices, mean of the structures that the prior has
-    there."""
-    from OFLSAM2Core.methods.ofl_sam2_atlas.predict import predict_slice, standardised
-
+    """Of a hypothesis's prior and of what features and head say by themselves in a few slices: Dice
+    of both probabilities, mean of the structures that the prior has there."""
     probes = location.probes[:: max(1, len(location.probes) // 4)]
     assert location.prior is not None
-    nearest, window = model.views[0], location.windows[0]
-    seen = standardised(window, probes)
-    predicted = ((index, predict_slice(nearest, seen(index), None, None)) for index in probes)
-    return _agreement(location.prior, predicted, location.framing)
+    framing = location.encoded.window.framing
+    return _agreement(location.prior, by_features(model, location, probes).items(), framing)
 
 
-def prior_in_window(prior: AtlasPrior | None, index: int, framing: Letterbox) -> Tensor | None:
-    """What the atlases say of a slice, on the image's grid, (N, S, S); 0 beside the slice."""
-    if prior is None:
-        return None
-    top, bottom, left, right = framing.region
-    row, row_end, column, column_end = framing.box
-    at = torch.arange(framing.size) + 0.5
-    rows = top + (at - row) * (bottom - top) / (row_end - row) - 0.5
-    columns = left + (at - column) * (right - left) / (column_end - column) - 0.5
-    steps, middle = prior.slicing.steps, prior.middle
-    places = torch.stack(
-        torch.meshgrid(
-            torch.tensor([index * steps[0] - middle[0]]),
-            rows * steps[1] - middle[1],
-            columns * steps[2] - middle[2],
-            indexing="ij",
-        ),
-        dim=-1,
+def by_features(model: Model, location: Location, probes: Sequence[int]) -> dict[int, Tensor]:
+    """Probabilities (N, S, S) of some slices, without prior and position."""
+    seen = standardised(location.encoded, location.encoded.statistics(probes))
+    return {index: predict_slice(model, seen(index), None, None) for index in probes}
+
+
+def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> Location:
+    """The place, or one beside it in its slices: where features and head see the structures by
+    themselves; which of both priors agrees better with that. A prostate was located 25 mm beside
+    the gland, where no feature saw it, and registration did not find back from there."""
+    assert location.pose is not None and location.prior is not None
+    seen = by_features(model, location, location.probes)
+    middle = _middle_of(model, scan, location, {n: as_bytes(own) for n, own in seen.items()})
+    if middle is None:
+        return location
+    start = location.pose.middle[0], middle[1], middle[2]
+    (pose,) = model.atlases.pose(scan, [start], location.pose.which, on_step)
+    prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
+    region = region_of(prior)
+    if region is None or region.stop <= 0 or region.first >= scan.slicing.count:
+        return location
+    framing = location.encoded.window.framing
+    as_it_is = replace(location, agreement=_agreement(location.prior, seen.items(), framing))
+    first, stop = _slices(model, scan, region)
+    beside = replace(
+        location,
+        pose=pose,
+        prior=prior,
+        scale=region.scale,
+        first=first,
+        stop=stop,
+        probes=_probes(scan, region),
+        agreement=_agreement(prior, seen.items(), framing),
     )
-    found = prior.grid.at(prior.shares[None], places[None].float(), "zeros")[0, :, 0]
-    inside = torch.zeros(framing.size, framing.size)
-    inside[row:row_end, column:column_end] = 1
-    return found * inside
+    return max((as_it_is, beside), key=_score)
 
 
 def _at(
     model: Model, backbone: Backbone, scan: Scan, pose: Pose, prior: AtlasPrior, region: Region
 ) -> Location:
     first, stop = _slices(model, scan, region)
-    held = (max(region.first, 0), min(region.stop, scan.slicing.count))
-    windows = tuple(
-        EncodedWindow(
-            backbone.at_size(own.view.image_size),
-            own.view.window(scan, region.centre, held, model.intensity),
-        )
-        for own in model.views
-    )
-    probes = tuple(spread_over(*held, config.PROBES))
-    return Location(windows, first, stop, probes, region.scale, prior, pose)
+    window = model.view.window(scan, region.centre, _held(scan, region), model.intensity)
+    encoded = EncodedWindow(backbone, window)
+    return Location(encoded, first, stop, _probes(scan, region), region.scale, prior, pose)
+
+
+def _held(scan: Scan, region: Region) -> tuple[int, int]:
+    """Its slices that the volume has."""
+    return max(region.first, 0), min(region.stop, scan.slicing.count)
+
+
+def _probes(scan: Scan, region: Region) -> tuple[int, ...]:
+    return tuple(spread_over(*_held(scan, region), config.PROBES))
 
 
 def _slices(model: Model, scan: Scan, region: Region) -> tuple[int, int]:
@@ -226,17 +205,16 @@ def _slices(model: Model, scan: Scan, region: Region) -> tuple[int, int]:
 
 
 def _everywhere(model: Model, backbone: Backbone, scan: Scan) -> Location:
-    """All of a volume by the nearest view, without prior and position."""
+    """All of a volume, without prior and position."""
     count = scan.slicing.count
     rows, columns = scan.slicing.slice_shape
-    nearest = model.views[0].view
-    view = nearest.covering(scan.slicing)
-    if view.side / view.size > 1.01 * nearest.side / nearest.size:
+    view = model.view.covering(scan.slicing)
+    if view.side / view.size > 1.01 * model.view.side / model.view.size:
         logger.warning("'%s' is so large that it is predicted at a coarser scale.", scan.name)
     window = view.window(scan, (rows / 2, columns / 2), (0, count), model.intensity)
     probes = tuple(spread_over(0, count, config.PROBES))
     encoded = EncodedWindow(backbone.at_size(view.image_size), window)
-    return Location((encoded,), 0, count, probes, None, None, None)
+    return Location(encoded, 0, count, probes, None, None, None)
 
 
 def _distinct(model: Model, poses: Sequence[Pose]) -> list[Pose]:

@@ -29,37 +29,24 @@ class Worth:
 
 
 @dataclass(frozen=True)
-class ViewModel:
-    """What was learned of one view. equations: the mapping network's, to which corrections can be
-    added exactly. balance: how much positions near structures count. kept: a few support slices."""
-
-    view: View
-    mapping: Mapping
-    head: Head
-    equations: NormalEquations
-    balance: PositionWeights
-    kept: KeptSlices = KeptSlices((), {})
-
-
-@dataclass(frozen=True)
 class Model:
-    """views: the nearest first, on whose image all are put together. single: whether a structure
-    hangs together, touched: which others it touches; widths: mm. mirror: partners of structures in
-    a mirror, None where copies are not mirrored."""
+    """equations: the mapping network's, to which corrections can be added exactly. single: whether
+    a structure hangs together, touched: which others it touches; widths: mm. mirror: partners of
+    structures in a mirror, None where copies are not mirrored. kept: a few support slices."""
 
     structures: tuple[Structure, ...]
     orientation: str
     intensity: Intensity
-    views: tuple[ViewModel, ...]
+    view: View
     atlases: Atlases
     worth: Worth
     extents: StructureExtents
+    mapping: Mapping
+    head: Head
+    equations: NormalEquations
+    balance: PositionWeights
     single: tuple[bool, ...]
     touched: tuple[tuple[int, ...], ...]
     widths: tuple[float, ...]
     mirror: tuple[int, ...] | None = None
-
-    @property
-    def has_prior(self) -> bool:
-        """Whether the head was trained with priors and slice positions."""
-        return self.views[0].mapping.features.with_places
+    kept: KeptSlices = KeptSlices((), {})

@@ -14,7 +14,8 @@ from torch import Tensor
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.ofl_sam2_atlas.fuse import Fused, fuse, labels_and_confidence
-from OFLSAM2Core.methods.ofl_sam2_atlas.locate import Location, locate, registered
+from OFLSAM2Core.methods.ofl_sam2_atlas.locate import locate, registered
+from OFLSAM2Core.methods.ofl_sam2_atlas.location import Location
 from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import SegmentOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.predict import predict, predict_again
@@ -58,7 +59,7 @@ def segment_scan(
     report, timings = ctx.report, ctx.timings
     slicing = scan.slicing
     count = slicing.count
-    backbone = ctx.needed_backbone
+    backbone = ctx.needed_backbone.at_size(model.view.image_size)
 
     # Locate.
     def on_step(step: int) -> None:
@@ -70,7 +71,7 @@ def segment_scan(
         location = replace(location, prior=None)
 
     # Predict.
-    framing = location.framing
+    framing = location.encoded.window.framing
     predicted: dict[int, Tensor] = {}
     again: dict[int, Tensor] = {}
     slices = predict(model, location, count, slicing.slice_spacing)
@@ -116,7 +117,7 @@ def results_of(
     model: Model, scan: Scan, location: Location, fused: Fused
 ) -> Iterator[CanonicalResult]:
     """Every slice of a volume as it was put together."""
-    top, bottom, left, right = location.framing.region
+    top, bottom, left, right = location.encoded.window.framing.region
     for index in range(scan.slicing.count):
         own = torch.zeros(len(model.structures), *scan.slicing.slice_shape)
         if 0 <= index - fused.first < fused.volume.count:

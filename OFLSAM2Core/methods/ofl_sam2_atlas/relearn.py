@@ -21,15 +21,15 @@ from OFLSAM2Core.methods.common.segmentation_loss import segmentation_loss
 from OFLSAM2Core.methods.ofl_sam2_atlas import config
 from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head, Mapping
 from OFLSAM2Core.methods.ofl_sam2_atlas.mapping import wanted_of
-from OFLSAM2Core.methods.ofl_sam2_atlas.model import ViewModel
+from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model
 
 OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class UncorrectedSlice:
-    """A slice of which nothing is known. components: (C, h, w). predicted: by this view, before
-    anything was corrected, (N, S, S) in [0, 1]. Else as `CorrectedSlice`."""
+    """A slice of which nothing is known. components: (C, h, w). predicted: before anything was
+    corrected, (N, S, S) in [0, 1]. Else as `CorrectedSlice`."""
 
     components: Tensor
     detail: Tensor
@@ -74,31 +74,31 @@ class CorrectedSlice:
 
 
 def relearned(
-    own: ViewModel,
+    model: Model,
     slices: Sequence[CorrectedSlice],
     others: Sequence[UncorrectedSlice],
     on_step: OnStep,
-) -> ViewModel:
-    """What was learned of a view, with what the slices say; those of which too little is known are
-    left out. others: some of the volume's slices of which nothing is known."""
+) -> Model:
+    """The model, with what the slices say; those of which too little is known are left out.
+    others: some of the volume's slices of which nothing is known."""
     slices = [each for each in slices if bool(each.is_known.any())]
     if not slices:
-        return own
-    by_slice = [equations_of(own, each) for each in slices]
+        return model
+    own = [equations_of(model, each) for each in slices]
     weights = [each.weights for each in slices]
-    equations = added(own.equations, by_slice, weights)
-    mapping = Mapping(own.mapping.features, equations.closed_form())
-    head = trained_on(own, mapping, slices, others, by_slice, weights, on_step)
-    return replace(own, mapping=mapping, equations=equations, head=head)
+    equations = added(model.equations, own, weights)
+    mapping = Mapping(model.mapping.features, equations.closed_form())
+    head = trained_on(model, mapping, slices, others, own, weights, on_step)
+    return replace(model, mapping=mapping, equations=equations, head=head)
 
 
-def equations_of(own: ViewModel, each: CorrectedSlice) -> NormalEquations:
+def equations_of(model: Model, each: CorrectedSlice) -> NormalEquations:
     """Of the positions of a slice that are known."""
     some = each.is_known.nonzero()[:, 0]
-    rows = own.mapping.features.rows(each.embedding[None], each.level or 0.0, some)
+    rows = model.mapping.features.rows(each.embedding[None], each.level or 0.0, some)
     near = near_foreground_mask(each.masks, each.embedding.shape[-1])
     total = NormalEquationsAccumulator()
-    total.add(rows, wanted_of(each.masks)[..., some], near[:, some], own.balance)
+    total.add(rows, wanted_of(each.masks)[..., some], near[:, some], model.balance)
     return total.mean()
 
 
@@ -119,11 +119,11 @@ def added(
 
 
 def trained_on(
-    own: ViewModel,
+    model: Model,
     mapping: Mapping,
     slices: Sequence[CorrectedSlice],
     others: Sequence[UncorrectedSlice],
-    by_slice: Sequence[NormalEquations],
+    own: Sequence[NormalEquations],
     weights: Sequence[Tensor],
     on_step: OnStep,
 ) -> Head:
@@ -131,12 +131,12 @@ def trained_on(
     once: training all of it takes five times as long and helps less. Of the others it is to predict
     what it predicted before (Li and Hoiem, Learning without Forgetting, 2016): one corrected slice
     without a structure would take it from all."""
-    head, features = copy.deepcopy(own.head), own.mapping.features
+    head, features = copy.deepcopy(model.head), model.mapping.features
     lasts, fines = [], []
     for n, each in enumerate(slices):
         # By a mapping network that does not know the slice, as it does not know the others.
         rest = [m for m in range(len(slices)) if m != n]
-        known = added(own.equations, [by_slice[m] for m in rest], [weights[m] for m in rest])
+        known = added(model.equations, [own[m] for m in rest], [weights[m] for m in rest])
         components = features(each.embedding[None])
         mapped = Mapping(features, known.closed_form())(components, each.level)
         prior = torch.zeros_like(mapped) if each.prior is None else each.prior
@@ -149,7 +149,7 @@ def trained_on(
     near = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in truth])
     known_share = torch.stack([each.known_positions for each in slices])[:, None]
     has = torch.stack([each.has for each in slices])[:, :, None]
-    positions = own.balance.weights(near) * known_share * has
+    positions = model.balance.weights(near) * known_share * has
     kept_last, kept_fine = [], []
     for one in others:
         mapped = mapping(one.components, one.level)
@@ -167,7 +167,7 @@ def trained_on(
         near_before = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in before])
         side = (last.shape[-1], last.shape[-1])
         balance = F.interpolate(
-            own.balance.weights(near_before).unflatten(-1, side), size=before.shape[-2:]
+            model.balance.weights(near_before).unflatten(-1, side), size=before.shape[-2:]
         )
     steps, rate = config.RELEARN_STEPS, config.RELEARN_RATE
     optimiser = torch.optim.Adam(learned, rate)

@@ -70,11 +70,11 @@ class VolumeRun:
         self._relearned = step.model
         for result in step.results:
             yield self._in_volume(replace(result, revision=revision))
-        self._segmented.location.keep_at_most(config.KEPT_BYTES)
+        self._segmented.location.encoded.keep_at_most(config.KEPT_BYTES)
 
     def _keep(self, segmented: Segmented) -> None:
         self._segmented = segmented
-        segmented.location.keep_at_most(config.KEPT_BYTES)
+        segmented.location.encoded.keep_at_most(config.KEPT_BYTES)
 
     def _in_volume(self, result: CanonicalResult) -> SliceResult:
         slicing = self._slicing

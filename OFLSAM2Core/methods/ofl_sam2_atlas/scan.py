@@ -13,7 +13,7 @@ import numpy.typing as npt
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.methods.common.high_pass import BLOCK
-from OFLSAM2Core.methods.ofl_sam2_atlas.config import LARGEST, ROI_ROOM, SIZES, WHOLE, WIDER
+from OFLSAM2Core.methods.ofl_sam2_atlas.config import LARGEST, ROI_ROOM, SIZES, WHOLE
 from OFLSAM2Core.preprocessing.intensity_mapping import (
     IntensityMapping,
     detect_modality,
@@ -94,6 +94,28 @@ class View:
         """Of the encoder's image."""
         return self.finer * self.size
 
+    @classmethod
+    def fit(
+        cls,
+        extents: Sequence[float],
+        error: float,
+        slicings: Sequence[SliceGeometry],
+        oversampled: float,
+        backbone: Backbone,
+    ) -> View:
+        """extents: largest extent of the structures in a slice of each support case, mm. error: of
+        the region's middle, mm."""
+        whole = float(max(longest_side(slicing) for slicing in slicings))
+        side = float(ROI_ROOM * max(extents) + 2 * error)
+        if side > WHOLE * whole:
+            side = whole
+        if not backbone.takes_any_size:
+            size = BLOCK * backbone.feature_size
+            return cls(side, size, backbone.image_size // size, takes_any_size=False)
+        finest = min(min(slicing.spacing_in_plane) for slicing in slicings)
+        wanted = oversampled * side / finest
+        return cls(side, next((each for each in SIZES if each >= wanted * 0.95), SIZES[-1]))
+
     def covering(self, slicing: SliceGeometry) -> View:
         """For all of a slice, at the same scale: a larger image where the slice is larger than the
         view, up to LARGEST; what is larger still is shown smaller."""
@@ -125,35 +147,6 @@ class View:
         shown = scan.stack[slices[0] : slices[1], top:bottom, left:right]
         curve = intensity.curve_of(shown)
         return PreprocessedVolume(scan.stack, curve, framing, name=scan.name, finer=self.finer)
-
-
-def views_for(
-    extents: Sequence[float],
-    error: float,
-    slicings: Sequence[SliceGeometry],
-    oversampled: float,
-    backbone: Backbone,
-) -> tuple[View, ...]:
-    """A view of the structures and their surroundings, and a wider one, where slices are larger.
-    Either alone is worse: seen so near, other things are lost from sight.
-
-    extents: largest extent of the structures in a slice of each support case, mm. error: of the
-    region's middle, mm.
-    """
-    whole = float(max(longest_side(slicing) for slicing in slicings))
-    finest = min(min(slicing.spacing_in_plane) for slicing in slicings)
-
-    def view(side: float) -> View:
-        if not backbone.takes_any_size:
-            size = BLOCK * backbone.feature_size
-            return View(side, size, backbone.image_size // size, takes_any_size=False)
-        wanted = oversampled * side / finest
-        return View(side, next((each for each in SIZES if each >= wanted * 0.95), SIZES[-1]))
-
-    side = float(ROI_ROOM * max(extents) + 2 * error)
-    if side > WHOLE * whole:
-        return (view(whole),)
-    return view(side), view(min(WIDER * side, whole))
 
 
 def extent_in_plane(labels: npt.NDArray, slicing: SliceGeometry) -> float:

@@ -16,7 +16,7 @@ from OFLSAM2Core.methods.common.mapping_network import NormalEquations, PcaFeatu
 from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases
 from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head, Mapping
 from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import KeptSlices
-from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, ViewModel, Worth
+from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, Worth
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, View
 from OFLSAM2Core.runtime.named_tensors import named, part_of
 from OFLSAM2Core.slice_position.extents import StructureExtents
@@ -26,21 +26,35 @@ VERSION = 3
 
 
 def encode_model(model: Model) -> MethodState:
+    """Of the symmetric matrices of the mapping network, one half."""
+    size = model.equations.gram.shape[-1]
+    upper = torch.triu_indices(size, size)
     tensors = {
         **named("atlases", model.atlases.to_tensors()),
+        **named("head", model.head.state_dict()),
+        **named("kept", model.kept.to_tensors()),
+        "mapping.basis": model.mapping.features.basis,
+        "mapping.tau": model.mapping.tau,
+        "mapping.gram": model.equations.gram[:, upper[0], upper[1]],
+        "mapping.moment": model.equations.moment,
+        "mapping.near": model.balance.near,
+        "mapping.far": model.balance.far,
         "extents": torch.from_numpy(model.extents.stored),
     }
-    for number, view in enumerate(model.views):
-        tensors.update(named(f"view{number}", _tensors_of(view)))
     metadata = {
         "orientation": model.orientation,
         "intensity": model.intensity.to_json(),
-        "views": [_about(view) for view in model.views],
+        "side": model.view.side,
+        "size": model.view.size,
+        "finer": model.view.finer,
+        "takes_any_size": model.view.takes_any_size,
         "reliable": [None if math.isnan(each) else each for each in model.worth.reliable],
         "located": model.worth.located,
         "beyond": model.worth.beyond,
         "level_error": [model.worth.level_error.shift, model.worth.level_error.scaling],
         "mirror": None if model.mirror is None else list(model.mirror),
+        "kernel": model.mapping.features.kernel,
+        "with_places": model.mapping.features.with_places,
         "single": list(model.single),
         "touched": [list(own) for own in model.touched],
         "widths": list(model.widths),
@@ -70,15 +84,26 @@ def _decoded(
     data: dict[str, Any], tensors: dict[str, Tensor], structures: tuple[Structure, ...]
 ) -> Model:
     intensity = Intensity.from_json(data["intensity"])
+    basis = tensors["mapping.basis"]
+    features = PcaFeatureMap(basis, int(data["kernel"]), bool(data["with_places"]))
+    size = features.unknowns
+    upper = torch.triu_indices(size, size)
+    gram = torch.zeros(len(structures), size, size)
+    gram[:, upper[0], upper[1]] = tensors["mapping.gram"]
+    gram[:, upper[1], upper[0]] = tensors["mapping.gram"]
+    head = Head(basis.shape[0], len(structures))
+    head.load_state_dict(part_of(tensors, "head"))
     mirror = data["mirror"]
     reliable = tuple(math.nan if each is None else float(each) for each in data["reliable"])
     return Model(
         structures=structures,
         orientation=str(data["orientation"]),
         intensity=intensity,
-        views=tuple(
-            _view(about, part_of(tensors, f"view{number}"), len(structures))
-            for number, about in enumerate(data["views"])
+        view=View(
+            float(data["side"]),
+            int(data["size"]),
+            int(data["finer"]),
+            bool(data["takes_any_size"]),
         ),
         atlases=Atlases.from_tensors(part_of(tensors, "atlases"), intensity),
         worth=Worth(
@@ -88,61 +113,13 @@ def _decoded(
             PositionNoise(*(float(each) for each in data["level_error"])),
         ),
         extents=StructureExtents.from_stored(tensors["extents"].numpy()),
+        mapping=Mapping(features, tensors["mapping.tau"]),
+        head=head.eval().requires_grad_(False),
+        equations=NormalEquations(gram, tensors["mapping.moment"]),
+        balance=PositionWeights(tensors["mapping.near"], tensors["mapping.far"]),
         single=tuple(bool(each) for each in data["single"]),
         touched=tuple(tuple(int(n) for n in own) for own in data["touched"]),
         widths=tuple(float(each) for each in data["widths"]),
         mirror=None if mirror is None else tuple(int(n) for n in mirror),
-    )
-
-
-def _about(view: ViewModel) -> dict[str, Any]:
-    features = view.mapping.features
-    return {
-        "side": view.view.side,
-        "size": view.view.size,
-        "finer": view.view.finer,
-        "takes_any_size": view.view.takes_any_size,
-        "kernel": features.kernel,
-        "with_places": features.with_places,
-    }
-
-
-def _tensors_of(view: ViewModel) -> dict[str, Tensor]:
-    """Of the symmetric matrices of the mapping network, one half."""
-    size = view.equations.gram.shape[-1]
-    upper = torch.triu_indices(size, size)
-    return {
-        **named("head", view.head.state_dict()),
-        **named("kept", view.kept.to_tensors()),
-        "basis": view.mapping.features.basis,
-        "tau": view.mapping.tau,
-        "gram": view.equations.gram[:, upper[0], upper[1]],
-        "moment": view.equations.moment,
-        "near": view.balance.near,
-        "far": view.balance.far,
-    }
-
-
-def _view(about: dict[str, Any], tensors: dict[str, Tensor], structures: int) -> ViewModel:
-    basis = tensors["basis"]
-    features = PcaFeatureMap(basis, int(about["kernel"]), bool(about["with_places"]))
-    size = features.unknowns
-    upper = torch.triu_indices(size, size)
-    gram = torch.zeros(structures, size, size)
-    gram[:, upper[0], upper[1]] = tensors["gram"]
-    gram[:, upper[1], upper[0]] = tensors["gram"]
-    head = Head(basis.shape[0], structures)
-    head.load_state_dict(part_of(tensors, "head"))
-    return ViewModel(
-        View(
-            float(about["side"]),
-            int(about["size"]),
-            int(about["finer"]),
-            bool(about["takes_any_size"]),
-        ),
-        Mapping(features, tensors["tau"]),
-        head.eval().requires_grad_(False),
-        NormalEquations(gram, tensors["moment"]),
-        PositionWeights(tensors["near"], tensors["far"]),
-        KeptSlices.from_tensors(part_of(tensors, "kept")),
+        kept=KeptSlices.from_tensors(part_of(tensors, "kept")),
     )
