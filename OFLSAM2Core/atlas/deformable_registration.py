@@ -1,12 +1,12 @@
-"""Laying support cases over a volume: where each place of it lies in each of them.
+"""Registration of support cases to a volume: where each place of it lies in each of them.
 
 First an affine map, then a smooth displacement, both found by gradient descent on how alike the
 two look. In the manner of the instance optimisation of ConvexAdam (Siebert et al., IEEE TMI 2024):
 displacements on a coarse grid, averaged twice so that they are smooth, and held together by
 diffusion.
 
-What was drawn in the volume says where to begin, and nothing else: held to it as well, cases repeat
-what is wrong in it (docs/decisions/0022).
+What was predicted in the volume says where to begin, and nothing else: held to it as well, cases
+repeat what is wrong in it (docs/decisions/0022).
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def register(
     been done already. schedule: how many steps, on which grids.
     """
     descent = _Descent(on_step)
-    unlike = {
-        times: _Unlike.of(times, grid, volume, inside, cases)
+    dissimilarity = {
+        times: _Dissimilarity.of(times, grid, volume, inside, cases)
         for times in {stage.coarser for stage in (*schedule.affine, *schedule.smooth)}
     }
     with torch.enable_grad():
@@ -94,10 +94,10 @@ def register(
             affine = _moved(starts)
         for stage in stages:
             reach = float(grid.half.max())
-            affine = _affine(stage, descent, unlike[stage.coarser], affine, reach)
+            affine = _affine(stage, descent, dissimilarity[stage.coarser], affine, reach)
         displacement = starts.new_zeros(len(starts), 3, *grid.shape)
         for stage in schedule.smooth:
-            coarse = unlike[stage.coarser]
+            coarse = dissimilarity[stage.coarser]
             displacement = _smooth(stage, descent, coarse, affine, displacement, grid)
     return _mapped(grid.points(starts.device), affine) + displacement.permute(0, 2, 3, 4, 1)
 
@@ -114,10 +114,10 @@ def coarse_affine(
     """The first stage alone, quick: affine maps (S, 3, 4) from the volume's grid to the cases'.
     Arguments as of `register`."""
     stage = schedule.affine[0]
-    unlike = _Unlike.of(stage.coarser, grid, volume, inside, cases)
+    dissimilarity = _Dissimilarity.of(stage.coarser, grid, volume, inside, cases)
     with torch.enable_grad():
         reach = float(grid.half.max())
-        return _affine(stage, _Descent(on_step), unlike, _moved(starts), reach)
+        return _affine(stage, _Descent(on_step), dissimilarity, _moved(starts), reach)
 
 
 def _moved(starts: Tensor) -> Tensor:
@@ -127,8 +127,8 @@ def _moved(starts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Unlike:
-    """How little cases look like a volume, summed over cases: each is laid over it by itself."""
+class _Dissimilarity:
+    """Of registered cases and a volume, summed over the cases: each is registered by itself."""
 
     grid: IsotropicGrid
     volume: Tensor
@@ -138,7 +138,7 @@ class _Unlike:
     @classmethod
     def of(
         cls, times: int, grid: IsotropicGrid, volume: Tensor, inside: Tensor, cases: Tensor
-    ) -> _Unlike:
+    ) -> _Dissimilarity:
         """On the grid that is so many times coarser."""
         volume, inside, cases = (
             F.avg_pool3d(each, times) for each in (volume, inside[None], cases)
@@ -152,10 +152,10 @@ class _Unlike:
 
 
 def _affine(
-    stage: _Stage, descent: _Descent, unlike: _Unlike, start: Tensor, reach: float
+    stage: _Stage, descent: _Descent, dissimilarity: _Dissimilarity, start: Tensor, reach: float
 ) -> Tensor:
     """Better affine maps (S, 3, 4), from those at the start. reach: mm that count as one."""
-    points = unlike.grid.points(start.device)
+    points = dissimilarity.grid.points(start.device)
     turned = torch.zeros_like(start[:, :, :3], requires_grad=True)
     moved = torch.zeros_like(start[:, :, 3], requires_grad=True)
 
@@ -163,21 +163,21 @@ def _affine(
         return start + torch.cat([turned, reach * moved[:, :, None]], dim=2)
 
     for _ in descent.steps(stage.steps, stage.rate, [turned, moved]):
-        (unlike(_mapped(points, own())) + TURNED * turned.square().sum()).backward()
+        (dissimilarity(_mapped(points, own())) + TURNED * turned.square().sum()).backward()
     return own().detach()
 
 
 def _smooth(
     stage: _Stage,
     descent: _Descent,
-    unlike: _Unlike,
+    dissimilarity: _Dissimilarity,
     affine: Tensor,
     start: Tensor,
     grid: IsotropicGrid,
 ) -> Tensor:
     """Better displacements (S, 3, D, H, W) in mm, besides affine maps, from those at the start."""
-    points = _mapped(unlike.grid.points(start.device), affine)
-    before = _resized(start, unlike.grid.shape)
+    points = _mapped(dissimilarity.grid.points(start.device), affine)
+    before = _resized(start, dissimilarity.grid.shape)
     sides = [max(2, -(-side // stage.control)) for side in grid.shape]
     control = start.new_zeros(len(start), 3, *sides, requires_grad=True)
 
@@ -185,16 +185,19 @@ def _smooth(
         smooth = control
         for _ in range(2):
             smooth = F.avg_pool3d(F.pad(smooth, [1] * 6, mode="replicate"), 3, stride=1)
-        shape = unlike.grid.shape
+        shape = dissimilarity.grid.shape
         return before + F.interpolate(smooth, shape, mode="trilinear", align_corners=True)
 
     for _ in descent.steps(stage.steps, stage.rate * grid.spacing, [control]):
         displacement = own()
         apart = [
-            (displacement.diff(dim=axis) / unlike.grid.spacing).square().flatten(1).mean(dim=1)
+            (displacement.diff(dim=axis) / dissimilarity.grid.spacing)
+            .square()
+            .flatten(1)
+            .mean(dim=1)
             for axis in (2, 3, 4)
         ]
-        loss = unlike(points + displacement.permute(0, 2, 3, 4, 1))
+        loss = dissimilarity(points + displacement.permute(0, 2, 3, 4, 1))
         (loss + DIFFUSION * torch.stack(apart).sum()).backward()
     return _resized(own().detach(), grid.shape)
 

@@ -33,7 +33,7 @@ _LEAST = 1e-3
 
 def mind_ssc(images: Tensor) -> Tensor:
     """(B, 1, D, H, W) to (B, CHANNELS, D, H, W), each in (0, 1], 1 where two patches are the
-    likest of all pairs."""
+    most similar of all pairs."""
     padded = F.pad(images, [1] * 6, mode="replicate")
     sides = images.shape[2:]
 

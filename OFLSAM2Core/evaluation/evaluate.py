@@ -53,7 +53,7 @@ class EvaluatedCase:
 
     @property
     def mean_dice(self) -> float:
-        """Over the structures that are there or were drawn; nan where there are none."""
+        """Over the structures that are there or were predicted; nan where there are none."""
         values = [found.dice for found in self.agreements.values() if not np.isnan(found.dice)]
         return float(np.mean(values)) if values else float("nan")
 

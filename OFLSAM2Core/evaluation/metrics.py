@@ -9,8 +9,8 @@ Where a mask is empty:
 | truth | prediction | Dice | distances |
 |---|---|---|---|
 | empty | empty | nan: there was nothing to find, and nothing was | nan |
-| empty | drawn | 0 | nan |
-| drawn | empty | 0 | nan |
+| empty | predicted | 0 | nan |
+| labelled | empty | 0 | nan |
 
 A mean over cases leaves the nan out and must say how many it left out.
 """
@@ -38,8 +38,8 @@ class SegmentationMetrics:
         over the two directions, as SimpleITK's Hausdorff filter gives it.
     assd: average symmetric surface distance, over the surface voxels of both masks.
 
-    status: "found" where both masks are drawn, "empty" where nothing was found of what is there,
-        "absent" where there was nothing to find, "unexpected" where something was drawn then.
+    status: "found" where both masks have voxels, "empty" where nothing was found of what is there,
+        "absent" where there was nothing to find, "unexpected" where something was predicted then.
 
     Distances have the unit of the spacing. See the module for empty masks.
     """

@@ -1,7 +1,7 @@
 """Whether confidence means something: S_cf and per-voxel confidence against the truth.
 
 - Rank: Spearman's correlation of S_cf with the slice's true Dice, over all slices and structures
-  that have a score and a Dice (a structure that is neither there nor drawn has none).
+  that have a score and a Dice (a structure that is neither there nor predicted has none).
 - Calibration: in ten bins of per-voxel confidence, the mean gap between confidence and the share
   of voxels that are right, weighted by voxels. Over the box around all structures (truth and
   segmentation) with 5 voxels of room: over the whole volume, background that is right with
@@ -34,7 +34,8 @@ _BINS = 10
 class SliceCalibration:
     """One slice against the truth.
 
-    scores: S_cf by structure. dice: by structure, without those that are neither there nor drawn.
+    scores: S_cf by structure. dice: by structure, without those that are neither
+        there nor predicted.
     wrong: voxels with another label than the truth.
     doubt: how many wrong voxels the per-voxel confidence foretells (the sum of 1 - confidence).
     """

@@ -2,7 +2,7 @@
 
 Rule for structures that are not there: a structure absent from both the truth and the
 segmentation has no Dice; it is left out of the means and counted (`absent`). One that is in the
-truth but was not drawn, or was drawn but is not in the truth, has Dice 0 and no distances
+truth but was not predicted, or was predicted but is not in the truth, has Dice 0 and no distances
 (`without_distance`). The mean Dice of a set is the mean over structures of their means over
 cases, so that every structure counts the same.
 """
@@ -107,7 +107,7 @@ class EvaluationReport:
         write_text(folder / "report.json", content + "\n")
         write_text(folder / "report.md", self.to_markdown())
         if self._strips:
-            # nan (nothing there, nothing drawn) is neither best nor worst.
+            # nan (nothing there, nothing predicted) is neither best nor worst.
             ranked = sorted(self._strips, key=lambda pair: np.nan_to_num(pair[0], nan=1.0))
             ends = SHOWN_AT_EACH_END
             chosen = ranked if len(ranked) <= 2 * ends else ranked[:ends] + ranked[-ends:]

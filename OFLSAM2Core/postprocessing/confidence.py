@@ -17,7 +17,7 @@ ENDS = 0.3
 """Of a structure that was not predicted: deviation of where it ends from where it was seen to, of
 half its height, and of where it is expected from where the support shows it, in slice positions."""
 
-BEYOND, DRAWN = 0.3, 0.2
+BEYOND, BEYOND_DEVIATION = 0.3, 0.2
 """How many slice positions farther than in the support a structure that was predicted may well go,
 and the deviation of that. These three: docs/decisions/0009-confidence.md."""
 
@@ -69,38 +69,38 @@ def extent_confidence(
     areas: pixels that were predicted, (N, slices). levels: of the slices, (slices,). extents: where
     structures begin and end in the support.
 
-    A network is as sure of the slice behind the last one it drew as of any other empty one, and
-    there structures are missed. They end somewhere around where they seem to, with a deviation of
+    A network is as sure of the slice behind the last one that it predicted as of any other empty
+    one, and there structures are missed. They end somewhere around where they seem to, with a deviation of
     ENDS; and if the others show that they should not have ended yet, it is no surer than that. A
     structure that was predicted nowhere, or not in between, may as well be there as not. What was
     predicted is trusted less where the support's have long ended.
     """
-    believed = extents.there(levels, DRAWN, BEYOND, unknown=1.0)
+    predicted = extents.there(levels, BEYOND_DEVIATION, BEYOND, unknown=1.0)
     not_expected = 1 - extents.there(levels, ENDS)
-    return np.where(areas > 0, believed, np.minimum(_surely_ended(areas), not_expected))
+    return np.where(areas > 0, predicted, np.minimum(_surely_ended(areas), not_expected))
 
 
-def atlas_agreement(areas: npt.NDArray, votes: npt.NDArray) -> npt.NDArray[np.float64]:
-    """How sure structures are where they were predicted, by the atlas prior laid
-    over the volume; S_cf is multiplied by it once all slices are known: (N, slices).
+def atlas_agreement(areas: npt.NDArray, prior: npt.NDArray) -> npt.NDArray[np.float64]:
+    """How sure structures are where they were predicted, by the prior; S_cf is multiplied by it once
+    all slices are known: (N, slices).
 
-    areas: pixels that were predicted, (N, slices). votes: the highest probability of each structure
-    in each slice by the cases, (N, slices).
+    areas: pixels that were predicted, (N, slices). prior: its highest probability of each structure
+    in each slice, (N, slices).
 
     Where the cases mostly say that a structure is nowhere in a slice, what was predicted there is
     trusted less in proportion. They say nothing about how well it was predicted where they agree.
     """
-    return np.where(areas > 0, np.minimum(votes / MOSTLY, 1.0), 1.0)
+    return np.where(areas > 0, np.minimum(prior / MOSTLY, 1.0), 1.0)
 
 
 def _surely_ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:
     """How sure it is that structures have ended, by the distance from what was predicted."""
     sure = np.ones(areas.shape)
     at = np.arange(areas.shape[1])
-    for own, drawn in zip(sure, areas > 0, strict=True):
-        own[~drawn] = 0.5
-        if drawn.any():
-            first, last = np.flatnonzero(drawn)[[0, -1]] + (-0.5, 0.5)
+    for own, found in zip(sure, areas > 0, strict=True):
+        own[~found] = 0.5
+        if found.any():
+            first, last = np.flatnonzero(found)[[0, -1]] + (-0.5, 0.5)
             beyond = np.maximum(first - at, at - last)
             outside = beyond > 0
             own[outside] = special.ndtr(beyond[outside] / (ENDS * (last - first) / 2))

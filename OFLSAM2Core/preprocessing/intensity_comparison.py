@@ -49,7 +49,7 @@ class IntensityRange:
         return "Hounsfield" if self.ct_offset == 0 else "shifted Hounsfield"
 
     @property
-    def told(self) -> str:
+    def described(self) -> str:
         """For messages: "-1000 to 320, as CT in Hounsfield units has"."""
         numbers = f"{self.low:.4g} to {self.high:.4g}"
         if self.ct_offset is None:
@@ -85,9 +85,9 @@ def support_ranges(cases: Sequence[SupportCase]) -> tuple[IntensityRange, ...]:
                 "The support volumes have unlike grey values: '%s' %s, '%s' %s. Learn from volumes "
                 "of one modality and scale.",
                 cases[0].name,
-                ranges[0].told,
+                ranges[0].described,
                 cases[number].name,
-                one.told,
+                one.described,
             )
             break
     return ranges
@@ -111,8 +111,8 @@ def compare_with_support(volume: Volume, support: Sequence[IntensityRange]) -> N
         "The grey values of '%s' are not those of the support volumes: %s; support %s. What was "
         "learned may not hold: give it on the scale of the support.",
         volume.name,
-        own.told,
-        IntensityRange(low, 0.0, high, support[0].ct_offset).told,
+        own.described,
+        IntensityRange(low, 0.0, high, support[0].ct_offset).described,
     )
 
 

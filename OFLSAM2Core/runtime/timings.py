@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Timings:
-    """Seconds and counts by stage ("encode", "attend", "update", "fuse", "decode", "write",
-    "look closer", "look across", "look by registration", "finish")."""
+    """Seconds and counts by stage, as a method names them ("encode", "locate", "predict", ...)."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))

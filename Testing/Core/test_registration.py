@@ -240,6 +240,6 @@ def test_two_hippocampi_registered_to_a_third_say_where_it_is() -> None:
     )
     places = likely_places(atlases, scans[2], (0, 1))
     poses = atlases.pose(scans[2], places, (0, 1), lambda step: None)
-    best = min(poses, key=lambda each: each.unlike)
+    best = min(poses, key=lambda each: each.dissimilarity)
     prior = atlases.prior_of(scans[2], best, deform=True, on_step=lambda step: None)
     assert overlap(prior, labels[2], structures).min() > 0.7

@@ -38,14 +38,14 @@ class Pose:
     """A hypothesis of where the structures are in a volume.
 
     middle: of the atlases' grid, mm from the middle of the first voxel. affine: from the grid to
-    each atlas that was registered, (S, 3, 4). which: their numbers. unlike: how little they look
-    like the volume, their mean. centre: where the middle of the atlases' grid comes to lie, mm.
+    each atlas that was registered, (S, 3, 4). which: their numbers. dissimilarity: 1 less
+    their mean correlation with the volume. centre: where the middle of the atlases' grid comes to lie, mm.
     """
 
     middle: Point
     affine: Tensor
     which: tuple[int, ...]
-    unlike: float
+    dissimilarity: float
     centre: Point
 
 

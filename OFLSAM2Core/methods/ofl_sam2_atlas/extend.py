@@ -100,6 +100,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
             model.worth.level_error,
             rng,
             lambda done, total, text: report(Progress("learn", done, total, text)),
+            ctx.device,
         )
     areas = np.stack([(labels == each.label).sum(axis=(1, 2)) for each in structures])
     pixel = math.prod(slicing.spacing_in_plane)

@@ -114,6 +114,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
             earned.level_error,
             rng,
             lambda done, total, text: report(Progress("learn", done, total, text)),
+            ctx.device,
         )
     areas = [
         np.stack([(own == each.label).sum(axis=(1, 2)) for each in structures]) for own in labels

@@ -52,7 +52,7 @@ def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Loc
         logger.info(
             "'%s': %s",
             scan.name,
-            "; ".join(f"{e.pose.unlike:.4f} {e.agreement:.2f}" for e in found if e.pose),
+            "; ".join(f"{e.pose.dissimilarity:.4f} {e.agreement:.2f}" for e in found if e.pose),
         )
     best = max(found, key=_score) if len(found) > 1 else found[0]
     return _centred(model, scan, best, on_step)
@@ -64,7 +64,7 @@ def _score(hypothesis: Location) -> float:
     places with 0.20, 0.21 and 0.37 the last was a gland in the wrong place, where the volume looks
     half as much like the atlases."""
     assert hypothesis.pose is not None
-    return hypothesis.agreement * (1 - hypothesis.pose.unlike)
+    return hypothesis.agreement * (1 - hypothesis.pose.dissimilarity)
 
 
 def registered(
@@ -220,7 +220,7 @@ def _everywhere(model: Model, backbone: Backbone, scan: Scan) -> Location:
 def _distinct(model: Model, poses: Sequence[Pose]) -> list[Pose]:
     """The most similar of those that lie at the same place, at most MOST_HYPOTHESES."""
     kept: list[Pose] = []
-    for pose in sorted(poses, key=lambda each: each.unlike):
+    for pose in sorted(poses, key=lambda each: each.dissimilarity):
         apart = [float(np.linalg.norm(np.subtract(pose.centre, k.centre))) for k in kept]
         if all(each > config.SAME_PLACE * model.atlases.size for each in apart):
             kept.append(pose)

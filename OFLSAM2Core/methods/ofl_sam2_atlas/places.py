@@ -38,13 +38,13 @@ def likely_places(atlases: Atlases, scan: Scan, which: Sequence[int]) -> list[Po
     seen = F.avg_pool3d(there.float()[None, None], ratio)
     shown = F.avg_pool3d(atlases.images[list(which)].float() / 255, finer)
     cases = F.avg_pool3d(atlases.describe(shown), ratio)
-    unlike = dissimilarity(volume, seen, cases)
+    apart = dissimilarity(volume, seen, cases)
     away = torch.stack(
-        torch.meshgrid(*[torch.arange(n) - (n - 1) / 2 for n in unlike.shape], indexing="ij"), -1
+        torch.meshgrid(*[torch.arange(n) - (n - 1) / 2 for n in apart.shape], indexing="ij"), -1
     )
     at = torch.from_numpy(middle).float() + away * step
     found: list[Point] = []
-    left = unlike.clone()
+    left = apart.clone()
     for _ in range(PLACES):
         best = int(left.argmin())
         if not torch.isfinite(left.flatten()[best]):

@@ -84,9 +84,12 @@ def train(
     error: PositionNoise,
     rng: np.random.Generator,
     on_step: Callable[[int, int, str], None],
+    device: torch.device,
 ) -> None:
-    """AdamW on Dice + cross-entropy, one cycle."""
+    """AdamW on Dice + cross-entropy, one cycle, on a device; the head is on the CPU again after."""
     rate = config.QUICK * rate
+    head.to(device)
+    weights = data.balance.to(device)
     optimiser = torch.optim.AdamW(head.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, rate, total_steps=max(steps, 11), pct_start=0.1
@@ -101,9 +104,10 @@ def train(
             order = [int(n) for n in rng.permutation(count)]
         numbers = [order.pop() for _ in range(batch)]
         components, fine, truth, levels = data.batch(numbers, error, rng)
-        balance = data.balance if step < config.BALANCED * steps else data.balance.even()
+        components, fine, truth = (each.to(device) for each in (components, fine, truth))
+        balance = weights if step < config.BALANCED * steps else weights.even()
         near = torch.stack([near_foreground_mask(each, components.shape[-1]) for each in truth])
-        with in_bfloat16():
+        with in_bfloat16(device):
             logits = head(components, fine, levels).float()
         loss = segmentation_loss(logits, truth, balance.weights(near))
         optimiser.zero_grad()
@@ -112,13 +116,15 @@ def train(
         schedule.step()
         mean_loss += (float(loss.detach()) - mean_loss) / min(step + 1, 50)
         on_step(step + 1, steps, f"loss {mean_loss:.3f}")
-    head.eval().requires_grad_(False)
+    head.to("cpu").eval().requires_grad_(False)
 
 
-def in_bfloat16() -> torch.autocast | nullcontext[None]:
+def in_bfloat16(device: torch.device) -> torch.autocast | nullcontext[None]:
     """Where the processor multiplies bfloat16 by itself, a step takes two thirds of the time."""
-    quick = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.autocast("cpu", torch.bfloat16) if quick else nullcontext()
+    quick = device.type == "cuda"
+    if device.type == "cpu":
+        quick = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.autocast(device.type, torch.bfloat16) if quick else nullcontext()
 
 
 def _affines(count: int, scale: float, shift: float, rng: np.random.Generator) -> Tensor:
