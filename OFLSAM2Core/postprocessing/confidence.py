@@ -70,8 +70,8 @@ def extent_confidence(
     structures begin and end in the support.
 
     A network is as sure of the slice behind the last one that it predicted as of any other empty
-    one, and there structures are missed. They end somewhere around where they seem to, with a deviation of
-    ENDS; and if the others show that they should not have ended yet, it is no surer than that. A
+    one, and there structures are missed. They end somewhere around where they seem to, with a
+    deviation of ENDS; and if the others show that they should not have ended yet, it is no surer than that. A
     structure that was predicted nowhere, or not in between, may as well be there as not. What was
     predicted is trusted less where the support's have long ended.
     """
@@ -81,8 +81,8 @@ def extent_confidence(
 
 
 def atlas_agreement(areas: npt.NDArray, prior: npt.NDArray) -> npt.NDArray[np.float64]:
-    """How sure structures are where they were predicted, by the prior; S_cf is multiplied by it once
-    all slices are known: (N, slices).
+    """How sure structures are where they were predicted, by the prior; S_cf is multiplied by it
+    once all slices are known: (N, slices).
 
     areas: pixels that were predicted, (N, slices). prior: its highest probability of each structure
     in each slice, (N, slices).

@@ -39,7 +39,8 @@ class Pose:
 
     middle: of the atlases' grid, mm from the middle of the first voxel. affine: from the grid to
     each atlas that was registered, (S, 3, 4). which: their numbers. dissimilarity: 1 less
-    their mean correlation with the volume. centre: where the middle of the atlases' grid comes to lie, mm.
+    their mean correlation with the volume. centre: where the middle of the atlases' grid comes to
+    lie, mm.
     """
 
     middle: Point
