@@ -71,9 +71,9 @@ def extent_confidence(
 
     A network is as sure of the slice behind the last one that it predicted as of any other empty
     one, and there structures are missed. They end somewhere around where they seem to, with a
-    deviation of ENDS; and if the others show that they should not have ended yet, it is no surer than that. A
-    structure that was predicted nowhere, or not in between, may as well be there as not. What was
-    predicted is trusted less where the support's have long ended.
+    deviation of ENDS; and if the others show that they should not have ended yet, it is no surer
+    than that. A structure that was predicted nowhere, or not in between, may as well be there as
+    not. What was predicted is trusted less where the support's have long ended.
     """
     predicted = extents.there(levels, BEYOND_DEVIATION, BEYOND, unknown=1.0)
     not_expected = 1 - extents.there(levels, ENDS)
