@@ -103,13 +103,8 @@ def train(
         if len(order) < batch:
             order = [int(n) for n in rng.permutation(count)]
         numbers = [order.pop() for _ in range(batch)]
-        components, fine, truth, levels = data.batch(numbers, error, rng)
-        components, fine, truth = (each.to(device) for each in (components, fine, truth))
         balance = weights if step < config.BALANCED * steps else weights.even()
-        near = torch.stack([near_foreground_mask(each, components.shape[-1]) for each in truth])
-        with in_bfloat16(device):
-            logits = head(components, fine, levels).float()
-        loss = segmentation_loss(logits, truth, balance.weights(near))
+        loss = batch_loss(head, data.batch(numbers, error, rng), balance, device)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -117,6 +112,21 @@ def train(
         mean_loss += (float(loss.detach()) - mean_loss) / min(step + 1, 50)
         on_step(step + 1, steps, f"loss {mean_loss:.3f}")
     head.to("cpu").eval().requires_grad_(False)
+
+
+def batch_loss(
+    head: Head,
+    batch: tuple[Tensor, Tensor, Tensor, list[float | None]],
+    balance: PositionWeights,
+    device: torch.device,
+) -> Tensor:
+    """Of a batch as `TrainingSet.batch` gives it. head, balance: on the device."""
+    *tensors, levels = batch
+    components, fine, truth = (each.to(device) for each in tensors)
+    near = torch.stack([near_foreground_mask(each, components.shape[-1]) for each in truth])
+    with in_bfloat16(device):
+        logits = head(components, fine, levels).float()
+    return segmentation_loss(logits, truth, balance.weights(near))
 
 
 def in_bfloat16(device: torch.device) -> torch.autocast | nullcontext[None]:
