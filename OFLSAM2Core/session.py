@@ -178,6 +178,13 @@ class FewShotSession:
         settled = self.changes.for_segmenting(task.options, options or {})
         if used is not None and self._precision == "auto":
             used = used.with_precision(task.backbone_precision)
+            if used.precision != task.backbone_precision:
+                logger.warning(
+                    "The task was learned in %s, in which the encoder does not calculate on this "
+                    "device; %s is used.",
+                    task.backbone_precision,
+                    used.precision,
+                )
         ctx = self._context(used, on_progress or _no_progress)
         try:
             run = self.method.open(ctx, volume, task, settled)

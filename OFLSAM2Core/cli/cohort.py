@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from OFLSAM2Core import __version__, methods
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.cli.exit_codes import SOME_FAILED
 from OFLSAM2Core.cli.files import add_support_options, read_support, split_pair
 from OFLSAM2Core.cli.interrupt import call_in_background, raise_if_stopped
@@ -26,7 +26,7 @@ from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cohort import folder as cohort_folder
 from OFLSAM2Core.cohort.case_work import RunSettings, software
 from OFLSAM2Core.cohort.cases import CaseInput, FoundCases
-from OFLSAM2Core.cohort.fingerprint import fingerprint
+from OFLSAM2Core.cohort.identity import check_identity, support_identity
 from OFLSAM2Core.cohort.inputs import find_cases
 from OFLSAM2Core.cohort.judgement import DOUBTFUL_BELOW
 from OFLSAM2Core.cohort.manifest import FILE_NAME, Manifest
@@ -35,7 +35,6 @@ from OFLSAM2Core.cohort.outputs import LAYOUTS, layout_named
 from OFLSAM2Core.cohort.report import write_report
 from OFLSAM2Core.cohort.runner import (
     CaseEnded,
-    check_identity,
     has_failures,
     machine,
     plan,
@@ -237,11 +236,16 @@ def _segmenter(
 
     before = manifest.content.identity
     with_seg = " with DICOM SEG" if args.dicom_seg else ""
-    identity: dict[str, Any] = {"layout": f"{args.layout}{with_seg}"}
+    identity: dict[str, Any] = {
+        "layout": f"{args.layout}{with_seg}",
+        "version of oflsam2": __version__,
+        "seed": args.seed,
+        "bound of doubt": args.doubtful_below,
+    }
     path = args.task
     if path is None:
         path = out / cohort_folder.TASK
-        identity["support"] = _support_hash(args)
+        identity["support"] = _support_identity(args)
         check_identity(manifest, identity)
         if not before:
             _learn(args, path, bars)
@@ -254,6 +258,9 @@ def _segmenter(
     given = check_options(args, task.method)
     values = settings_from(args) if args.task is not None else {}
     identity["options"] = given.for_segmenting(task.options, values).to_json()
+    # As FewShotSession reads "auto". A method without backbone calculates as it always does.
+    asked = args.precision if task.backbone else "auto"
+    identity["precision"] = task.backbone_precision if asked == "auto" else asked
     check_identity(manifest, identity)
     if task.backbone:
         ready_weights(task.backbone, args.weights, bars)
@@ -293,22 +300,18 @@ def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
     bars.say(f"Learned {names} from {len(cases)} cases: {path}")
 
 
-def _support_hash(args: argparse.Namespace) -> str:
-    """Of all that a task learned from support depends on."""
-    pairs = [split_pair(text) for text in args.support]
-    content = {
-        "files": [fingerprint(str(path)).sha256 for pair in pairs for path in pair],
-        "labels": fingerprint(str(args.labels)).sha256 if args.labels else None,
+def _support_identity(args: argparse.Namespace) -> str:
+    settings = {
         "options": settings_from(args),
         "preset": args.preset,
-        "backbone": args.backbone,
-        "method": args.method,
-        "weights": str(args.weights),
+        "backbone": args.backbone or DEFAULT_BACKBONE,
+        "method": args.method or methods.DEFAULT,
         "precision": args.precision,
         "seed": args.seed,
         "allow_missing": args.allow_missing,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    pairs = [split_pair(text) for text in args.support]
+    return support_identity(pairs, args.labels, args.weights, settings)
 
 
 def _workers(args: argparse.Namespace, cases: list[CaseInput], bars: ProgressBars) -> Workers:
