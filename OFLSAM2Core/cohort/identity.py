@@ -28,7 +28,8 @@ def check_identity(manifest: Manifest, identity: Mapping[str, Any]) -> None:
     differing = [told for key in identity for told in _difference(key, before, identity)]
     if differing:
         raise InputError(
-            f"'{manifest.path.parent}' holds results of another {', and another '.join(differing)}.",
+            f"'{manifest.path.parent}' holds results of "
+            f"another {', and another '.join(differing)}.",
             "Choose another --out; results of two kinds in one folder could not be told apart.",
         )
 
