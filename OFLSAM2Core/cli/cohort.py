@@ -199,7 +199,8 @@ def _run(
     settings = RunSettings(
         out, mark, segmenter, layout_named(args.layout), args.doubtful_below, args.dicom_seg
     )
-    workers = call_in_background(lambda report: _workers(args, list(cases), bars), bars)
+    structures = len(task.structures)
+    workers = call_in_background(lambda report: _workers(args, list(cases), structures, bars), bars)
 
     def on_case(ended: CaseEnded) -> None:
         bad = len(manifest.content.in_state("failed"))
@@ -314,7 +315,9 @@ def _support_identity(args: argparse.Namespace) -> str:
     return support_identity(pairs, args.labels, args.weights, settings)
 
 
-def _workers(args: argparse.Namespace, cases: list[CaseInput], bars: ProgressBars) -> Workers:
+def _workers(
+    args: argparse.Namespace, cases: list[CaseInput], structures: int, bars: ProgressBars
+) -> Workers:
     if args.workers == 0:
         return ThisProcess(lambda function: call_in_background(function, lambda progress: None))
     from OFLSAM2Core.cohort.dask_cluster import local_workers, scheduler_workers
@@ -323,7 +326,7 @@ def _workers(args: argparse.Namespace, cases: list[CaseInput], bars: ProgressBar
         return scheduler_workers(args.scheduler, args.worker_wait, bars.say)
     gpus = _gpus(args.device)
     cores = usable_cores()
-    count = args.workers or workers_that_fit(cases, cores, len(gpus))
+    count = args.workers or workers_that_fit(cases, structures, cores, len(gpus))
     memory = int(psutil.virtual_memory().available * 0.95 / count)
     return local_workers(count, cores, memory, gpus)
 
