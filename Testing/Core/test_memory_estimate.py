@@ -24,8 +24,15 @@ class Measured:
 SEGMENTED = [
     Measured(50, 1, 128, 128, 1003),
     Measured(200, 1, 128, 128, 1092),
+    Measured(200, 8, 128, 128, 1116),
     Measured(200, 1, 256, 256, 1642),
 ]
+LEARNED = [
+    (Measured(16, 1, 256, 256, 1271), 2, 24),
+    (Measured(8, 1, 128, 128, 824), 1, 8),
+    (Measured(8, 8, 128, 128, 1003), 1, 8),
+]
+"""With the number of volumes, and of slices and copies that are encoded."""
 
 
 @pytest.mark.parametrize("found", SEGMENTED, ids=str)
@@ -35,10 +42,13 @@ def test_segmenting_takes_about_what_is_estimated(found: Measured) -> None:
     assert 1 / 1.5 < estimated / (1e6 * found.peak_mb) < 1.5
 
 
-def test_learning_takes_about_what_is_estimated() -> None:
-    """From 24 slices and copies of two volumes of 16 slices, 256 x 256: 1271 MB."""
-    estimated = bytes_to_learn([(16 * 256**2, 2)] * 2, encoded=24)
-    assert 1 / 1.5 < estimated / 1271e6 < 1.5
+@pytest.mark.parametrize(("found", "volumes", "encoded"), LEARNED, ids=str)
+def test_learning_takes_about_what_is_estimated(
+    found: Measured, volumes: int, encoded: int
+) -> None:
+    voxels = found.slices * found.pixels**2
+    estimated = bytes_to_learn([(voxels, 2)] * volumes, found.structures, found.image_side, encoded)
+    assert 1 / 1.5 < estimated / (1e6 * found.peak_mb) < 1.5
 
 
 def test_the_estimate_of_segmenting_grows_with_slices_structures_and_voxels() -> None:
