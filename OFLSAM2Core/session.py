@@ -24,7 +24,7 @@ from OFLSAM2Core.methods.changed_options import ChangedOptions
 from OFLSAM2Core.open_volume import OpenVolume
 from OFLSAM2Core.preprocessing.intensity_comparison import compare_with_support, support_ranges
 from OFLSAM2Core.runtime.memory_check import require_memory
-from OFLSAM2Core.runtime.memory_estimate import BASE_BYTES, bytes_to_segment
+from OFLSAM2Core.runtime.memory_estimate import BASE_BYTES, bytes_to_learn, bytes_to_segment
 from OFLSAM2Core.runtime.timings import Timings
 
 if TYPE_CHECKING:
@@ -137,6 +137,13 @@ class FewShotSession:
             self._check_kind(case.volume)
         ranges = support_ranges(support_cases)
         cases = harmonize(support_cases, allow_missing)
+        if self.method.needs_backbone:
+            structures = len(cases[0].structures)
+            require_memory(
+                bytes_to_learn([], structures) - BASE_BYTES,  # Backbone and volumes are held.
+                f"Learning {structures} structures",
+                "Close other programs, or learn fewer structures.",
+            )
         learn, segment = self.changes.for_learning()
         used = self._backbone if self.method.needs_backbone else None
         ctx = self._context(used, report)
@@ -186,6 +193,13 @@ class FewShotSession:
         settled = self.changes.for_segmenting(task.options, options or {})
         if used is not None and self._precision == "auto":
             used = used.with_precision(task.backbone_precision)
+            if used.precision != task.backbone_precision:
+                logger.warning(
+                    "The task was learned in %s, in which the encoder does not calculate on this "
+                    "device; %s is used.",
+                    task.backbone_precision,
+                    used.precision,
+                )
         ctx = self._context(used, on_progress or _no_progress)
         try:
             run = self.method.open(ctx, volume, task, settled)

@@ -559,7 +559,7 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         :param outputSegmentation: segmentation node; one is made where None.
         :param learnedTask: used instead of support cases: what `learn` returned, or a file.
         :param method: its name, one of `OFLSAM2Core.methods.names()`.
-        :param options: of the method, by name, for instance {"preset": "fast", "training_steps": 400}.
+        :param options: of the method, by name, such as {"preset": "fast", "training_steps": 400}.
         :param workerCommand: another Python, or a command such as "ssh gpu-host oflsam2 worker".
         :param wait: True returns when the segmentation is complete, and raises RuntimeError where
             it failed; False returns at once, and the segmentation fills while Slicer goes on.

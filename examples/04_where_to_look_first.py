@@ -18,12 +18,12 @@ def main(folder: Path, session: FewShotSession | None = None, data: Dataset | No
     for result in session.segment(target.volume, task):
         found.add(result)
 
-    # Expected wrong voxels of a slice: the sum of 1 - confidence. Most of them first.
-    expected = {index: found.expected_error_voxels(index) for index in found.scores}
-    first = sorted(expected, key=lambda index: expected[index], reverse=True)[:5]
+    # Expected wrong voxels of a slice: the sum of 1 - confidence. Most of them first, and no two
+    # slices side by side.
     wrong = (found.labels != target.labels).swapaxes(0, found.axis or 0)
-    for index in first:
-        print(f"slice {index}: {expected[index]:.0f} voxels expected, {wrong[index].sum()} wrong")
+    for index in found.slices_to_review(5):
+        expected = found.expected_error_voxels(index)
+        print(f"slice {index}: {expected:.0f} voxels expected, {wrong[index].sum()} wrong")
 
     is_wrong = found.labels != target.labels
     print(f"mean confidence where right {found.confidence[~is_wrong].mean() / 255:.2f}")

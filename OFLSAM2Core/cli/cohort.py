@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from OFLSAM2Core import __version__, methods
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.cli.exit_codes import SOME_FAILED
 from OFLSAM2Core.cli.files import add_support_options, read_support, split_pair
 from OFLSAM2Core.cli.interrupt import call_in_background, raise_if_stopped
@@ -26,7 +26,7 @@ from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cohort import folder as cohort_folder
 from OFLSAM2Core.cohort.case_work import RunSettings, software
 from OFLSAM2Core.cohort.cases import CaseInput, FoundCases
-from OFLSAM2Core.cohort.fingerprint import fingerprint
+from OFLSAM2Core.cohort.identity import check_identity, support_identity
 from OFLSAM2Core.cohort.inputs import find_cases
 from OFLSAM2Core.cohort.judgement import DOUBTFUL_BELOW
 from OFLSAM2Core.cohort.manifest import FILE_NAME, Manifest
@@ -35,7 +35,6 @@ from OFLSAM2Core.cohort.outputs import LAYOUTS, layout_named
 from OFLSAM2Core.cohort.report import write_report
 from OFLSAM2Core.cohort.runner import (
     CaseEnded,
-    check_identity,
     has_failures,
     machine,
     plan,
@@ -202,7 +201,8 @@ def _run(
     settings = RunSettings(
         out, mark, segmenter, layout_named(args.layout), args.doubtful_below, args.dicom_seg
     )
-    workers = call_in_background(lambda report: _workers(args, list(cases), bars), bars)
+    structures = len(task.structures)
+    workers = call_in_background(lambda report: _workers(args, list(cases), structures, bars), bars)
 
     def on_case(ended: CaseEnded) -> None:
         bad = len(manifest.content.in_state("failed"))
@@ -239,11 +239,16 @@ def _segmenter(
 
     before = manifest.content.identity
     with_seg = " with DICOM SEG" if args.dicom_seg else ""
-    identity: dict[str, Any] = {"layout": f"{args.layout}{with_seg}"}
+    identity: dict[str, Any] = {
+        "layout": f"{args.layout}{with_seg}",
+        "version of oflsam2": __version__,
+        "seed": args.seed,
+        "bound of doubt": args.doubtful_below,
+    }
     path = args.task
     if path is None:
         path = out / cohort_folder.TASK
-        identity["support"] = _support_hash(args)
+        identity["support"] = _support_identity(args)
         check_identity(manifest, identity)
         if not before:
             _learn(args, path, bars)
@@ -256,6 +261,9 @@ def _segmenter(
     given = check_options(args, task.method)
     values = settings_from(args) if args.task is not None else {}
     identity["options"] = given.for_segmenting(task.options, values).to_json()
+    # As FewShotSession reads "auto". A method without backbone calculates as it always does.
+    asked = args.precision if task.backbone else "auto"
+    identity["precision"] = task.backbone_precision if asked == "auto" else asked
     check_identity(manifest, identity)
     if task.backbone:
         ready_weights(task.backbone, args.weights, bars)
@@ -296,25 +304,23 @@ def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
     bars.say(f"Learned {names} from {len(cases)} cases: {path}")
 
 
-def _support_hash(args: argparse.Namespace) -> str:
-    """Of all that a task learned from support depends on."""
-    pairs = [split_pair(text) for text in args.support]
-    content = {
-        "files": [fingerprint(str(path)).sha256 for pair in pairs for path in pair],
-        "labels": fingerprint(str(args.labels)).sha256 if args.labels else None,
+def _support_identity(args: argparse.Namespace) -> str:
+    settings = {
         "options": settings_from(args),
         "preset": args.preset,
-        "backbone": args.backbone,
-        "method": args.method,
-        "weights": str(args.weights),
+        "backbone": args.backbone or DEFAULT_BACKBONE,
+        "method": args.method or methods.DEFAULT,
         "precision": args.precision,
         "seed": args.seed,
         "allow_missing": args.allow_missing,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    pairs = [split_pair(text) for text in args.support]
+    return support_identity(pairs, args.labels, args.weights, settings)
 
 
-def _workers(args: argparse.Namespace, cases: list[CaseInput], bars: ProgressBars) -> Workers:
+def _workers(
+    args: argparse.Namespace, cases: list[CaseInput], structures: int, bars: ProgressBars
+) -> Workers:
     if args.workers == 0:
         return ThisProcess(lambda function: call_in_background(function, lambda progress: None))
     from OFLSAM2Core.cohort.dask_cluster import local_workers, scheduler_workers
@@ -323,7 +329,7 @@ def _workers(args: argparse.Namespace, cases: list[CaseInput], bars: ProgressBar
         return scheduler_workers(args.scheduler, args.worker_wait, bars.say)
     gpus = _gpus(args.device)
     cores = usable_cores()
-    count = args.workers or workers_that_fit(cases, cores, len(gpus))
+    count = args.workers or workers_that_fit(cases, structures, cores, len(gpus))
     memory = int(psutil.virtual_memory().available * 0.95 / count)
     return local_workers(count, cores, memory, gpus)
 

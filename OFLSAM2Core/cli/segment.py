@@ -267,7 +267,9 @@ def _tell(volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, out: P
         status = _status(structure, task, outcome)
         told = told_status(status, task.sizes.get(structure.name))
         print(f"  {structure.name}{size}{f'  ({told})' if told else ''}")
-    doubts = {index: outcome.expected_error_voxels(index) for index in outcome.scores}
-    worst = sorted(doubts, key=lambda index: -doubts[index])[:_DOUBTFUL_SHOWN]
-    listed = ", ".join(f"{index} ({doubts[index]:.0f})" for index in worst)
-    print(f"Look at these slices first (index, voxels in doubt): {listed}")
+    listed = ", ".join(
+        f"{index} ({outcome.expected_error_voxels(index):.0f})"
+        for index in outcome.slices_to_review(_DOUBTFUL_SHOWN)
+    )
+    if listed:
+        print(f"Look at these slices first (index, voxels in doubt): {listed}")

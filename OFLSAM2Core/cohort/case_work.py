@@ -19,17 +19,20 @@ from OFLSAM2Core.cohort.cases import CaseInput
 from OFLSAM2Core.cohort.fingerprint import fingerprint, stamp_of
 from OFLSAM2Core.cohort.folder import check_still_wanted
 from OFLSAM2Core.cohort.judgement import judge
-from OFLSAM2Core.cohort.memory_estimate import bytes_for, voxels_of
+from OFLSAM2Core.cohort.memory_estimate import bytes_for
 from OFLSAM2Core.cohort.outputs import Layout, all_or_none, written_files
 from OFLSAM2Core.cohort.preview import write_preview
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import Cancelled, InputError, OFLSAM2Error
 from OFLSAM2Core.io.dicom_seg_writing import check_dicom_seg, write_dicom_seg
 from OFLSAM2Core.io.reading import check_writable, read_volume
-from OFLSAM2Core.runtime.memory_check import check_memory
+from OFLSAM2Core.io.volume_size import VolumeSize, volume_size
+from OFLSAM2Core.runtime.memory_check import require_memory
+from OFLSAM2Core.runtime.memory_estimate import not_yet_held
 from OFLSAM2Core.runtime.peak_memory import PeakMemory
 from OFLSAM2Core.worker.failures import failure_of
 
@@ -140,9 +143,15 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
     check_still_wanted(settings.folder, settings.mark)
     segmenter = _segmenter(settings.segmenter)
     source = fingerprint(case.source)
-    _require_room(settings, case, voxels_of(case))
+    structures = len(segmenter.structures)
+    size = volume_size(case.source)
+    if size is not None:
+        _require_room(settings, case, size, structures)
     volume = read_volume(case.source)
-    _require_room(settings, case, int(volume.array.size))
+    if size is None:  # The header did not tell.
+        array = volume.array
+        size = VolumeSize(array.shape, array.nbytes, 0, SliceGeometry.for_volume(volume).count)
+        _require_room(settings, case, size, structures)
     outcome = SegmentationBuffer(volume)
     for result in segmenter.segment(volume, _ending(report, settings)):
         outcome.add(result)
@@ -175,13 +184,15 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
     }
 
 
-def _require_room(settings: RunSettings, case: CaseInput, voxels: int | None) -> None:
-    """Raises ResourceError where disk or memory is too small for so many voxels (None: unknown)."""
-    if voxels is None:
-        return
-    check_writable(settings.folder / case.name, need_bytes=voxels)
-    check_memory(
-        bytes_for(voxels), f"'{case.source}'", "Give workers more memory, or fewer of them."
+def _require_room(
+    settings: RunSettings, case: CaseInput, size: VolumeSize, structures: int
+) -> None:
+    """Raises ResourceError where disk or memory is too small for a volume of that size."""
+    check_writable(settings.folder / case.name, need_bytes=size.voxels)
+    require_memory(
+        not_yet_held(bytes_for(size, structures)),
+        f"'{case.source}'",
+        "Give workers more memory, or fewer of them.",
     )
 
 

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from OFLSAM2Core.io.dicom_file import SEGMENTATION, is_dicom, text_of
 
 _TAGS = ["SeriesInstanceUID", "Modality", "ImageType", "NumberOfFrames", "SeriesNumber"]
-_TAGS += ["SOPClassUID", "Rows", "Columns"]
+_TAGS += ["SOPClassUID"]
 
 _NO_IMAGES = frozenset(
     ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO")
@@ -87,17 +87,6 @@ def files_below(folder: Path) -> Iterator[Path]:
             path = Path(base, name)
             if not name.startswith(".") and is_dicom(path):
                 yield path
-
-
-def series_voxels(folder: Path, uid: str | None) -> int:
-    """Of a series, or of all DICOM files of a folder; 0 where headers do not say."""
-    total = 0
-    for path in files_below(folder):
-        header = _header(path)
-        if header is not None and uid in (None, text_of(header, "SeriesInstanceUID")):
-            sides = _number(header, "Rows"), _number(header, "Columns")
-            total += max(0, sides[0]) * max(0, sides[1]) * max(1, _number(header, "NumberOfFrames"))
-    return total
 
 
 def _header(path: Path) -> Dataset | None:

@@ -10,44 +10,27 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 
 from OFLSAM2Core.cohort.cases import CaseInput
-from OFLSAM2Core.cohort.dicom_cases import series_voxels
-from OFLSAM2Core.errors import OFLSAM2Error
-from OFLSAM2Core.io.dicom_folder import split_series
-from OFLSAM2Core.io.image_files import read_header
-
-BASE_BYTES = 1_500_000_000
-"""A process with PyTorch, the default backbone and a task."""
-
-BYTES_PER_VOXEL = 16
-"""Of the volume, beside that: image, labels, probabilities."""
+from OFLSAM2Core.io.volume_size import VolumeSize, volume_size
+from OFLSAM2Core.runtime.memory_estimate import BASE_BYTES, bytes_to_segment
 
 _USABLE = 0.9
 """Of the memory that is free: the rest is the system's."""
 
 
-def bytes_for(voxels: int) -> int:
-    """What segmenting a volume of so many voxels is expected to take."""
-    return BASE_BYTES + BYTES_PER_VOXEL * voxels
+def bytes_for(size: VolumeSize, structures: int) -> int:
+    """What a process that segments such a volume is expected to hold in all."""
+    return bytes_to_segment(size.shape[-3:], size.itemsize, structures, size.slices)
 
 
-def voxels_of(case: CaseInput) -> int | None:
-    """From the headers alone; None where they cannot be read (segmenting will say why)."""
-    path, series = split_series(case.source)
-    try:
-        if path.is_dir():
-            return series_voxels(path, series) or None
-        return math.prod(read_header(path).shape[:3])
-    except (OFLSAM2Error, OSError):
-        return None
-
-
-def largest(cases: Iterable[CaseInput]) -> int:
-    """Voxels of the largest case whose header can be read; 0 where none can."""
+def most_bytes(cases: Iterable[CaseInput], structures: int) -> int:
+    """For the case that takes the most; of a process without a volume where no header can be read
+    (segmenting will say why)."""
     with ThreadPoolExecutor(8) as threads:
-        return max((voxels or 0 for voxels in threads.map(voxels_of, cases)), default=0)
+        sizes = threads.map(lambda case: volume_size(case.source), cases)
+        return max((bytes_for(size, structures) for size in sizes if size), default=BASE_BYTES)
 
 
-def workers_that_fit(cases: list[CaseInput], cores: int, gpus: int = 0) -> int:
+def workers_that_fit(cases: list[CaseInput], structures: int, cores: int, gpus: int = 0) -> int:
     """One a GPU; without GPUs as many as cores and free memory allow, at least one.
 
     A worker is given two cores where there are so many: the encoder runs on both, and half as many
@@ -56,7 +39,7 @@ def workers_that_fit(cases: list[CaseInput], cores: int, gpus: int = 0) -> int:
     if gpus:
         return min(gpus, max(1, len(cases)))
     free = psutil.virtual_memory().available * _USABLE
-    by_memory = int(free // bytes_for(largest(cases)))
+    by_memory = int(free // most_bytes(cases, structures))
     return max(1, min(math.ceil(cores / 2), by_memory, len(cases)))
 
 

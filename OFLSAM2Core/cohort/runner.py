@@ -150,17 +150,6 @@ def _why_again(case: CaseInput, record: CaseRecord, folder: Path) -> str:
     return ""
 
 
-def check_identity(manifest: Manifest, identity: dict[str, Any]) -> None:
-    """Raises InputError where the folder's results were made with another task or layout."""
-    before = manifest.content.identity
-    differing = [key for key in identity if before and before.get(key) != identity[key]]
-    if differing:
-        raise InputError(
-            f"'{manifest.path.parent}' holds results of another {' and '.join(differing)}.",
-            "Choose another --out; results of two kinds in one folder could not be told apart.",
-        )
-
-
 def machine() -> dict[str, Any]:
     """Which process on which computer runs the cohort."""
     return {"host": platform.node(), "pid": os.getpid()}

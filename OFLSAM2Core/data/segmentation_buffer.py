@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.data.results import SliceResult, expected_error_voxels
+from OFLSAM2Core.data.review_list import slices_to_review
 from OFLSAM2Core.data.volume import Volume
 
 
@@ -65,6 +67,14 @@ class SegmentationBuffer:
         """Expected number of wrong voxels in a slice, by its confidence: the sum of 1 - p."""
         return expected_error_voxels(np.moveaxis(self.confidence, self.axis or 0, 0)[index])
 
+    def slices_to_review(self, count: int) -> list[int]:
+        """Indices of the slices to look at first; see `review_list`."""
+        slices = [
+            _Doubted(index, self.expected_error_voxels(index), scores)
+            for index, scores in self.scores.items()
+        ]
+        return [one.index for one in slices_to_review(slices, count)]
+
     def voxels(self, label: int) -> int:
         """How many voxels a structure has."""
         return int(np.count_nonzero(self.labels == label))
@@ -73,3 +83,11 @@ class SegmentationBuffer:
         """Volume of one structure; for a sequence the unit has no meaning."""
         voxel = abs(float(np.linalg.det(self.volume.affine[:3, :3])))
         return self.voxels(label) * voxel / 1000
+
+
+@dataclass(frozen=True)
+class _Doubted:
+    index: int
+    doubt: float
+    scores: dict[str, float]
+    frame: int = 0

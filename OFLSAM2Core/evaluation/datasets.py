@@ -21,8 +21,9 @@ import numpy as np
 
 import OFLSAM2Core
 from OFLSAM2Core.data.volume import SupportCase
-from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2Core.evaluation.dataset_layouts import SUPPORT, find_layout
+from OFLSAM2Core.io.first_look import look_at_segmentation, look_at_volume
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.memory_first import require_memory_to_learn, require_memory_to_segment
 from OFLSAM2Core.io.reading import read_segmentation, read_support_case
@@ -116,6 +117,17 @@ class Dataset:
             )
         return chosen, test
 
+    def look_at_case(self, name: str) -> None:
+        """What is wrong with a case's image and labels by their headers alone; milliseconds.
+
+        Raises InputError naming the file, or ResourceError where there is not enough memory for
+        what the image's header announces.
+        """
+        image, labels = self.files[name]
+        look_at_volume(image)
+        look_at_segmentation(labels, image)
+        require_memory_to_segment(image)
+
     def read_support(self, names: Sequence[str]) -> list[SupportCase]:
         """The cases that are learned from. Raises InputError, or ResourceError where they do not
         fit into memory together, before any of them is read."""
@@ -143,11 +155,18 @@ def _table(folder: Path, labels: Any, files: dict[str, tuple[Path, Path]]) -> La
     if labels is not None:
         return LabelTable.from_json(labels, str(folder / "dataset.json"))
     values: set[int] = set()
+    damaged: list[OFLSAM2Error] = []
     for _, path in files.values():
-        read, _, structures = read_segmentation(path, may_be_empty=True)
+        try:
+            read, _, structures = read_segmentation(path, may_be_empty=True)
+        except OFLSAM2Error as error:  # Named when it is the case's turn.
+            damaged.append(error)
+            continue
         if any(not one.name.startswith("Structure ") for one in structures):
             return LabelTable(structures, str(path))
         values |= set(np.unique(read[read > 0]).tolist())
+    if damaged and len(damaged) == len(files):
+        raise damaged[0]
     return LabelTable.for_values(sorted(values))
 
 

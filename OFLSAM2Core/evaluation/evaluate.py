@@ -12,7 +12,7 @@ import numpy as np
 from OFLSAM2Core.data.results import ProgressCallback, SliceResult
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.errors import Cancelled
+from OFLSAM2Core.errors import Cancelled, OFLSAM2Error
 from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.machine import peak_memory_mb
 from OFLSAM2Core.evaluation.metrics import SegmentationMetrics, Spacing, compute_metrics
@@ -80,12 +80,18 @@ def evaluate(
     Of sequences each is learned from frames of its own and the others are segmented, so there is
     a `Learned` before each.
 
-    What is wrong with a test case is told as a `FailedCase`; Cancelled is raised, and so is what
-    is wrong with the support.
+    What is wrong with a test case is told as a `FailedCase`: what headers tell, before anything is
+    learned. Raised is Cancelled, what is wrong with the support, and what is wrong with the first
+    test case where headers leave none of them.
 
     allow_missing: accept a structure that is missing in some of the support.
     support_percent: of a sequence's frames that are learned from.
     """
+    damaged = look_at_cases(dataset, test)
+    if len(damaged) == len(test):
+        raise _none_left(damaged)
+    yield from damaged
+    test = [name for name in test if name not in {failed.name for failed in damaged}]
     if dataset.sequences:
         for name in test:
             try:
@@ -106,6 +112,26 @@ def evaluate(
             raise
         except Exception as error:
             yield FailedCase(name, error)
+
+
+def look_at_cases(dataset: Dataset, test: Sequence[str]) -> list[FailedCase]:
+    """The test cases that cannot be used, by the headers of their files."""
+    damaged = []
+    for name in test:
+        try:
+            dataset.look_at_case(name)
+        except OFLSAM2Error as error:
+            damaged.append(FailedCase(name, error))
+    return damaged
+
+
+def _none_left(damaged: Sequence[FailedCase]) -> Exception:
+    first = damaged[0].error
+    if len(damaged) == 1 or not isinstance(first, OFLSAM2Error):
+        return first
+    return type(first)(
+        f"None of the {len(damaged)} test cases can be used. The first: {first.message}", first.hint
+    )
 
 
 def _one_sequence(

@@ -107,11 +107,25 @@ def _series_of(path: Path, file: DicomFile) -> list[DicomFile]:
     return same
 
 
-def _assembled(source: Path, files: list[DicomFile]) -> DicomVolume:
-    files = _without_copies(files)
-    frames = [frame for file in files for frame in frames_of(file)]
+def check_series(path: Path, series: str | None = None) -> None:
+    """What `read_dicom` would refuse, as far as the headers of its slices tell.
+
+    Raises InputError as that does.
+    """
+    frames = _checked_frames(path, _files_of(path, series))
+    if any(frame.position is not None for frame in frames):
+        _in_order(path, frames)
+
+
+def _checked_frames(source: Path, files: list[DicomFile]) -> list[Frame]:
+    frames = [frame for file in _without_copies(files) for frame in frames_of(file)]
     _refuse_mosaics(source, frames)
     _check_alike(source, frames)
+    return frames
+
+
+def _assembled(source: Path, files: list[DicomFile]) -> DicomVolume:
+    frames = _checked_frames(source, files)
     rows, columns = frames[0].size
     # Each picture is decoded and scaled in floating point; then the volume is filled.
     require_memory(

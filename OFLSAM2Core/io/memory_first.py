@@ -11,7 +11,11 @@ from pathlib import Path
 
 from OFLSAM2Core.io.volume_size import VolumeSize, volume_size
 from OFLSAM2Core.runtime.memory_check import require_memory
-from OFLSAM2Core.runtime.memory_estimate import bytes_to_hold, bytes_to_segment, not_yet_held
+from OFLSAM2Core.runtime.memory_estimate import (
+    bytes_to_learn,
+    bytes_to_segment,
+    not_yet_held,
+)
 
 
 def require_memory_to_segment(image: str | Path, structures: int = 1) -> VolumeSize | None:
@@ -32,7 +36,7 @@ def require_memory_to_learn(images: Iterable[str | Path]) -> None:
     images = list(images)
     sizes = [size for image in images if (size := volume_size(image)) is not None]
     require_memory(
-        not_yet_held(bytes_to_hold((size.voxels, size.itemsize) for size in sizes)),
+        not_yet_held(bytes_to_learn((size.voxels, size.itemsize) for size in sizes)),
         f"Learning from {len(images)} volumes",
         "Close other programs, give fewer support cases, or crop them.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from OFLSAM2Core.io.mask_folder import mask_files, read_mask_folder
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS, has_segments, read_seg_nrrd
 from OFLSAM2Core.io.unforeseen import in_words
 from OFLSAM2Core.io.zipped import unpacked
+
+if TYPE_CHECKING:
+    from OFLSAM2Core.io.dicom_file import DicomFile
 
 Read = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], tuple[Structure, ...]]
 
@@ -102,11 +106,13 @@ def _read_folder(path: Path, table: LabelTable | None, volume: Volume | None) ->
     )
 
 
-def _read_dicom(path: Path, volume: Volume | None) -> Read:
+def drawn_in(path: Path) -> DicomFile:
+    """The one DICOM segmentation or structure set that a file is, or a folder has.
+
+    Raises InputError naming the path where there is none, or several.
+    """
     from OFLSAM2Core.io.dicom_file import read_dicom_file
     from OFLSAM2Core.io.dicom_folder import dicom_files
-    from OFLSAM2Core.io.dicom_seg import read_dicom_seg
-    from OFLSAM2Core.io.rtstruct import read_rtstruct
 
     files = dicom_files(path) if path.is_dir() else [read_dicom_file(path)]
     drawn = {file.sop_instance: file for file in files if file.is_segmentation}
@@ -118,7 +124,14 @@ def _read_dicom(path: Path, volume: Volume | None) -> Read:
             f"{': ' + names if names else ', only images'}.",
             "Give the file of one of them." if names else "Give a segmentation of the image.",
         )
-    file = next(iter(drawn.values()))
+    return next(iter(drawn.values()))
+
+
+def _read_dicom(path: Path, volume: Volume | None) -> Read:
+    from OFLSAM2Core.io.dicom_seg import read_dicom_seg
+    from OFLSAM2Core.io.rtstruct import read_rtstruct
+
+    file = drawn_in(path)
     if file.is_segmentation:
         return read_dicom_seg(file)
     if volume is None or volume.is_sequence:

@@ -58,6 +58,38 @@ def voxel_bytes(header: ImageHeader) -> int:
     return math.prod(header.shape) * header.components * header.dtype.itemsize
 
 
+def check_stored(header: ImageHeader) -> None:
+    """The files can hold the bytes that the header announces, by their sizes alone.
+
+    Raises InputError naming the file: missing, too short.
+    """
+    part = _bytes_a_file(header)
+    for path in header.files:
+        try:
+            _start_of(header, path.stat().st_size, part)
+        except ValueError as error:
+            raise damaged(header.path, _told_by(error)) from error
+        except FileNotFoundError as error:
+            raise missing_file(path) from error
+
+
+def ends_as_announced(header: ImageHeader) -> bool:
+    """Whether the last bytes of a gzip file say that as much was packed as the header announces.
+    A file that was cut off ends with any bytes; one packed in several pieces with the size of the
+    last. True of other packings, which do not tell.
+    """
+    if header.packing != "gzip":
+        return True
+    announced = header.skip + _bytes_a_file(header)
+    for path in header.files:
+        with open(path, "rb") as file:
+            file.seek(-4, 2)
+            packed = int.from_bytes(file.read(4), "little")
+        if not 0 <= (packed - announced) % (1 << 32) <= _PADDING:
+            return False
+    return True
+
+
 def read_voxels(header: ImageHeader) -> npt.NDArray:
     """The voxels in their stored type, slowest axis first: (K, J, I), and a last axis where there
     are several components. Slope and intercept are not applied.
@@ -66,9 +98,7 @@ def read_voxels(header: ImageHeader) -> npt.NDArray:
     ResourceError where there is not enough memory.
     """
     needed = voxel_bytes(header)
-    part, rest = divmod(needed, len(header.files))
-    if rest:
-        raise damaged(header.path, f"its {needed} bytes do not fit {len(header.files)} files")
+    part = _bytes_a_file(header)
     try:
         parts = [_read_part(header, file, part) for file in header.files]
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
@@ -95,28 +125,41 @@ def read_voxels(header: ImageHeader) -> npt.NDArray:
     return array
 
 
+def _bytes_a_file(header: ImageHeader) -> int:
+    needed = voxel_bytes(header)
+    part, rest = divmod(needed, len(header.files))
+    if rest:
+        raise damaged(header.path, f"its {needed} bytes do not fit {len(header.files)} files")
+    return part
+
+
+def _start_of(header: ImageHeader, size: int, needed: int) -> int:
+    """Where the voxels begin in a file of so many bytes. Raises ValueError where it is too short
+    for what it is to hold."""
+    start = size - needed if header.start < 0 else header.start
+    if header.packing in ("", "text", "hex"):
+        start += header.skip
+    if start < 0 or start > size:
+        raise ValueError(f"it has {size} bytes, and its header says {needed} of voxels")
+    if not header.packing and size - start < needed:
+        raise ValueError(f"it holds {size - start} bytes of voxels, and its header says {needed}")
+    if header.packing in ("gzip", "zlib") and needed > _MOST_PACKED * size:
+        raise ValueError(f"{size} bytes cannot hold the {needed} that its header says")
+    return start
+
+
 def _read_part(header: ImageHeader, path: Path, needed: int) -> npt.NDArray[np.uint8]:
     size = path.stat().st_size
     with open(path, "rb") as file:
-        start = size - needed if header.start < 0 else header.start
-        if header.packing in ("", "text", "hex"):
-            start += header.skip
-        if start < 0 or start > size:
-            raise ValueError(f"it has {size} bytes, and its header says {needed} of voxels")
+        start = _start_of(header, size, needed)
         file.seek(start)
         if header.packing in ("text", "hex"):
             return _from_text(file.read(), header, needed)
         if not header.packing:
-            if size - start < needed:
-                raise ValueError(
-                    f"it holds {size - start} bytes of voxels, and its header says {needed}"
-                )
             array = np.empty(needed, np.uint8)
             _fill(file, array)
             _say_rest(path, size - start - needed)
             return array
-        if needed > _MOST_PACKED * size and header.packing != "bzip2":
-            raise ValueError(f"{size} bytes cannot hold the {needed} that its header says")
         return _unpacked(path, _stream(file, header.packing), header.skip, needed)
 
 

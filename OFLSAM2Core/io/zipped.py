@@ -26,27 +26,47 @@ def unpacked(path: Path) -> Iterator[Path]:
     folder, or that unpacks to far more than it holds; ResourceError where the disk is too small.
     """
     with temporary_folder() as target:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-                _check(path, entries, target)
-                for entry in entries:
-                    archive.extract(entry, target)
-        except NotImplementedError as error:
-            raise unusable(
-                path, f"it is packed in another way ({error})", "Unpack it first."
-            ) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-            raise damaged(path, error) from error
-        except OSError as error:
-            raise ResourceError(
-                f"'{path}' could not be unpacked: {error.strerror or error}.",
-                "Check that the disk of the temporary folder has space.",
-            ) from error
+        with _opened(path) as archive:
+            entries = _entries(archive)
+            _check(path, entries)
+            _check_room(path, entries, target)
+            for entry in entries:
+                archive.extract(entry, target)
         yield _only(target)
 
 
-def _check(path: Path, entries: list[zipfile.ZipInfo], target: Path) -> None:
+def check_archive(path: Path) -> None:
+    """What `unpacked` would refuse of an archive, by its list of contents alone.
+
+    Raises InputError naming the archive.
+    """
+    with _opened(path) as archive:
+        _check(path, _entries(archive))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except NotImplementedError as error:
+        raise unusable(
+            path, f"it is packed in another way ({error})", "Unpack it first."
+        ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise ResourceError(
+            f"'{path}' could not be unpacked: {error.strerror or error}.",
+            "Check that the disk of the temporary folder has space.",
+        ) from error
+
+
+def _entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return [entry for entry in archive.infolist() if not entry.is_dir()]
+
+
+def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     size = sum(entry.file_size for entry in entries)
     if not entries:
         raise InputError(f"The archive '{path}' is empty.", "Give one with images.")
@@ -65,6 +85,10 @@ def _check(path: Path, entries: list[zipfile.ZipInfo], target: Path) -> None:
                 f"('{entry.filename}').",
                 "Unpack it with care, and give the folder.",
             )
+
+
+def _check_room(path: Path, entries: list[zipfile.ZipInfo], target: Path) -> None:
+    size = sum(entry.file_size for entry in entries)
     free = shutil.disk_usage(target).free
     if free < size:
         raise ResourceError(

@@ -1,8 +1,8 @@
 """How much memory a job is expected to take beyond what the process holds, before it starts.
 
-The figures are of the default method and backbone on a CPU. What each term stands for is known; the
-constants are rounded up, since an estimate that is too low ends in the middle of the work.
-Testing/Accuracy/memory_model.py measures what it says.
+The figures are of the method `ofl-sam2-atlas` and the backbone `litemedsam` on a CPU, of
+structures that reach through nearly all slices. What each term stands for is known from the code;
+Testing/Accuracy/memory_model.py measures how far the sum is off (docs/reliability.md).
 """
 
 from __future__ import annotations
@@ -10,15 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-BASE_BYTES = 1_000_000_000
-"""PyTorch, the backbone and its compiled encoder, a task, and the work on one slice."""
+BASE_BYTES = 900_000_000
+"""PyTorch, the backbone and its compiled encoder, a task, and the work on one slice: what is
+measured, less the other terms, is 0.75 to 0.95 GB."""
 
-_BYTES_A_SLICE = 2_000_000
-"""Features that are kept of a slice in half precision, of all stages together."""
+SIDE = 256
+"""Pixels along the image that the network sees of a slice, at most."""
 
-_BYTES_A_SLICE_AND_STRUCTURE = 300_000
-"""Probabilities of one byte on the network's 256 x 256 grid: as predicted, as smoothed, as fused,
-and on the volume's own grid around the structure."""
+_FEATURES = 34
+"""Bytes a pixel of that image: 256 channels in half precision at a sixteenth of the positions, and
+as fine detail one channel at all of them."""
+
+_SMOOTHING = 12
+"""Bytes a pixel, for one structure at a time, of all slices: three arrays in single precision."""
+
+_COPIES = 8
+"""Bytes a pixel and structure: probabilities of one byte as predicted, predicted again, stacked and
+smoothed; of the prior, fused, and without what does not belong to it."""
+
+_ENCODED = 300
+"""Slices and copies that are encoded to learn from, with masks and priors."""
+
+_TRAINING = 4000
+"""Bytes a pixel, of a step of training: eight slices at once, and all that the gradient needs."""
 
 _RESULT_BYTES = 2
 """Labels and confidence, of every voxel."""
@@ -34,19 +48,33 @@ def not_yet_held(needed: float) -> float:
 
 
 def bytes_to_segment(
-    shape: Sequence[int], itemsize: int, structures: int, slices: int | None = None
+    shape: Sequence[int],
+    itemsize: int,
+    structures: int,
+    slices: int | None = None,
+    side: int = SIDE,
 ) -> int:
     """shape: of the volume's array. itemsize: bytes of a voxel. slices: as it will be cut; None:
-    along the array's first axis, as scans are stored."""
+    along the array's first axis, as scans are stored. side: of the network's image, pixels."""
     slices = shape[0] if slices is None else slices
     return (
         BASE_BYTES
         + math.prod(shape) * (itemsize + _RESULT_BYTES)
-        + slices * (_BYTES_A_SLICE + structures * _BYTES_A_SLICE_AND_STRUCTURE)
+        + slices * side**2 * (_FEATURES + _SMOOTHING + structures * _COPIES)
     )
 
 
-def bytes_to_hold(volumes: Iterable[tuple[int, int]]) -> int:
-    """Of support volumes that are held while they are learned from: (voxels, bytes of a voxel) of
-    each, with its labels and what is made of both."""
-    return BASE_BYTES + sum(voxels * (itemsize + 4) for voxels, itemsize in volumes)
+def bytes_to_learn(
+    volumes: Iterable[tuple[int, int]],
+    structures: int = 1,
+    side: int = SIDE,
+    encoded: int = _ENCODED,
+) -> int:
+    """volumes: (voxels, bytes of a voxel) of each support volume, all of which are held with their
+    labels and what is made of both. structures, side: as in `bytes_to_segment`. encoded: slices and
+    copies that are learned from."""
+    return (
+        BASE_BYTES
+        + sum(voxels * (itemsize + 4) for voxels, itemsize in volumes)
+        + side**2 * (_TRAINING + encoded * (_FEATURES + 2 * structures))
+    )

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 
 from OFLSAM2Core.errors import ResourceError
-from OFLSAM2Core.runtime.memory_estimate import bytes_to_hold, bytes_to_segment, not_yet_held
+from OFLSAM2Core.runtime.memory_estimate import (
+    bytes_to_learn,
+    bytes_to_segment,
+    not_yet_held,
+)
 from OFLSAM2Core.worker.protocol import Head, ProtocolError
 
 _SEGMENTING = ("segment", "correct")
@@ -44,8 +48,8 @@ def _work(head: Head) -> float:
     request = head.header.get("request")
     images = [(shape, kind) for name, kind, shape in head.listed if name.startswith("image")]
     if request in _LEARNING and images:
-        held = bytes_to_hold((math.prod(shape), kind.itemsize) for shape, kind in images)
-        return not_yet_held(held)
+        needed = bytes_to_learn((math.prod(shape), kind.itemsize) for shape, kind in images)
+        return not_yet_held(needed)
     if request in _SEGMENTING and images and len(images[0][0]) >= 3:
         shape, kind = images[0]
         # Colours, of a sequence of frames, come last.

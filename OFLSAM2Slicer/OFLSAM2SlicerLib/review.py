@@ -1,4 +1,4 @@
-"""Which slices to look at first: those with the most voxels in doubt."""
+"""Scores of the slices of a run, which of them to look at first, and the way there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import slicer
 import vtk
 
 from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.review_list import doubted_structure, slices_to_review
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2SlicerLib import geometry
 
@@ -52,13 +53,12 @@ class SliceScores:
     def add(self, result: SliceResult, frame: int = 0) -> None:
         """A later report of the same slice of the same frame replaces the earlier."""
         self.changes += 1
-        structure = min(result.scores, key=lambda name: result.scores[name], default="")
         self._slices[frame, result.index] = ScoredSlice(
             index=result.index,
             axis=result.axis,
             confidence=result.min_score,
             doubt=result.expected_error_voxels,
-            structure=structure,
+            structure=doubted_structure(result.scores),
             scores=dict(result.scores),
             center=_center(result),
             frame=frame,
@@ -81,13 +81,12 @@ class SliceScores:
         return any(frame for frame, _index in self._slices)
 
     def most_doubtful(self, count: int = 10) -> list[ScoredSlice]:
-        """Those with the most voxels in doubt first; slices without scores are not listed.
+        """Those with the most voxels in doubt first, and not side by side (`review_list`).
 
         Not the least confident: these are the small ends of a structure, and few of the wrong
         voxels lie there (docs/accuracy.md).
         """
-        scored = [one for one in self._slices.values() if one.scores]
-        return sorted(scored, key=lambda one: (-one.doubt, one.frame, one.index))[:count]
+        return slices_to_review(self._slices.values(), count)
 
     def write_table(self, table_node: Any) -> None:
         """One row a slice: its number (and its frame's, where there are several), voxels in doubt,

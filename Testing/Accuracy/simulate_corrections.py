@@ -3,10 +3,10 @@
     python Testing/Accuracy/simulate_corrections.py FOLDER --task TASK.oflsam2 [--slices 1,3,5]
         [--cases 4] [--features FOLDER] [--json FILE]
 
-Each test case is segmented. The slices that are listed first for review (most voxels in doubt) get
-the reference's labels, and the method learns from them. Only the slices that were not corrected are
-compared: their mean Dice and wrong voxels before, which is also what the same corrections come to
-without learning, and after.
+Each test case is segmented. The slices that are listed first for review (most voxels in doubt, none
+beside another) get the reference's labels, and the method learns from them. Only the slices that
+were not corrected are compared: their mean Dice and wrong voxels before, which is also what the
+same corrections come to without learning, and after.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ from kept_features import keep_features
 
 @dataclass(frozen=True)
 class Corrected:
-    """A case after some of its slices were corrected. Dice and wrong voxels are of all others;
-    whole_*: of the whole volume, corrected slices included."""
+    """A case after some of its slices were corrected. asked: how many; `slices` may be fewer, where
+    a structure is small. Dice and wrong voxels are of all others; whole_*: of the whole volume,
+    corrected slices included."""
 
     case: str
+    asked: int
     slices: list[int]
     dice_before: float
     dice_after: float
@@ -64,8 +66,7 @@ def simulate(
     for result in opened.slices():
         found.add(result)
     axis = found.axis or 0
-    # As the panel's list is sorted.
-    listed = sorted(found.scores, key=lambda index: (-found.expected_error_voxels(index), index))
+    listed = found.slices_to_review(max(counts))  # As in the panel.
     before, labels = found.labels.copy(), found.labels.copy()
     steps = []
     for count in sorted(counts):
@@ -81,6 +82,7 @@ def simulate(
         steps.append(
             Corrected(
                 case=case.name,
+                asked=count,
                 slices=chosen,
                 dice_before=mean_dice(case, truth, were),
                 dice_after=mean_dice(case, truth, are),
@@ -127,7 +129,7 @@ def main() -> None:
                 flush=True,
             )
     for count in counts:
-        own = [step for step in found if len(step.slices) == count]
+        own = [step for step in found if step.asked == count]
         if own:
             print(
                 f"{dataset.name}, {count} slices, {len(own)} cases: Dice elsewhere "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -14,7 +15,11 @@ import SimpleITK as sitk
 from cohorts import Ended, Toy, ball, no_file_larger_than, write_cases, write_image
 from dicom_folders import write_series
 
+from OFLSAM2Core import __version__
+from OFLSAM2Core.cli import cohort as cohort_command
+from OFLSAM2Core.cohort.identity import support_identity
 from OFLSAM2Core.cohort.manifest import FILE_NAME, read_manifest
+from OFLSAM2Core.learned_task import LearnedTask
 
 HERE = ["--workers", "0"]
 posix = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
@@ -141,8 +146,10 @@ def test_support_is_learned_from_once_and_other_support_is_another_task(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--resume", "--set", "threshold=0.7"], "another options"),
-        (["--resume", "--layout", "bids"], "another layout"),
+        (["--resume", "--set", "threshold=0.7"], "another options (threshold 0.5, not 0.7)"),
+        (["--resume", "--layout", "bids"], "another layout (flat, not bids)"),
+        (["--resume", "--seed", "7"], "another seed (0, not 7)"),
+        (["--resume", "--doubtful-below", "0.9"], "another bound of doubt (0.7, not 0.9)"),
         ([], "holds a cohort already"),
     ],
 )
@@ -155,6 +162,56 @@ def test_a_folder_of_other_results_is_refused(
     assert refused.returncode == 2 and said in refused.stderr, refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 2
     assert (out / FILE_NAME).read_bytes() == before
+
+
+def test_results_of_another_version_are_not_mixed_in(
+    mixed: tuple, toy_folder: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = mixed
+    monkeypatch.setattr(cohort_command, "__version__", "99.0")
+    refused = toy_folder.cohort_here(out.parent / "in", out, "--resume")
+    assert refused.returncode == 2
+    assert f"another version of oflsam2 ({__version__}, not 99.0)" in refused.stderr
+
+
+def test_results_of_another_precision_are_not_mixed_in(toy: Toy, tmp_path: Path) -> None:
+    """Of a task with a backbone: other methods calculate as they always do."""
+    cases, out = write_cases(tmp_path / "in", "a"), tmp_path / "out"
+    with toy.installed():
+        plain = LearnedTask.load(toy.task)
+    task = replace(plain, backbone="litemedsam", backbone_precision="bfloat16")
+    task.save(tmp_path / "precise.oflsam2")
+    words = [cases, "--task", tmp_path / "precise.oflsam2", "--out", out, "--weights", cases]
+
+    def said(*more: object) -> str:
+        ended = toy.here(*words, *more)
+        assert ended.returncode == 2  # The toy method has no backbone.
+        return ended.stderr
+
+    assert "without a backbone" in said("--precision", "float32")
+    refused = said("--resume", "--precision", "bfloat16")
+    assert "another precision (float32, not bfloat16)" in refused
+    assert "another precision (float32, not bfloat16)" in said("--resume")  # As it was learned.
+    assert "without a backbone" in said("--resume", "--precision", "float32")
+
+
+def test_a_method_without_backbone_has_one_precision(mixed: tuple, toy_folder: Toy) -> None:
+    out, _ = mixed
+    done = toy_folder.cohort_here(out.parent / "in", out, "--resume", "--precision", "bfloat16")
+    assert done.returncode == 3, done.stderr
+
+
+def test_support_with_other_weights_is_another_support(tmp_path: Path) -> None:
+    """By what the weights file holds, not by its name."""
+    image, labels, one, other = (tmp_path / name for name in ("image", "labels", "one", "other"))
+    for number, path in enumerate((image, labels, one)):
+        path.write_bytes(bytes([number]) * 100)
+    other.write_bytes(one.read_bytes())
+    made_with = [
+        support_identity([(image, labels)], None, weights, {"seed": seed})
+        for weights, seed in ((one, 0), (other, 0), (image, 0), (None, 0), (one, 1))
+    ]
+    assert made_with[0] == made_with[1] and len(set(made_with)) == 4
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(toy: Toy, tmp_path: Path) -> None:

@@ -205,10 +205,3 @@ def test_a_case_of_a_data_set_that_does_not_fit_is_refused_before_it_is_read(
     one, support = done.stdout.splitlines()
     assert one.startswith("ResourceError '") and "c_image.nii.gz' needs about" in one, done.stderr
     assert support.startswith("ResourceError Learning from 2 volumes needs about")
-
-
-def test_the_estimate_grows_with_slices_structures_and_voxels() -> None:
-    small = bytes_to_segment((200, 256, 256), 2, 1)
-    assert bytes_to_segment((200, 256, 256), 2, 30) > small
-    assert bytes_to_segment((2000, 256, 256), 2, 1) > small
-    assert bytes_to_segment((200, 512, 512), 2, 1) > small

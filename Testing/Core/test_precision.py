@@ -35,3 +35,17 @@ def test_a_precision_that_the_encoder_does_not_have_is_refused() -> None:
         FewShotSession(ToyBackbone(), precision="bfloat16")
     with pytest.raises(InputError, match="no precision 'int8'"):
         FewShotSession(ToyBackbone(), precision="int8")
+
+
+def test_a_task_of_a_precision_that_there_is_not_here_is_segmented_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = {"training_steps": 2, "encoded_slices": 12}
+    there = FewShotSession(
+        TwoPrecisions(), method="ofl-sam2-atlas", precision="bfloat16", options=options
+    )
+    task = there.learn([patient(1), patient(2)])
+    there.open(patient(3).volume, task)
+    assert "learned in bfloat16" not in caplog.text
+    FewShotSession(ToyBackbone(), method="ofl-sam2-atlas").open(patient(3).volume, task)
+    assert "learned in bfloat16" in caplog.text and "float32 is used" in caplog.text

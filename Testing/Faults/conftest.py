@@ -9,8 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from programs import Programs
+from programs import Programs, tried
 from quick_runs import METHOD, support
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """For the figures in docs/reliability.md."""
+    told = ", ".join(f"{count} {how}" for how, count in sorted(tried.items()))
+    if told:
+        terminalreporter.write_line(f"Runs of the command line: {told}.")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,10 @@ from pathlib import Path
 from fault import Ended, Fault
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+tried: Counter[str] = Counter()
+"""Runs of this session, "with a fault" or "without"."""
 
 
 class Programs:
@@ -42,6 +47,7 @@ class Programs:
     ) -> Ended:
         """`oflsam2 WORDS...` with `folder` as its current folder, and its logs in it."""
         assert self._server.stdin is not None and self._server.stdout is not None
+        tried["without" if fault is None else "with a fault"] += 1
         request = {
             "words": [str(word) for word in words],
             "folder": str(folder),

@@ -95,9 +95,6 @@ EMPTY_SHARE = 0.25
 
 # --- Training
 
-TRAINING_BYTES = 1_000_000_000
-"""What a training step and the registrations take besides the slices."""
-
 BATCH = 8
 PRIOR_HEARD = 0.6
 """How often a training slice comes with its prior; the head must do without as well. Measured: with

@@ -17,15 +17,12 @@ from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.methods.common.augmentation import augment
 from OFLSAM2Core.methods.common.bilateral_symmetry import flip_left_right
 from OFLSAM2Core.methods.ofl_sam2_atlas.config import (
-    COMPONENTS,
     EMPTY_SHARE,
     MOST_SLICES,
-    TRAINING_BYTES,
 )
 from OFLSAM2Core.methods.ofl_sam2_atlas.encoded import encode, statistics_of
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume
-from OFLSAM2Core.runtime.memory_check import check_memory
 from OFLSAM2Core.slice_position.regression import PositionScale
 
 OnStep = Callable[[int, int], None]
@@ -101,8 +98,6 @@ def encode_support(
                         image, planes = flip_left_right(image, planes, both[: len(planes)])
                 embedding, detail = encode(backbone, torch.from_numpy(image)[None])
                 maps = F.avg_pool2d(torch.from_numpy(planes), own_window.window.finer)
-                if done == 1:
-                    _check_memory(embedding, detail, maps, total)
                 encoded.append((index, embedding, detail, as_bytes(maps)))
             # As in a new volume: of slices with structures where these are located, else of all.
             inside = [each[1] for each in encoded if own_window.is_probe(each[0])]
@@ -125,17 +120,6 @@ def encode_support(
                 )
     on_step(total, total)
     return found
-
-
-def _check_memory(embedding: Tensor, detail: Tensor, maps: Tensor, slices: int) -> None:
-    """Raises ResourceError. embedding, detail, maps: of one of so many slices."""
-    components = 2 * COMPONENTS * embedding[0].numel()
-    each = embedding.nbytes + detail.nbytes + maps.numel() + 2 * maps.numel() + components
-    check_memory(
-        TRAINING_BYTES + slices * each,
-        f"Learning from {slices} slices",
-        "Close other programs, give fewer support cases, or use the preset fast.",
-    )
 
 
 def _planes(
