@@ -16,10 +16,12 @@ from OFLSAM2Core.data.support import fit_structures, harmonize
 from OFLSAM2Core.data.support_checks import check_support
 from OFLSAM2Core.data.validation import check_labels, check_volume
 from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.data.volume_count import check_volume_count, check_volume_counts
 from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.io.one_grid import on_one_grid
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods import DEFAULT, get_method
-from OFLSAM2Core.methods.base import Context, Method
+from OFLSAM2Core.methods import DEFAULT, get_method, names_with_further_volumes
+from OFLSAM2Core.methods.base import Context, Method, uses_further_volumes
 from OFLSAM2Core.methods.changed_options import ChangedOptions
 from OFLSAM2Core.open_volume import OpenVolume
 from OFLSAM2Core.preprocessing.intensity_comparison import compare_with_support, support_ranges
@@ -128,6 +130,8 @@ class FewShotSession:
             check_volume(case.volume)
             check_labels(case.labels, case.structures, case.name)
             self._check_kind(case.volume)
+        check_volume_counts(support_cases)
+        support_cases = [replace(case, volume=on_one_grid(case.volume)) for case in support_cases]
         check_support(support_cases)
         ranges = support_ranges(support_cases)
         cases = harmonize(support_cases, allow_missing)
@@ -145,6 +149,7 @@ class FewShotSession:
             backbone_precision=used.precision if used else "float32",
             intensities=ranges,
             sizes=support_sizes(cases),
+            volume_count=cases[0].volume.volume_count,
         )
 
     def open(
@@ -166,6 +171,8 @@ class FewShotSession:
         task.check_fits(self.method.name, used.name if used else "", used.identity if used else "")
         check_volume(volume)
         self._check_kind(volume)
+        check_volume_count(volume, task.volume_count)
+        volume = on_one_grid(volume)
         compare_with_support(volume, task.intensities)
         if self.method.needs_backbone:  # Others are frugal, and ask by themselves.
             slices = SliceGeometry.for_volume(volume).count
@@ -221,6 +228,8 @@ class FewShotSession:
         check_volume(case.volume)
         check_labels(case.labels, case.structures, case.name)
         self._check_kind(case.volume)
+        check_volume_count(case.volume, task.volume_count)
+        case = replace(case, volume=on_one_grid(case.volume))
         add = getattr(self.method, "add_case", None)
         if add is None:
             raise InputError(
@@ -243,6 +252,13 @@ class FewShotSession:
                 f"'{volume.name}' is a sequence of frames, which the method '{self.method.name}' "
                 "does not segment.",
                 "Use --method ofl-sam2.",
+            )
+        if volume.further and not uses_further_volumes(self.method):
+            raise InputError(
+                f"'{volume.name}' comes with further volumes, which the method "
+                f"'{self.method.name}' cannot use.",
+                f"Give the first volume of each case alone, or use one of: "
+                f"{', '.join(names_with_further_volumes())}.",
             )
 
 

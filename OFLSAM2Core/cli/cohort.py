@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from OFLSAM2Core.cli.exit_codes import SOME_FAILED
-from OFLSAM2Core.cli.files import add_support_options, read_support, split_pair
+from OFLSAM2Core.cli.files import add_support_options, read_support, split_support
 from OFLSAM2Core.cli.interrupt import call_in_background, raise_if_stopped
 from OFLSAM2Core.cli.options import (
     add_session_options,
@@ -248,6 +248,8 @@ def _segmenter(
     check_identity(manifest, {**identity, "task": sha256_of_task(path)})
     identity["task"] = sha256_of_task(path)
     task = call_in_background(lambda report: LearnedTask.load(path), bars)
+    if task.volume_count > 1:
+        raise _several_volumes(f"'{path}' was learned from cases", task.volume_count)
     task.check_fits(
         args.method or task.method, args.backbone or task.backbone, task.backbone_identity
     )
@@ -270,6 +272,14 @@ def _segmenter(
     return segmenter, task, {**before, **identity}
 
 
+def _several_volumes(what: str, count: int) -> InputError:
+    return InputError(
+        f"{what} of {count} co-registered volumes, and a cohort's cases are one volume each.",
+        "Segment them one by one (oflsam2 segment IMAGE+IMAGE2), or learn from the first volume of "
+        "each case.",
+    )
+
+
 def sha256_of_task(path: Path) -> str:
     """Raises InputError where there is no such file."""
     try:
@@ -281,9 +291,12 @@ def sha256_of_task(path: Path) -> str:
 
 
 def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
-    pairs = [split_pair(text) for text in args.support]
+    support = [split_support(text) for text in args.support]
+    for files in support:
+        if len(files.images) > 1:
+            raise _several_volumes(f"'{files.images[0]}' is a support case", len(files.images))
     check_options(args)
-    cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)
+    cases = call_in_background(lambda report: read_support(support, args.labels, report), bars)
     session = make_session(args, bars)
     task = call_in_background(
         lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
@@ -295,9 +308,9 @@ def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
 
 def _support_hash(args: argparse.Namespace) -> str:
     """Of all that a task learned from support depends on."""
-    pairs = [split_pair(text) for text in args.support]
+    support = [split_support(text) for text in args.support]
     content = {
-        "files": [fingerprint(str(path)).sha256 for pair in pairs for path in pair],
+        "files": [fingerprint(str(path)).sha256 for files in support for path in files.all],
         "labels": fingerprint(str(args.labels)).sha256 if args.labels else None,
         "options": settings_from(args),
         "preset": args.preset,

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from OFLSAM2Core.cli.files import add_support_options, check_outputs, read_support, split_pair
+from OFLSAM2Core.cli.files import add_support_options, check_outputs, read_support, split_support
 from OFLSAM2Core.cli.interrupt import call_in_background
 from OFLSAM2Core.cli.options import (
     add_overwrite_option,
@@ -29,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--support",
         action="append",
         required=True,
-        metavar="IMAGE=LABELS",
-        help="a volume and its segmentation; two or three of them",
+        metavar="IMAGE[+IMAGE2]=LABELS",
+        help="a volume and its segmentation; two or three of them. IMAGE2 and IMAGE3 are "
+        "co-registered volumes of the same patient",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar=f"TASK{SUFFIX}", help="the learned task"
@@ -48,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    pairs = [split_pair(text) for text in args.support]
-    inputs = [path for pair in pairs for path in pair]
+    support = [split_support(text) for text in args.support]
+    inputs = [path for files in support for path in files.all]
     check_outputs(
         [(args.out, (SUFFIX,))], [*inputs, *filter(None, [args.task])], overwrite=args.overwrite
     )
@@ -60,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
         before = call_in_background(lambda report: LearnedTask.load(args.task), bars)
         known = LabelTable(before.structures, "the learned task")
     check_options(args, None if before is None else before.method)
-    cases = call_in_background(lambda report: read_support(pairs, args.labels, report, known), bars)
+    cases = call_in_background(
+        lambda report: read_support(support, args.labels, report, known), bars
+    )
     if before is None:
         session = make_session(args, bars)
     else:

@@ -25,6 +25,13 @@ from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.preprocessing.foreground import foreground_bbox
+from OFLSAM2Core.preprocessing.further_volumes import (
+    FurtherCurves,
+    fit_further_curves,
+    further_curves_from,
+    further_stacks,
+    with_curves,
+)
 from OFLSAM2Core.preprocessing.intensity_bounds import RoiIntensityBounds
 from OFLSAM2Core.preprocessing.intensity_mapping import (
     IntensityMapping,
@@ -54,6 +61,7 @@ class Preprocessing:
     roi_pixel_spacing: the same for a square around the structures; None where none is shown.
     other_axes: along which slices are shown besides.
     brightness: bounds for the scale of whole slices of MR; None: there are none.
+    further_curves: of each further volume of a case; None where each is scaled by itself.
     """
 
     modality: str
@@ -63,6 +71,7 @@ class Preprocessing:
     roi_pixel_spacing: float | None = None
     other_axes: tuple[OrthogonalView, ...] = ()
     brightness: RoiIntensityBounds | None = None
+    further_curves: FurtherCurves = ()
 
     @classmethod
     def fit(
@@ -120,8 +129,19 @@ class Preprocessing:
             for axis in slicings[0].orthogonal_orientations:
                 cut = [SliceGeometry.for_volume(case.volume, axis) for case in support_cases]
                 others.append(OrthogonalView(axis, _pixel(cut, size)))
+        further_curves = fit_further_curves(
+            [further_stacks(c.volume, s) for c, s in zip(support_cases, slicings, strict=True)],
+            labels,
+            [slicing.steps for slicing in slicings],
+        )
         learned = cls(
-            modality, _pixel(slicings, size), size, curve, roi_pixel_spacing, tuple(others)
+            modality,
+            _pixel(slicings, size),
+            size,
+            curve,
+            roi_pixel_spacing,
+            tuple(others),
+            further_curves=further_curves,
         )
         if modality != "MR" or curve is not None:
             return learned
@@ -164,7 +184,8 @@ class Preprocessing:
         curve = self._curve_of(stack)
         if self.brightness is not None:
             curve = self.brightness.bound(curve, stack, framing)
-        return PreprocessedVolume(stack, curve, framing, note, volume.name)
+        further = with_curves(further_stacks(volume, slicing), self.further_curves)
+        return PreprocessedVolume(stack, curve, framing, note, volume.name, further)
 
     def transform_roi(
         self, volume: Volume, slicing: SliceGeometry, centre: tuple[float, float]
@@ -179,8 +200,10 @@ class Preprocessing:
         framing = Letterbox.fit(
             slicing.slice_shape, slicing.spacing_in_plane, self.roi_pixel_spacing, self.size, region
         )
-        shown = stack[:, region[0] : region[1], region[2] : region[3]]
-        return PreprocessedVolume(stack, self._curve_of(shown), framing, name=volume.name)
+        shown = np.s_[:, region[0] : region[1], region[2] : region[3]]
+        further = with_curves(further_stacks(volume, slicing), self.further_curves, shown)
+        curve = self._curve_of(stack[shown])
+        return PreprocessedVolume(stack, curve, framing, name=volume.name, further=further)
 
     def transform_orthogonal(
         self, volume: Volume, slicing: SliceGeometry
@@ -223,6 +246,7 @@ class Preprocessing:
             roi_pixel_spacing=None if roi_pixel_spacing is None else float(roi_pixel_spacing),
             other_axes=tuple(OrthogonalView(*each) for each in data["other_axes"]),
             brightness=_brightness(data["brightness"]),
+            further_curves=further_curves_from(data["further_curves"]),
         )
 
 
@@ -235,6 +259,7 @@ class PreprocessedVolume:
     framing: where the slices lie in the network's image.
     note: what the user should know about this volume, or "".
     name: of the volume, for what the user is told later.
+    further: the other co-registered volumes of this case, likewise: stack and curve.
     """
 
     stack: npt.NDArray
@@ -242,6 +267,7 @@ class PreprocessedVolume:
     framing: Letterbox
     note: str = ""
     name: str = ""
+    further: tuple[tuple[npt.NDArray, IntensityMapping], ...] = ()
 
     @property
     def valid_region(self) -> tuple[int, int, int, int]:
@@ -249,14 +275,22 @@ class PreprocessedVolume:
         return self.framing.box
 
     def grey(self, index: int) -> npt.NDArray[np.float32]:
-        """Canonical slice `index` on its own grid: (C, H, W) grey values in [0, 1]."""
+        """Canonical slice `index` on its own grid: (C, H, W) grey values in [0, 1], of the first
+        volume of a case alone."""
         plane = self.stack[index]
         planes = plane[np.newaxis] if plane.ndim == 2 else plane.transpose(2, 0, 1)
         return _through(self.curve, planes)
 
     def image(self, index: int) -> npt.NDArray[np.float32]:
-        """The network's image (3, S, S) of canonical slice `index`, in [0, 1], 0 around it."""
-        planes = self.framing.to_network(self.grey(index))
+        """The network's image (3, S, S) of canonical slice `index`, in [0, 1], 0 around it.
+
+        Its channels are the volumes of the case; the third of two is their mean.
+        """
+        greys = [self.grey(index)]
+        greys += [_through(curve, stack[index][np.newaxis]) for stack, curve in self.further]
+        if len(greys) == 2:
+            greys.append(np.mean(greys, axis=0))
+        planes = self.framing.to_network(np.concatenate(greys))
         return np.array(np.broadcast_to(planes, (3, *planes.shape[1:])))
 
     def resample_mask(self, label_plane: npt.NDArray, label: int) -> npt.NDArray[np.float32]:

@@ -430,6 +430,7 @@ def test_every_field_comes_back_from_json():
         roi_pixel_spacing=0.35,
         other_axes=(OrthogonalView("sagittal", 1.2),),
         brightness=RoiIntensityBounds((0.2, 0.8), (1.0, 2.0, 3.0, 4.0)),
+        further_curves=(None, ((0.0, 5.0), (0.0, 1.0))),
     )
     for field in fields(Preprocessing):
         assert getattr(full, field.name) != getattr(plain, field.name)

@@ -27,6 +27,7 @@ class OflSam2Atlas:
     )
     needs_backbone = True
     sequences = True
+    further_volumes = True
     corrections = False
     LearnOptions = own.LearnOptions
     SegmentOptions = own.SegmentOptions
