@@ -158,7 +158,13 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.taskPart = TaskPart(self.ui, controller, self.showStatus, self.logic.useWorker)
         self.optionsPart = OptionsPart(self.ui, self.showStatus)
         self.supportPart = SupportPart(self.ui, self.showStatus)
-        self.cohortPart = CohortPart(self.ui, controller, self.onCaseShown, self.runPart.say)
+        self.cohortPart = CohortPart(
+            self.ui,
+            controller,
+            self.onCaseShown,
+            self.runPart.say,
+            lambda: [pair.volume_node for pair in self.supportPart.pairs],
+        )
         controller.listeners.append(self.onStatus)
         self.logic.onTick = self.onTick
         self.ui.segmentButton.connect("clicked(bool)", self.onSegmentButton)
