@@ -6,7 +6,7 @@ A cohort is the volumes of a folder, or those of the scene, which are written as
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class CohortPart:
         """Segment the volumes of a folder, or of a list, with the learned task, also while Slicer
         is closed."""
 
-        def begin(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        def begin(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
             task = self._controller.save_task(folder.with_name(f"{folder.name}-task"))
             return start_cohort(command, environment, [inputs], task, folder)
 
@@ -122,7 +122,9 @@ class CohortPart:
         self.start(str(path), parent / "scene-cohort")
 
     def _begin(
-        self, begin: Callable[[list[str], dict[str, str]], subprocess.Popen[bytes]], folder: Path
+        self,
+        begin: Callable[[Sequence[str], dict[str, str]], subprocess.Popen[bytes]],
+        folder: Path,
     ) -> None:
         command = self._controller.link.command
         if not command.is_python:
