@@ -23,7 +23,7 @@ from OFLSAM2Core.task_file import damaged_task, read_task_file, write_task_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of the file around a method's state, which has a version of its own."""
 
 SUFFIX = ".oflsam2"
@@ -43,6 +43,7 @@ class LearnedTask:
         be chosen, for else its features are a little apart from the support's.
     intensities: ranges of the support cases' grey values, to compare volumes with.
     sizes: how large structures are in the support, ml.
+    volume_count: how many co-registered volumes a case has.
     """
 
     structures: tuple[Structure, ...]
@@ -54,6 +55,7 @@ class LearnedTask:
     backbone_precision: str = "float32"
     intensities: tuple[IntensityRange, ...] = ()
     sizes: Sizes = field(default_factory=dict)
+    volume_count: int = 1
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know of it, as plain values."""
@@ -62,6 +64,7 @@ class LearnedTask:
             "structures": [structure.to_json() for structure in self.structures],
             "backbone": self.backbone,
             "method": self.method,
+            "volumes of a case": self.volume_count,
             **self.state.summary,
             "bytes": sum(t.numel() * t.element_size() for t in tensors),
         }
@@ -93,6 +96,7 @@ class LearnedTask:
             "backbone_precision": self.backbone_precision,
             "intensities": [one.to_json() for one in self.intensities],
             "sizes": self.sizes,
+            "volume_count": self.volume_count,
             "state": {
                 "version": self.state.version,
                 "metadata": self.state.metadata,
@@ -146,6 +150,7 @@ class LearnedTask:
                 str(name): (float(least), float(most))
                 for name, (least, most) in dict(contents["sizes"]).items()
             },
+            volume_count=int(contents["volume_count"]),
         )
 
     def check_fits(self, method: str, backbone: str = "", identity: str = "") -> None:

@@ -16,10 +16,12 @@ from OFLSAM2Core.data.support import fit_structures, harmonize
 from OFLSAM2Core.data.support_checks import check_support
 from OFLSAM2Core.data.validation import check_labels, check_volume
 from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.data.volume_count import check_volume_count, check_volume_counts
 from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.io.one_grid import on_one_grid
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods import DEFAULT, default_for, get_method
-from OFLSAM2Core.methods.base import Context, Method
+from OFLSAM2Core.methods import DEFAULT, default_for, get_method, names_with_further_volumes
+from OFLSAM2Core.methods.base import Context, Method, uses_further_volumes
 from OFLSAM2Core.methods.changed_options import ChangedOptions
 from OFLSAM2Core.open_volume import OpenVolume
 from OFLSAM2Core.preprocessing.intensity_comparison import compare_with_support, support_ranges
@@ -130,6 +132,8 @@ class FewShotSession:
         for case in support_cases:
             check_volume(case.volume)
             check_labels(case.labels, case.structures, case.name)
+        check_volume_counts(support_cases)
+        support_cases = [replace(case, volume=on_one_grid(case.volume)) for case in support_cases]
         check_support(support_cases)
         if self._any_method:
             self._use(get_method(default_for(any(c.volume.is_sequence for c in support_cases))))
@@ -158,6 +162,7 @@ class FewShotSession:
             backbone_precision=used.precision if used else "float32",
             intensities=ranges,
             sizes=support_sizes(cases),
+            volume_count=cases[0].volume.volume_count,
         )
 
     def open(
@@ -181,6 +186,8 @@ class FewShotSession:
         task.check_fits(self.method.name, used.name if used else "", used.identity if used else "")
         check_volume(volume)
         self._check_kind(volume)
+        check_volume_count(volume, task.volume_count)
+        volume = on_one_grid(volume)
         compare_with_support(volume, task.intensities)
         if self.method.needs_backbone:  # Others are frugal, and ask by themselves.
             slices = SliceGeometry.for_volume(volume).count
@@ -245,6 +252,8 @@ class FewShotSession:
         check_volume(case.volume)
         check_labels(case.labels, case.structures, case.name)
         self._check_kind(case.volume)
+        check_volume_count(case.volume, task.volume_count)
+        case = replace(case, volume=on_one_grid(case.volume))
         add = getattr(self.method, "add_case", None)
         if add is None:
             raise InputError(
@@ -273,6 +282,13 @@ class FewShotSession:
                 f"'{volume.name}' is a sequence of frames, which the method '{self.method.name}' "
                 "does not segment.",
                 "Use --method ofl-sam2.",
+            )
+        if volume.further and not uses_further_volumes(self.method):
+            raise InputError(
+                f"'{volume.name}' comes with further volumes, which the method "
+                f"'{self.method.name}' cannot use.",
+                f"Give the first volume of each case alone, or use one of: "
+                f"{', '.join(names_with_further_volumes())}.",
             )
 
 

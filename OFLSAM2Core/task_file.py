@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from OFLSAM2Core.data.validation import MOST_VOLUMES
 from OFLSAM2Core.errors import ResourceError, TaskError
 from OFLSAM2Core.runtime.atomic_write import atomic_write
 from OFLSAM2Core.runtime.memory_check import require_memory
@@ -143,6 +144,7 @@ def _check_schema(path: Path, contents: Mapping[str, Any]) -> None:
         ("backbone", contents.get("backbone"), lambda value: value == "" or _is_name(value)),
         ("backbone_identity", contents.get("backbone_identity"), _is_identity),
         ("backbone_precision", contents.get("backbone_precision"), _is_precision),
+        ("volume_count", contents.get("volume_count"), _is_volume_count),
         ("state", state, lambda value: isinstance(value, dict)),
     ]
     if isinstance(state, dict):
@@ -193,6 +195,10 @@ def _is_identity(value: Any) -> bool:
 
 def _is_precision(value: Any) -> bool:
     return value in ("float32", "bfloat16", "float16")
+
+
+def _is_volume_count(value: Any) -> bool:
+    return _is_whole(value) and 1 <= value <= MOST_VOLUMES
 
 
 def _is_name(value: Any) -> bool:

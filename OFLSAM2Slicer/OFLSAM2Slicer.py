@@ -158,7 +158,13 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.taskPart = TaskPart(self.ui, controller, self.showStatus, self.logic.useWorker)
         self.optionsPart = OptionsPart(self.ui, self.showStatus)
         self.supportPart = SupportPart(self.ui, self.showStatus)
-        self.cohortPart = CohortPart(self.ui, controller, self.onCaseShown, self.runPart.say)
+        self.cohortPart = CohortPart(
+            self.ui,
+            controller,
+            self.onCaseShown,
+            self.runPart.say,
+            lambda: [pair.volume_node for pair in self.supportPart.pairs],
+        )
         controller.listeners.append(self.onStatus)
         self.logic.onTick = self.onTick
         self.ui.segmentButton.connect("clicked(bool)", self.onSegmentButton)
@@ -537,9 +543,10 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
     def segment(
         self,
         targetNode: Any,
-        supportPairs: Sequence[tuple[Any, Any]] = (),
+        supportPairs: Sequence[tuple[Any, ...]] = (),
         outputSegmentation: Any = None,
         *,
+        furtherVolumes: Sequence[Any] = (),
         learnedTask: Learned | str | Path | None = None,
         backbone: str = "litemedsam",
         device: str = "auto",
@@ -555,7 +562,10 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         """Segment a volume (or a sequence of volumes) as support cases show it.
 
         :param targetNode: volume or sequence node.
-        :param supportPairs: (volume node, segmentation or labelmap node) of each support case.
+        :param supportPairs: (volume node, segmentation or labelmap node) of each support case;
+            up to two volume nodes more where several co-registered volumes are one case.
+        :param furtherVolumes: volume nodes that are co-registered with the target, as many as each
+            support case has, in the same order.
         :param outputSegmentation: segmentation node; one is made where None.
         :param learnedTask: used instead of support cases: what `learn` returned, or a file.
         :param method: its name, one of `OFLSAM2Core.methods.names()`.
@@ -580,7 +590,8 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         segmentation = self.controller.segment(
             targetNode,
             settings,
-            pairs=[SupportPair(volume, labels) for volume, labels in supportPairs],
+            pairs=supportCases(supportPairs),
+            further=furtherVolumes,
             learned=learnedTask,
             segmentation=outputSegmentation,
             with_confidence=withConfidence,
@@ -590,7 +601,7 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
 
     def learn(
         self,
-        supportPairs: Sequence[tuple[Any, Any]],
+        supportPairs: Sequence[tuple[Any, ...]],
         *,
         backbone: str = "litemedsam",
         device: str = "auto",
@@ -608,8 +619,7 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
             options=checked_options(options or {}, method),
             allow_missing=allowMissing,
         )
-        pairs = [SupportPair(volume, labels) for volume, labels in supportPairs]
-        self.controller.learn(settings, pairs)
+        self.controller.learn(settings, supportCases(supportPairs))
         self._follow(True, None, None)
         assert self.controller.learned is not None
         return self.controller.learned
@@ -695,6 +705,13 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
         self.controller.poll()
         slicer.app.processEvents()
         time.sleep(0.01)
+
+
+def supportCases(supportPairs: Sequence[tuple[Any, ...]]) -> list[SupportPair]:
+    """Of (volume node, labels node) and up to two further volume nodes each."""
+    return [
+        SupportPair(volume, labels, tuple(further)) for volume, labels, *further in supportPairs
+    ]
 
 
 class OFLSAM2SlicerTest(ScriptedLoadableModuleTest):

@@ -13,7 +13,7 @@ import psutil
 from OFLSAM2Core import __version__, methods
 from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.cli.exit_codes import SOME_FAILED
-from OFLSAM2Core.cli.files import add_support_options, read_support, split_pair
+from OFLSAM2Core.cli.files import add_support_options, read_support, split_support
 from OFLSAM2Core.cli.interrupt import call_in_background, raise_if_stopped
 from OFLSAM2Core.cli.options import (
     add_session_options,
@@ -255,6 +255,8 @@ def _segmenter(
     check_identity(manifest, {**identity, "task": sha256_of_task(path)})
     identity["task"] = sha256_of_task(path)
     task = call_in_background(lambda report: LearnedTask.load(path), bars)
+    if task.volume_count > 1:
+        raise _several_volumes(f"'{path}' was learned from cases", task.volume_count)
     task.check_fits(
         args.method or task.method, args.backbone or task.backbone, task.backbone_identity
     )
@@ -280,6 +282,14 @@ def _segmenter(
     return segmenter, task, {**before, **identity}
 
 
+def _several_volumes(what: str, count: int) -> InputError:
+    return InputError(
+        f"{what} of {count} co-registered volumes, and a cohort's cases are one volume each.",
+        "Segment them one by one (oflsam2 segment IMAGE+IMAGE2), or learn from the first volume of "
+        "each case.",
+    )
+
+
 def sha256_of_task(path: Path) -> str:
     """Raises InputError where there is no such file."""
     try:
@@ -291,10 +301,13 @@ def sha256_of_task(path: Path) -> str:
 
 
 def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
-    pairs = [split_pair(text) for text in args.support]
-    method = default_for(any(is_sequence(image) for image, _ in pairs))
+    support = [split_support(text) for text in args.support]
+    for files in support:
+        if len(files.images) > 1:
+            raise _several_volumes(f"'{files.images[0]}' is a support case", len(files.images))
+    method = default_for(any(is_sequence(files.images[0]) for files in support))
     check_options(args, method)
-    cases = call_in_background(lambda report: read_support(pairs, args.labels, report), bars)
+    cases = call_in_background(lambda report: read_support(support, args.labels, report), bars)
     session = make_session(args, bars, method=method)
     task = call_in_background(
         lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
@@ -314,8 +327,8 @@ def _support_identity(args: argparse.Namespace) -> str:
         "seed": args.seed,
         "allow_missing": args.allow_missing,
     }
-    pairs = [split_pair(text) for text in args.support]
-    return support_identity(pairs, args.labels, args.weights, settings)
+    files = [split_support(text).all for text in args.support]
+    return support_identity(files, args.labels, args.weights, settings)
 
 
 def _workers(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from OFLSAM2Core.cli.claims import claim_output
 from OFLSAM2Core.data.results import Progress, ProgressCallback
+from OFLSAM2Core.data.validation import MOST_VOLUMES
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.label_table import LabelTable
@@ -35,8 +38,44 @@ def add_allow_missing_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def split_pair(text: str) -> tuple[Path, Path]:
-    """IMAGE=LABELS. Where a path holds an equals sign, the split where both exist is taken.
+@dataclass(frozen=True)
+class SupportFiles:
+    """Of one support case. images: co-registered volumes; the labels are those of the first."""
+
+    images: tuple[Path, ...]
+    labels: Path
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        return (*self.images, self.labels)
+
+
+def split_images(text: str | Path) -> tuple[Path, ...]:
+    """IMAGE, or IMAGE+IMAGE2+IMAGE3 of one patient. A plus sign in a name is no separator where the
+    files are there by that name.
+
+    Raises InputError.
+    """
+    pieces = str(text).split("+")
+    if len(pieces) == 1:
+        return (Path(text),)
+    for count in range(1, min(MOST_VOLUMES, len(pieces)) + 1):
+        for inner in combinations(range(1, len(pieces)), count - 1):
+            cuts = (0, *inner, len(pieces))
+            names = ["+".join(pieces[a:b]) for a, b in pairwise(cuts)]
+            if all(name and _is_there(name) for name in names):
+                return tuple(map(Path, names))
+    if len(pieces) > MOST_VOLUMES or not all(pieces):
+        raise InputError(
+            f"'{text}' is no file, and not two or three of them.",
+            "Write IMAGE+IMAGE2 (and +IMAGE3) for co-registered volumes of one patient.",
+        )
+    return tuple(map(Path, pieces))  # Their own reader says which is not there.
+
+
+def split_support(text: str) -> SupportFiles:
+    """IMAGE=LABELS, or IMAGE+IMAGE2=LABELS. Where a path holds an equals sign, the split where
+    labels exist is taken.
 
     Raises InputError.
     """
@@ -48,23 +87,30 @@ def split_pair(text: str) -> tuple[Path, Path]:
             f"--support {text} is not a pair of files.", "Write --support IMAGE=LABELS."
         )
     # An image may be FOLDER#SERIES: its own reader says whether it is there.
-    return next((pair for pair in pairs if pair[1].exists()), pairs[0])
+    images, labels = next((pair for pair in pairs if pair[1].exists()), pairs[0])
+    return SupportFiles(split_images(images), labels)
+
+
+def _is_there(name: str) -> bool:
+    folder, _, _series = name.rpartition("#")
+    return Path(name).exists() or bool(folder and Path(folder).exists())
 
 
 def read_support(
-    pairs: Sequence[tuple[Path, Path]],
+    support: Sequence[SupportFiles],
     labels: Path | None,
     report: ProgressCallback,
     known: LabelTable | None = None,
 ) -> list[SupportCase]:
-    """Read all pairs. labels: a file that says what values of labelmaps mean; known: what they mean
+    """Read all cases. labels: a file that says what values of labelmaps mean; known: what they mean
     without one. Raises InputError."""
-    require_memory_to_learn(image for image, _ in pairs)
+    require_memory_to_learn(image for files in support for image in files.images)
     table = LabelTable.read(labels) if labels is not None else known
     cases = []
-    for number, (image, segmentation) in enumerate(pairs):
-        report(Progress("read", number, len(pairs), f"Reading {image.name}"))
-        cases.append(read_support_case(image, segmentation, table=table))
+    for number, files in enumerate(support):
+        image, *further = files.images
+        report(Progress("read", number, len(support), f"Reading {image.name}"))
+        cases.append(read_support_case(image, files.labels, table=table, further=further))
     return cases
 
 
@@ -127,13 +173,16 @@ def output_folder(path: Path, names: Iterable[str], *, overwrite: bool) -> Path:
     return path
 
 
-def check_resources(image: Path, outputs: Iterable[Path | None]) -> None:
+def check_resources(images: Sequence[Path], outputs: Iterable[Path | None]) -> None:
     """Before anything is read but the header: enough memory for this volume, and enough disk for
     its labels. With a header that does not tell, reading decides.
 
-    outputs: files that will hold this volume's grid. Raises ResourceError or InputError.
+    images: the volume, and others that are co-registered with it. outputs: files that will hold the
+    grid of the first. Raises ResourceError or InputError.
     """
-    size = require_memory_to_segment(image)
+    size = require_memory_to_segment(images[0])
+    if len(images) > 1:
+        require_memory_to_learn(images)
     if size is None:
         return
     for path in outputs:

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from OFLSAM2Core.cli.files import add_support_options, check_outputs, read_support, split_pair
+from OFLSAM2Core.cli.files import add_support_options, check_outputs, read_support, split_support
 from OFLSAM2Core.cli.interrupt import call_in_background
 from OFLSAM2Core.cli.options import (
     add_overwrite_option,
@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--support",
         action="append",
         required=True,
-        metavar="IMAGE=LABELS",
-        help="a volume and its segmentation; two or three of them",
+        metavar="IMAGE[+IMAGE2]=LABELS",
+        help="a volume and its segmentation; two or three of them. IMAGE2 and IMAGE3 are "
+        "co-registered volumes of the same patient",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar=f"TASK{SUFFIX}", help="the learned task"
@@ -50,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    pairs = [split_pair(text) for text in args.support]
-    inputs = [path for pair in pairs for path in pair]
+    support = [split_support(text) for text in args.support]
+    inputs = [path for files in support for path in files.all]
     check_outputs(
         [(args.out, (SUFFIX,))], [*inputs, *filter(None, [args.task])], overwrite=args.overwrite
     )
@@ -61,9 +62,15 @@ def run(args: argparse.Namespace) -> int:
     if args.task is not None:
         before = call_in_background(lambda report: LearnedTask.load(args.task), bars)
         known = LabelTable(before.structures, "the learned task")
-    method = before.method if before else default_for(any(is_sequence(image) for image, _ in pairs))
+    method = (
+        before.method
+        if before
+        else default_for(any(is_sequence(files.images[0]) for files in support))
+    )
     check_options(args, method)
-    cases = call_in_background(lambda report: read_support(pairs, args.labels, report, known), bars)
+    cases = call_in_background(
+        lambda report: read_support(support, args.labels, report, known), bars
+    )
     if before is None:
         session = make_session(args, bars, method=method)
     else:

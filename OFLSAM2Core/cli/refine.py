@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from OFLSAM2Core.cli.files import check_outputs
+from OFLSAM2Core.cli.files import check_outputs, split_images
 from OFLSAM2Core.cli.interrupt import call_in_background, in_background
 from OFLSAM2Core.cli.options import (
     add_overwrite_option,
@@ -32,7 +32,11 @@ from OFLSAM2Core.methods.base import refuse_corrections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="the volume that was segmented")
+    parser.add_argument(
+        "image",
+        metavar="IMAGE[+IMAGE2]",
+        help="the volume that was segmented, with its co-registered volumes where it had some",
+    )
     parser.add_argument(
         "--task", type=Path, required=True, metavar=f"TASK{SUFFIX}", help="the learned task"
     )
@@ -70,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    inputs = [args.image, args.task, args.result, args.corrected]
+    images = split_images(args.image)
+    inputs = [*images, args.task, args.result, args.corrected]
     outputs = [
         (args.out, SEGMENTATION_EXTENSIONS),
         (args.confidence, LABELMAP_EXTENSIONS),
@@ -84,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     given.for_segmenting(task.options, settings_from(args))
     if not given.method.corrections:
         refuse_corrections(given.method.name)
-    result, corrected = call_in_background(lambda report: _read(args, task), bars)
+    result, corrected = call_in_background(lambda report: _read(args, images, task), bars)
     volume = result.volume
     session = make_session(args, bars, backbone=task.backbone, method=task.method)
     opened = call_in_background(lambda report: session.open(volume, task, report), bars)
@@ -112,13 +117,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(args: argparse.Namespace, task: LearnedTask) -> tuple[SupportCase, SupportCase]:
+def _read(
+    args: argparse.Namespace, images: tuple[Path, ...], task: LearnedTask
+) -> tuple[SupportCase, SupportCase]:
     """The result and what was corrected of it, with the task's structures and values."""
-    require_memory_to_segment(args.image, len(task.structures))
+    require_memory_to_segment(images[0], len(task.structures))
     table = LabelTable(task.structures, "the learned task")
     cases = []
-    for path in (args.result, args.corrected):
-        case = read_support_case(args.image, path, table=table, may_be_empty=True)
+    for path, further in ((args.result, images[1:]), (args.corrected, ())):
+        case = read_support_case(images[0], path, table=table, may_be_empty=True, further=further)
         cases.append(fit_structures(case, task.structures, no_others=True))
     return cases[0], cases[1]
 

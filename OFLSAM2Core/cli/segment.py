@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from OFLSAM2Core import __version__
 from OFLSAM2Core.cli.files import (
+    SupportFiles,
     add_support_options,
     check_outputs,
     check_resources,
     read_support,
-    split_pair,
+    split_images,
+    split_support,
 )
 from OFLSAM2Core.cli.interrupt import call_in_background, in_background
 from OFLSAM2Core.cli.options import (
@@ -56,13 +58,18 @@ _DOUBTFUL_SHOWN = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="the volume to segment")
+    parser.add_argument(
+        "image",
+        metavar="IMAGE[+IMAGE2]",
+        help="the volume to segment; up to three co-registered volumes of the patient, where the "
+        "task was learned from such",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--task", type=Path, metavar=f"TASK{SUFFIX}", help="a learned task")
     source.add_argument(
         "--support",
         action="append",
-        metavar="IMAGE=LABELS",
+        metavar="IMAGE[+IMAGE2]=LABELS",
         help="a volume and its segmentation to learn from first; two or three of them",
     )
     outputs = parser.add_argument_group("output")
@@ -93,8 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    pairs = [split_pair(text) for text in args.support or ()]
-    inputs = [args.image, *(path for pair in pairs for path in pair)]
+    support = [split_support(text) for text in args.support or ()]
+    images = split_images(args.image)
+    inputs = [*images, *(path for files in support for path in files.all)]
     if args.task is not None:
         inputs.append(args.task)
     check_outputs(
@@ -111,11 +119,11 @@ def run(args: argparse.Namespace) -> int:
     )
     bars = ProgressBars(args.quiet)
     outputs = (args.out, args.labelmap, args.confidence)
-    call_in_background(lambda report: check_resources(args.image, outputs), bars)
-    volume = call_in_background(lambda report: read_volume(args.image), bars)
+    call_in_background(lambda report: check_resources(images, outputs), bars)
+    volume = call_in_background(lambda report: read_volume(images[0], further=images[1:]), bars)
     if args.dicom_seg is not None:
         check_dicom_seg(volume)
-    session, task = _session_and_task(args, pairs, bars)
+    session, task = _session_and_task(args, support, bars)
     outcome = SegmentationBuffer(volume)
     try:
         for result in in_background(lambda report: session.segment(volume, task, report), bars):
@@ -134,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _session_and_task(
-    args: argparse.Namespace, pairs: list[tuple[Path, Path]], bars: ProgressBars
+    args: argparse.Namespace, support: list[SupportFiles], bars: ProgressBars
 ) -> tuple[FewShotSession, LearnedTask]:
     if args.task is not None:
         _refuse_what_is_learned(args)
@@ -142,11 +150,11 @@ def _session_and_task(
         given = check_options(args, task.method)
         given.for_segmenting(task.options, settings_from(args))
         return make_session(args, bars, backbone=task.backbone, method=task.method), task
-    method = default_for(any(is_sequence(image) for image, _ in pairs))
+    method = default_for(any(is_sequence(files.images[0]) for files in support))
     check_options(args, method)
 
     def read(report: Any) -> list[SupportCase]:
-        return read_support(pairs, args.labels, report)
+        return read_support(support, args.labels, report)
 
     cases = call_in_background(read, bars)
     session = make_session(args, bars, method=method)

@@ -35,7 +35,7 @@ def check_identity(manifest: Manifest, identity: Mapping[str, Any]) -> None:
 
 
 def support_identity(
-    pairs: Sequence[tuple[Path, Path]],
+    cases: Sequence[Sequence[Path]],
     labels: Path | None,
     weights: Path | None,
     settings: Mapping[str, Any],
@@ -46,7 +46,7 @@ def support_identity(
     Raises InputError where a file cannot be read.
     """
     content = {
-        "files": [fingerprint(str(path)).sha256 for pair in pairs for path in pair],
+        "files": [fingerprint(str(path)).sha256 for files in cases for path in files],
         "labels": fingerprint(str(labels)).sha256 if labels else None,
         "weights": fingerprint(str(weights)).sha256 if weights else None,
         **settings,

@@ -18,13 +18,20 @@ _MOST_ANISOTROPIC = 1000
 _FARTHEST = 1e6  # mm, of the first voxel from the origin of the world
 
 
+MOST_VOLUMES = 3
+"""Of one patient, co-registered, as one case: a backbone has three channels."""
+
+
 def check_volume(volume: Volume) -> None:
-    """A finite scalar volume with invertible geometry, or a sequence of colour frames.
+    """A finite scalar volume with invertible geometry, or a sequence of colour frames; and its
+    further volumes likewise.
 
     Raises InputError naming the volume and what is wrong with it.
     """
     where = f"'{volume.source or volume.name}'"
     array = volume.array
+    if volume.further:
+        _check_further(volume)
     if array.ndim == 4:
         if array.shape[3] != 3 or array.dtype != np.uint8:
             raise InputError(
@@ -48,6 +55,28 @@ def check_volume(volume: Volume) -> None:
             raise voxels_not_finite(volume.source or volume.name, bad)
     check_geometry(volume)
     check_spacing(volume)
+
+
+def _check_further(volume: Volume) -> None:
+    if volume.volume_count > MOST_VOLUMES:
+        raise InputError(
+            f"'{volume.name}' comes as {volume.volume_count} co-registered volumes.",
+            f"Give {MOST_VOLUMES} at most: a backbone has so many channels.",
+        )
+    for each in volume.further:
+        if volume.is_sequence or each.is_sequence:
+            raise InputError(
+                f"'{volume.name}' and '{each.name}' are given as one case, and one of them is a "
+                "sequence of colour frames.",
+                "Give co-registered volumes of one grey value a voxel, or the sequence alone.",
+            )
+        if each.further:
+            raise InputError(
+                f"'{each.name}' is a further volume of '{volume.name}' and has further volumes "
+                "itself.",
+                "Give all of them as further volumes of the first.",
+            )
+        check_volume(each)
 
 
 def voxels_not_finite(source: str | Path, count: int) -> InputError:

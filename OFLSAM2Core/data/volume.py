@@ -40,6 +40,9 @@ class Volume:
     name: for messages and reports.
     source: the file or folder it was read from, where there was one.
     nifti_forms: of a NIfTI file, so that results get the same.
+    further: up to two more volumes of the same patient, co-registered with this one. A session puts
+        them onto this one's grid. The backbone sees all of them as its channels; all else sees this
+        one alone.
     """
 
     array: npt.NDArray
@@ -47,10 +50,16 @@ class Volume:
     name: str = "volume"
     source: Path | None = None
     nifti_forms: NiftiForms | None = None
+    further: tuple[Volume, ...] = ()
 
     @property
     def is_sequence(self) -> bool:
         return self.array.ndim == 4
+
+    @property
+    def volume_count(self) -> int:
+        """How many co-registered volumes this case has, with this one."""
+        return 1 + len(self.further)
 
     @property
     def grid_shape(self) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from OFLSAM2Core.errors import InputError
 
 # Headers hold single-precision numbers (NIfTI) or six digits; over a volume that makes up to a
 # few hundredths of a voxel. More than that is another grid.
-_TOLERANCE = 0.05
+GRID_TOLERANCE = 0.05
 
 
 # The share of the labelled volume that may lie outside of the image when labels are resampled. More
@@ -50,7 +50,7 @@ def align_labels_to_volume(
     last = np.array(labels.shape[::-1]) - 1.0
     corners = np.array(np.meshgrid(*[(0.0, end) for end in last], indexing="ij")).reshape(3, -1)
     error = (to_volume[:3, :3] - turn) @ corners + (to_volume[:3, 3] - offset)[:, None]
-    if not is_turn or np.abs(error).max() > _TOLERANCE:
+    if not is_turn or np.abs(error).max() > GRID_TOLERANCE:
         return _resampled(labels, affine, volume, source)
 
     # Bring the labels' axes into the volume's order (numpy: k, j, i) and direction.
@@ -88,7 +88,7 @@ def _resampled(
     volume: Volume,
     source: str | Path,
 ) -> npt.NDArray[np.uint8]:
-    differences = _differences(labels.shape, affine, volume)
+    differences = grid_differences(labels.shape, affine, volume)
     present = np.unique(labels[labels > 0])
     outside = _share_outside(labels, affine, volume)
     if outside > _OUTSIDE:
@@ -155,10 +155,10 @@ def _differ(source: str | Path, volume: Volume, differences: list[str]) -> Input
     )
 
 
-def _differences(
+def grid_differences(
     shape: tuple[int, ...], affine: npt.NDArray[np.float64], volume: Volume
 ) -> list[str]:
-    """Size, spacing, origin and direction, where they differ, segmentation first."""
+    """Size, spacing, origin and direction where they differ, the volume's last."""
     told = []
     if tuple(shape) != volume.grid_shape:
         told.append(_sizes(shape, volume.grid_shape))
@@ -171,7 +171,7 @@ def _differences(
         angles = np.degrees(np.arccos(cosines))
         told.append(f"axes turned by {_numbers(angles)} degrees")
     shift = affine[:3, 3] - volume.affine[:3, 3]
-    if np.abs(shift).max() > _TOLERANCE * min(own):
+    if np.abs(shift).max() > GRID_TOLERANCE * min(own):
         told.append(
             f"origin {_numbers(affine[:3, 3])} and {_numbers(volume.affine[:3, 3])} mm (RAS)"
         )

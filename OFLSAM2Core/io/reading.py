@@ -10,6 +10,7 @@ folder of masks.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,12 +42,15 @@ __all__ = [
 
 
 @in_words
-def read_volume(path: str | Path, *, channel: int | None = None) -> Volume:
+def read_volume(
+    path: str | Path, *, channel: int | None = None, further: Sequence[str | Path] = ()
+) -> Volume:
     """A volume, or a sequence where `path` is a folder of JPEG or PNG frames.
 
     The voxels keep their stored type, unless the header scales them. What a header does not say,
     or says in two ways, is chosen by one rule and said in a warning. NaN and infinite voxels become
     background, colours grey. channel: of a file with several volumes (4D), which one, from 0.
+    further: co-registered volumes of the same patient, which become `Volume.further`.
     Raises InputError naming the file: missing, damaged, several volumes, geometry that is none.
     """
     path = Path(path)
@@ -74,6 +78,11 @@ def read_volume(path: str | Path, *, channel: int | None = None) -> Volume:
     array = replace_not_finite(volume.array, path)
     volume = replace(volume, array=array, name=case_name(file), source=path)
     check_volume(volume)
+    if not further:
+        return volume
+    _refuse_one_twice([path, *map(Path, further)])
+    volume = replace(volume, further=tuple(read_volume(each) for each in further))
+    check_volume(volume)
     return volume
 
 
@@ -85,21 +94,33 @@ def read_support_case(
     table: LabelTable | None = None,
     may_be_empty: bool = False,
     channel: int | None = None,
+    further: Sequence[str | Path] = (),
 ) -> SupportCase:
     """A volume and its segmentation, put onto the volume's grid.
 
     The segmentation may cover only a part of the volume's grid (Slicer crops what it saves) or
     store its axes in another order; on another grid it is resampled in patient space, with a
     warning that says how the grids differ. may_be_empty: accept labels without a structure, to
-    compare with. channel: as of `read_volume`. Raises InputError naming the files.
+    compare with. channel, further: as of `read_volume`. Raises InputError naming the files.
     """
-    volume = read_volume(image_path, channel=channel)
+    volume = read_volume(image_path, channel=channel, further=further)
     labels, affine, structures = read_segmentation(
         labels_path, table=table, may_be_empty=may_be_empty, volume=volume
     )
     labels = align_labels_to_volume(labels, affine, volume, labels_path)
     refuse_image_as_labels(volume, labels)
     return SupportCase(volume, labels, structures)
+
+
+def _refuse_one_twice(paths: Sequence[Path]) -> None:
+    taken = set()
+    for path in paths:
+        if os.path.realpath(path) in taken:
+            raise InputError(
+                f"'{path}' is given twice as a volume of one case.",
+                "Give each co-registered volume once.",
+            )
+        taken.add(os.path.realpath(path))
 
 
 def _split(path: Path) -> tuple[Path, str | None]:

@@ -68,6 +68,13 @@ def get_method(name: str) -> Method:
     raise InputError(f"There is no method '{name}'.", f"Use one of: {', '.join(names())}.")
 
 
+def names_with_further_volumes() -> list[str]:
+    """Of this package, those to which a case may be several co-registered volumes."""
+    from OFLSAM2Core.methods.base import uses_further_volumes
+
+    return [name for name in _BUILT_IN if uses_further_volumes(get_method(name))]
+
+
 def describe_all() -> list[dict[str, Any]]:
     """What each method says of itself; see `base.describe`. One that cannot be loaded is left out,
     and the log says why."""

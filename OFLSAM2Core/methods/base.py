@@ -122,6 +122,12 @@ class Method(Protocol):
         task or the volume will not do; nothing heavy is calculated yet."""
 
 
+def uses_further_volumes(method: Method) -> bool:
+    """Whether the backbone sees all co-registered volumes of a case, by a method's
+    `further_volumes`; not where it does not say."""
+    return bool(getattr(method, "further_volumes", False))
+
+
 class ExtensibleMethod(Method, Protocol):
     """A method that can learn one more case without learning from nothing."""
 
@@ -149,6 +155,7 @@ def describe(method: Method) -> dict[str, Any]:
         "needs_backbone": method.needs_backbone,
         "sequences": method.sequences,
         "corrections": method.corrections,
+        "further_volumes": uses_further_volumes(method),
         "presets": {name: dict(values) for name, values in method.presets.items()},
         "options": options,
     }

@@ -23,6 +23,13 @@ from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.preprocessing.foreground import foreground_bbox
+from OFLSAM2Core.preprocessing.further_volumes import (
+    FurtherCurves,
+    fit_further_curves,
+    further_curves_from,
+    further_stacks,
+    with_curves,
+)
 from OFLSAM2Core.preprocessing.intensity_bounds import RoiIntensityBounds
 from OFLSAM2Core.preprocessing.intensity_mapping import (
     IntensityMapping,
@@ -47,6 +54,7 @@ class Preprocessing:
     curve: intensities (ascending) and the grey values they are shown as, for CT and wherever a
         window was given.
     brightness: bounds for the scale of whole slices of MR; None: there are none.
+    further_curves: of each further volume of a case; None where each is scaled by itself.
     """
 
     modality: str
@@ -54,6 +62,7 @@ class Preprocessing:
     size: int = 256
     curve: IntensityMapping | None = None
     brightness: RoiIntensityBounds | None = None
+    further_curves: FurtherCurves = ()
 
     @classmethod
     def fit(
@@ -94,7 +103,13 @@ class Preprocessing:
             curve = window, (0.0, 1.0)
         elif modality == "CT":
             curve = fit_intensity_mapping(stacks, labels, [slicing.steps for slicing in slicings])
-        learned = cls(modality, _pixel(slicings, size), size, curve)
+        further_curves = fit_further_curves(
+            [further_stacks(c.volume, s) for c, s in zip(support_cases, slicings, strict=True)],
+            labels,
+            [slicing.steps for slicing in slicings],
+        )
+        pixel = _pixel(slicings, size)
+        learned = cls(modality, pixel, size, curve, further_curves=further_curves)
         if modality != "MR" or curve is not None:
             return learned
         prepared = [
@@ -136,7 +151,8 @@ class Preprocessing:
         curve = self._curve_of(stack)
         if self.brightness is not None:
             curve = self.brightness.bound(curve, stack, framing)
-        return PreprocessedVolume(stack, curve, framing, note, volume.name)
+        further = with_curves(further_stacks(volume, slicing), self.further_curves)
+        return PreprocessedVolume(stack, curve, framing, note, volume.name, further=further)
 
     def _curve_of(self, shown: npt.NDArray) -> IntensityMapping:
         if self.modality == "RGB":
@@ -156,6 +172,7 @@ class Preprocessing:
             size=int(data["size"]),
             curve=None if curve is None else (_floats(curve[0]), _floats(curve[1])),
             brightness=_brightness(data["brightness"]),
+            further_curves=further_curves_from(data["further_curves"]),
         )
 
 
@@ -169,6 +186,7 @@ class PreprocessedVolume:
     note: what the user should know about this volume, or "".
     name: of the volume, for what the user is told later.
     finer: pixels of `image` for one of `framing`, along a side.
+    further: the other co-registered volumes of this case, likewise: stack and curve.
     """
 
     stack: npt.NDArray
@@ -177,6 +195,7 @@ class PreprocessedVolume:
     note: str = ""
     name: str = ""
     finer: int = 1
+    further: tuple[tuple[npt.NDArray, IntensityMapping], ...] = ()
 
     @property
     def valid_region(self) -> tuple[int, int, int, int]:
@@ -184,14 +203,22 @@ class PreprocessedVolume:
         return self.framing.box
 
     def grey(self, index: int) -> npt.NDArray[np.float32]:
-        """Canonical slice `index` on its own grid: (C, H, W) grey values in [0, 1]."""
+        """Canonical slice `index` on its own grid: (C, H, W) grey values in [0, 1], of the first
+        volume of a case alone."""
         plane = self.stack[index]
         planes = plane[np.newaxis] if plane.ndim == 2 else plane.transpose(2, 0, 1)
         return _through(self.curve, planes)
 
     def image(self, index: int) -> npt.NDArray[np.float32]:
-        """The network's image (3, S, S) of canonical slice `index`, in [0, 1], 0 around it."""
-        planes = self.framing.finer(self.finer).to_network(self.grey(index))
+        """The network's image (3, S, S) of canonical slice `index`, in [0, 1], 0 around it.
+
+        Its channels are the volumes of the case; the third of two is their mean.
+        """
+        greys = [self.grey(index)]
+        greys += [_through(curve, stack[index][np.newaxis]) for stack, curve in self.further]
+        if len(greys) == 2:
+            greys.append(np.mean(greys, axis=0))
+        planes = self.framing.finer(self.finer).to_network(np.concatenate(greys))
         return np.array(np.broadcast_to(planes, (3, *planes.shape[1:])))
 
     def resample_mask(self, label_plane: npt.NDArray, label: int) -> npt.NDArray[np.float32]:

@@ -231,6 +231,7 @@ def _about_task(task: LearnedTask) -> dict[str, Any]:
         "summary": task.summary(),
         "structures": [structure.to_json() for structure in task.structures],
         "sizes": task.sizes,
+        "volume_count": task.volume_count,
         "backbone": task.backbone,
         "method": task.method,
     }

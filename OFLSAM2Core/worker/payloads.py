@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def support_to(cases: Sequence[SupportCase]) -> tuple[Fields, dict[str, npt.NDAr
     for number, case in enumerate(cases):
         structures = [structure.to_json() for structure in case.structures]
         described.append({**_describe(case.volume), "structures": structures})
-        arrays[f"image{number}"] = case.volume.array
+        arrays.update(_images(case.volume, f"image{number}"))
         arrays[f"labels{number}"] = case.labels
     return {"support": described}, arrays
 
@@ -53,7 +54,7 @@ def support_from(frame: Frame) -> tuple[SupportCase, ...]:
 
 def volume_to(volume: Volume) -> tuple[Fields, dict[str, npt.NDArray]]:
     """Fields and arrays of a "segment" request."""
-    return {"volume": _describe(volume)}, {"image": volume.array}
+    return {"volume": _describe(volume)}, _images(volume, "image")
 
 
 def volume_from(frame: Frame) -> Volume:
@@ -97,11 +98,31 @@ def slice_from(header: Mapping[str, Any], arrays: Arrays) -> SliceResult:
     )
 
 
+def _images(volume: Volume, name: str) -> dict[str, npt.NDArray]:
+    """The volume's array, and those of its further volumes as "NAME+1", "NAME+2"."""
+    further = {f"{name}+{n}": each.array for n, each in enumerate(volume.further, start=1)}
+    return {name: volume.array, **further}
+
+
 def _describe(volume: Volume) -> Fields:
-    return {"name": volume.name, "affine": np.asarray(volume.affine, float).tolist()}
+    described = {"name": volume.name, "affine": np.asarray(volume.affine, float).tolist()}
+    if volume.further:
+        described["further"] = [_describe(each) for each in volume.further]
+    return described
 
 
 def _volume(entry: Any, arrays: Arrays, array_name: str) -> Volume:
+    first = _one_volume(entry, arrays, array_name)
+    described = entry.get("further", [])
+    if not isinstance(described, list):
+        raise ProtocolError(f"The 'further' volumes of '{first.name}' are no list.")
+    further = tuple(
+        _one_volume(each, arrays, f"{array_name}+{n}") for n, each in enumerate(described, start=1)
+    )
+    return replace(first, further=further)
+
+
+def _one_volume(entry: Any, arrays: Arrays, array_name: str) -> Volume:
     try:
         affine = np.array(entry["affine"], float)
         name = str(entry.get("name", "volume"))

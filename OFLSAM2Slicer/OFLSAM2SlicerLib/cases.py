@@ -6,7 +6,7 @@ takes about a second to gather, and the panel must not stand still for more than
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,10 +34,14 @@ Notes = list[str]
 
 @dataclass(frozen=True)
 class SupportPair:
-    """What the user picked: a volume, and a segmentation or labelmap of it."""
+    """What the user picked: a volume, and a segmentation or labelmap of it.
+
+    further_nodes: volumes of the same patient that are co-registered with it.
+    """
 
     volume_node: Any
     labels_node: Any
+    further_nodes: tuple[Any, ...] = ()
 
     @property
     def name(self) -> str:
@@ -80,6 +84,20 @@ def volume_from_node(volume_node: Any) -> tuple[Volume, Notes]:
     return Volume(array, affine, name), [note]
 
 
+def volume_with_further(volume_node: Any, further_nodes: Sequence[Any]) -> tuple[Volume, Notes]:
+    """A volume and others that are co-registered with it; the worker puts them onto its grid.
+
+    Raises InputError.
+    """
+    volume, notes = volume_from_node(volume_node)
+    further = []
+    for node in further_nodes:
+        other, own_notes = volume_from_node(node)
+        further.append(other)
+        notes = notes + own_notes
+    return replace(volume, further=tuple(further)), notes
+
+
 def structures_of(labels_node: Any) -> list[Structure]:
     """The structures of a segmentation or labelmap. Raises InputError."""
     if labels_node.IsA("vtkMRMLSegmentationNode"):
@@ -110,7 +128,7 @@ def read_support_case(pair: SupportPair, wanted: list[Structure] | None = None) 
         None. A structure without voxels counts as missing.
     Raises InputError.
     """
-    volume, notes = volume_from_node(pair.volume_node)
+    volume, notes = volume_with_further(pair.volume_node, pair.further_nodes)
     extent = geometry.full_extent(pair.volume_node)
     labels = np.zeros(volume.grid_shape, np.uint8)
     if not _on_grid_of(pair.labels_node, pair.volume_node):

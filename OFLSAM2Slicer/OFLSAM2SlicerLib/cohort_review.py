@@ -18,7 +18,7 @@ import numpy as np
 import slicer
 
 from OFLSAM2Core.app.steps import Steps
-from OFLSAM2Core.cohort.cases import SEGMENTED
+from OFLSAM2Core.cohort.cases import RUNNING, SEGMENTED, WAITING
 from OFLSAM2Core.cohort.manifest import FILE_NAME, CaseRecord, read_manifest
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.errors import InputError
@@ -32,6 +32,7 @@ REVIEWS = "reviews.json"
 ACCEPTED, CORRECTED, REJECTED = "accepted", "corrected", "rejected"
 CORRECTIONS = "corrected"
 LOG = "cohort.log"
+QUEUE = "queue.json"
 # Of the layouts "flat" and "bids".
 LABELS = (".seg.nrrd", "_dseg.nii.gz")
 CONFIDENCE = ("_confidence.nrrd", "_confidence.nii.gz")
@@ -128,12 +129,16 @@ def start_cohort(
     """Segment all volumes of `inputs` with a learned task, in a process that goes on when Slicer
     is closed; where the folder holds a cohort already, go on with it.
 
-    command: the worker's Python. What it says goes into cohort.log beside the folder.
+    command: the worker's Python. What it says goes into a file beside the folder; so does what it
+    was asked for, to go on with when it was stopped. Raises ResourceError.
     """
+    with atomic_write(_beside(folder, QUEUE)) as temporary:
+        temporary.write_text(json.dumps({"inputs": list(inputs), "task": str(task)}, indent=1))
     resume = ["--resume"] if (folder / FILE_NAME).is_file() else []
     words = [*command, "-m", "OFLSAM2Core", "cohort", *inputs, "--task", str(task)]
-    words += ["--out", str(folder), *resume]
-    with folder.with_name(f"{folder.name}-{LOG}").open("ab") as log:
+    # In that very process: Dask is none of the packages that are installed into Slicer.
+    words += ["--out", str(folder), "--workers", "0", *resume]
+    with _beside(folder, LOG).open("ab") as log:
         return subprocess.Popen(
             words,
             env=dict(environment),
@@ -142,6 +147,38 @@ def start_cohort(
             stderr=log,
             **_apart(),
         )
+
+
+def can_go_on(cohort: Cohort) -> bool:
+    """Whether cases still wait that `go_on` would segment."""
+    waiting = any(case.state in (WAITING, RUNNING) for case in cohort.cases)
+    return waiting and _beside(cohort.folder, QUEUE).is_file()
+
+
+def go_on(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path
+) -> subprocess.Popen[bytes]:
+    """Go on with a cohort that was stopped: the computer was shut down, say. Where its process
+    still runs, another one is refused by it, in its log. Raises InputError."""
+    path = _beside(folder, QUEUE)
+    try:
+        queue = json.loads(path.read_text())
+        inputs, task = [str(each) for each in queue["inputs"]], Path(queue["task"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"'{path}' cannot be read: {error}.",
+            "Go on by `oflsam2 cohort ... --resume`, with the inputs and task it was made with.",
+        ) from error
+    return start_cohort(command, environment, inputs, task, folder)
+
+
+def last_words(folder: Path) -> str:
+    """What the process of a cohort said last."""
+    try:
+        lines = _beside(folder, LOG).read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return " ".join(line.rsplit("\r", 1)[-1].strip() for line in lines[-2:])
 
 
 def load_case(cohort: Cohort, case: CohortCase) -> tuple[Any, Any, Any]:
@@ -191,6 +228,10 @@ def reviewed_run(volume: Any, segmentation: Any, confidence: Any) -> Steps[Scene
         run.scores.add(SliceResult(index, axis, labels, sure, scores))
         yield
     return run
+
+
+def _beside(folder: Path, name: str) -> Path:
+    return folder.with_name(f"{folder.name}-{name}")
 
 
 def _apart() -> dict[str, Any]:

@@ -34,6 +34,13 @@ COLOR_STOPS = (
 )
 
 
+def is_confidence(volume_node: Any) -> bool:
+    """Whether a volume of the scene is a confidence volume, by the colours that it is shown in."""
+    display = volume_node.GetDisplayNode()
+    colors = display.GetColorNode() if display is not None else None
+    return colors is not None and colors.GetName() == COLOR_NODE_NAME
+
+
 class ConfidenceWriter:
     """Writes the confidence of slices into a volume node, in place."""
 

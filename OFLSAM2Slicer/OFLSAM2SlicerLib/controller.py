@@ -85,10 +85,12 @@ class Controller:
         confidence: Any = None,
         with_confidence: bool = True,
         wanted: Sequence[Structure] | None = None,
+        further: Sequence[Any] = (),
     ) -> Any:
         """Start a run, and return the segmentation node it will fill.
 
         learned: a task to use; otherwise it is learned from `pairs`.
+        further: volume nodes that are co-registered with the target.
         Raises InputError for what cannot be used.
         """
         self._check_free()
@@ -104,7 +106,7 @@ class Controller:
             )
             made.append(segmentation)
         try:
-            run = run_for(target, segmentation, pairs, list(wanted) if wanted else None)
+            run = run_for(target, segmentation, pairs, list(wanted) if wanted else None, further)
         except InputError:
             for node in made:
                 scene.RemoveNode(node)

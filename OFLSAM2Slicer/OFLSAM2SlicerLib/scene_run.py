@@ -15,7 +15,7 @@ from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, volume_from_node
+from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, volume_with_further
 from OFLSAM2SlicerLib.confidence import ConfidenceWriter
 from OFLSAM2SlicerLib.correction_step import CorrectionStep
 from OFLSAM2SlicerLib.review import ScoredSlice, SliceScores, jump_to, offset_in_words
@@ -27,6 +27,7 @@ from OFLSAM2SlicerLib.undo import UndoSnapshot
 class SceneRun:
     """Reads the support cases, and writes slices into a segmentation and a confidence volume.
 
+    further: volume nodes that are co-registered with the target.
     wanted: structures to segment, with the labels to give them; all where None.
     step: of learning from corrections, while one is under way.
     made: nodes that were made for this run; they go again where no slice arrives.
@@ -43,6 +44,7 @@ class SceneRun:
         confidence: Any | None = None,
         pairs: Sequence[SupportPair] = (),
         wanted: list[Structure] | None = None,
+        further: Sequence[Any] = (),
     ) -> None:
         self.target = target
         self.segmentation = segmentation
@@ -59,7 +61,7 @@ class SceneRun:
         self._wanted = wanted
         self._writer: SegmentationWriter | None = None
         self._confidence_writer: ConfidenceWriter | None = None
-        self._volume, self.notes = volume_from_node(target)
+        self._volume, self.notes = volume_with_further(target, further)
         if any(pair.labels_node is segmentation for pair in pairs):
             raise InputError(
                 f"'{segmentation.GetName()}' is a support case and the output at once.",

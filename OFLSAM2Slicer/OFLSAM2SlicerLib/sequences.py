@@ -30,10 +30,16 @@ def run_for(
     segmentation: Any,
     pairs: Sequence[SupportPair] = (),
     wanted: list[Structure] | None = None,
+    further: Sequence[Any] = (),
 ) -> SceneRun:
     """The scene side for a volume node or a sequence node. Raises InputError."""
     if not target.IsA("vtkMRMLSequenceNode"):
-        return SceneRun(target, segmentation, None, pairs, wanted)
+        return SceneRun(target, segmentation, None, pairs, wanted, further)
+    if further:
+        raise InputError(
+            f"'{target.GetName()}' is a sequence, and was given with further volumes.",
+            "Give further volumes for a single volume only.",
+        )
     return SequenceRun(target, segmentation, pairs, wanted)
 
 

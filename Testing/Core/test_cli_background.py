@@ -8,7 +8,7 @@ import time
 import pytest
 from command_line import support
 
-from OFLSAM2Core.cli.files import split_pair
+from OFLSAM2Core.cli.files import split_images, split_support
 from OFLSAM2Core.cli.interrupt import call_in_background, in_background
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.errors import Cancelled, InputError
@@ -86,9 +86,25 @@ def test_pairs_are_split_where_both_files_exist(tmp_path):
     tricky.mkdir()
     for name in ("image.nii", "labels.nii"):
         (tricky / name).touch()
-    pair = (tricky / "image.nii", tricky / "labels.nii")
-    assert split_pair(f"{pair[0]}={pair[1]}") == pair
+    image, labels = tricky / "image.nii", tricky / "labels.nii"
+    found = split_support(f"{image}={labels}")
+    assert (found.images, found.labels) == ((image,), labels)
     assert support(tmp_path, "001")[0] == "--support"
     for wrong in ("image.nii", "=labels.nii", "image.nii="):
         with pytest.raises(InputError, match="IMAGE=LABELS"):
-            split_pair(wrong)
+            split_support(wrong)
+
+
+def test_co_registered_volumes_are_split_where_the_files_exist(tmp_path):
+    folder = tmp_path / "t1+t2"
+    folder.mkdir()
+    for name in ("a.nii", "b+c.nii", "labels.nii"):
+        (folder / name).touch()
+    images = (folder / "a.nii", folder / "b+c.nii")
+    assert split_images(f"{images[0]}+{images[1]}") == images
+    assert split_images(images[1]) == images[1:]
+    assert split_support(f"{images[0]}+{images[1]}={folder / 'labels.nii'}").images == images
+    assert [str(path) for path in split_images("no.nii+none.nii")] == ["no.nii", "none.nii"]
+    for wrong in ("a.nii+", "a+b+c+d"):
+        with pytest.raises(InputError, match="co-registered"):
+            split_images(wrong)

@@ -99,7 +99,7 @@ def test_a_newer_format_asks_for_an_update(task: LearnedTask, tmp_path: Path) ->
     path = task.save(tmp_path / "new.oflsam2")
     contents, tensors = _parts(path)
     _put(path, {**contents, "format": contents["format"] + 1}, tensors)
-    with pytest.raises(TaskError, match="format version 3") as refused:
+    with pytest.raises(TaskError, match="format version 4") as refused:
         LearnedTask.load(path)
     assert "Update" in refused.value.hint
 

@@ -165,7 +165,7 @@ def test_a_task_that_would_unpack_to_gigabytes_is_refused_before_it_does(tmp_pat
     path = tmp_path / "bomb.oflsam2"
     piece = bytes(1 << 20)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("task.json", json.dumps({"format": 2}))
+        archive.writestr("task.json", json.dumps({"format": 3}))
         with archive.open("tensors.safetensors", "w", force_zip64=True) as member:
             for _ in range(512):
                 member.write(piece)

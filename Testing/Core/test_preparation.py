@@ -427,6 +427,7 @@ def test_every_field_comes_back_from_json():
         size=128,
         curve=((-100.0, 0.0, 200.0), (0.0, 0.4, 1.0)),
         brightness=RoiIntensityBounds((0.2, 0.8), (1.0, 2.0, 3.0, 4.0)),
+        further_curves=(None, ((0.0, 5.0), (0.0, 1.0))),
     )
     for field in fields(Preprocessing):
         assert getattr(full, field.name) != getattr(plain, field.name)

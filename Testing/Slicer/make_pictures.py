@@ -1,11 +1,12 @@
 """Makes the pictures of the documentation from a real run on the sample data.
 
     python Testing/Slicer/make_pictures.py OUTPUT_FOLDER [--task hippocampus.oflsam2]
-                                           [--preset fast]
+                                           [--preset fast] [--method NAME]
 
 The panel runs on the double of Slicer's Qt (slicer_double), slice views are drawn by trame-slicer's
 offscreen views, the worker and its results are real. With --task a learned task is loaded instead
-of learning one, which takes some minutes less.
+of learning one, which takes some minutes less. Pictures after corrections need a method that learns
+from them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "OFLSAM2Slicer"), str(Path(__file__).paren
 import slicer_double  # noqa: E402,F401  (before slicer)
 
 # isort: split
+import loop_pictures  # noqa: E402
 import numpy as np  # noqa: E402
 import slicer  # noqa: E402
 import vtk  # noqa: E402
@@ -38,6 +40,7 @@ from trame_slicer.views import SliceView  # noqa: E402
 from vtk.util import numpy_support  # noqa: E402
 
 from OFLSAM2Core.app.states import State  # noqa: E402
+from OFLSAM2Core.methods import get_method  # noqa: E402
 
 SIDE = 420
 
@@ -89,6 +92,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--task", type=Path)
     parser.add_argument("--preset", default="balanced")
+    parser.add_argument("--method", help="instead of the panel's default")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     QtCore.QCoreApplication.setOrganizationName("OFLSAM2 pictures")
@@ -108,11 +112,14 @@ def main() -> None:
 
     panel = Panel()
     panel.choose(target, pairs)
+    if arguments.method:
+        panel.ui.methodComboBox.setCurrentText(arguments.method)
     panel.ui.presetComboBox.setCurrentText(arguments.preset)
     panel.picture(arguments.output / "panel-start.png")
     if arguments.task:
         panel.widget.taskPart.load(str(arguments.task))
         panel.wait(lambda: panel.controller.is_idle)
+        panel.ui.learnedTaskCheckBox.checked = True
     began = time.monotonic()
     panel.ui.segmentButton.click()
     panel.wait(lambda: panel.status.slices_done >= 16 or not panel.status.is_running, 3600)
@@ -138,6 +145,17 @@ def main() -> None:
     panel.ui.confidenceOpacitySlider.value = 0.6
     panel.parameters.segmentation.GetDisplayNode().SetOpacity2DFill(0.15)
     photograph(views, arguments.output / "slice-views-confidence.png")
+
+    def take(path: Path) -> None:
+        panel.ui.confidenceCheckBox.checked = False
+        photograph(views, path)
+
+    panel.parameters.segmentation.GetDisplayNode().SetOpacity2DFill(0.35)
+    if get_method(panel.controller.learned.method).corrections:
+        loop_pictures.after_corrections(panel, target, take, arguments.output)
+    loop_pictures.effect(panel, target, take, arguments.output)
+    load(app.scene, "hippocampus_007", with_labels=False)
+    loop_pictures.cohort(panel, arguments.output)
     panel.close()
 
 

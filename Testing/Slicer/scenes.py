@@ -13,6 +13,8 @@ from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
 from vtk.util import numpy_support
 
+from OFLSAM2Core.io.reading import read_segmentation, read_volume
+
 OBLIQUE = np.array(
     [
         [0.8, -0.3, 0.2, -40.0],
@@ -102,6 +104,25 @@ def add_segmentation(
             segment.SetTerminology(terminology[segment_name])
         segment.AddRepresentation(BINARY_LABELMAP, image)
         node.GetSegmentation().AddSegment(segment, segment_name)
+    return node
+
+
+def load_volume(path: str, properties: Mapping[str, str] | None = None) -> Any:
+    """`slicer.util.loadVolume`, by the core's reader."""
+    read = read_volume(path)
+    name = (properties or {}).get("name", read.name)
+    return add_volume(slicer.mrmlScene, np.asarray(read.array), name, read.affine)
+
+
+def load_segmentation(path: str, properties: Mapping[str, str] | None = None) -> Any:
+    """`slicer.util.loadSegmentation`, by the core's reader."""
+    labels, affine, structures = read_segmentation(path)
+    scene = slicer.mrmlScene
+    volume = add_volume(scene, labels, "grid", affine)
+    masks = {one.name: labels == one.label for one in structures}
+    name = (properties or {}).get("name", "read")
+    node = add_segmentation(scene, volume, masks, name, [one.color for one in structures])
+    scene.RemoveNode(volume)
     return node
 
 

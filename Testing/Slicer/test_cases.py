@@ -227,3 +227,13 @@ def test_structures_match_across_cases_by_code_then_by_name(scene):
         ("Leber", 1, (0, 1)),
         ("x", 2, (0, 1)),
     ]
+
+
+def test_volumes_that_are_co_registered_come_with_their_own_grids(scene):
+    volume = add_volume(scene, IMAGE, "T1", OBLIQUE)
+    coarse = add_volume(scene, IMAGE[::2], "T2", OBLIQUE @ np.diag([1, 1, 2, 1]))
+    segmentation = add_segmentation(scene, volume, {"liver": LIVER})
+    pair = SupportPair(volume, segmentation, (coarse,))
+    (other,) = run_steps(read_support_case(pair)).case.volume.further
+    assert other.name == "T2" and np.array_equal(other.array, IMAGE[::2])
+    assert np.allclose(other.affine, OBLIQUE @ np.diag([1, 1, 2, 1]))

@@ -14,19 +14,14 @@ from OFLSAM2SlicerLib.cohort_review import Cohort, start_cohort
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
 from panels import synthetic_command
 from PySide6 import QtCore
-from scenes import add_segmentation, add_volume, ball, segment_mask
+from scenes import ball, load_segmentation, load_volume, segment_mask
 
 from OFLSAM2Core.cohort.cases import CaseInput
 from OFLSAM2Core.cohort.manifest import Manifest
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.io.reading import (
-    read_segmentation,
-    read_volume,
-    write_confidence,
-    write_segmentation,
-)
+from OFLSAM2Core.io.reading import write_confidence, write_segmentation
 from OFLSAM2Core.worker.client import worker_environment
 
 SHAPE = (8, 20, 16)
@@ -68,27 +63,15 @@ def folder(tmp_path):
 def files(scene, monkeypatch):
     """Loading and saving, which are the application's: by the core's readers."""
 
-    def loadVolume(path, properties=None):
-        read = read_volume(path)
-        name = (properties or {}).get("name", read.name)
-        return add_volume(scene, np.asarray(read.array), name, read.affine)
-
-    def loadSegmentation(path, properties=None):
-        labels, affine, structures = read_segmentation(path)
-        volume = add_volume(scene, labels, "grid", affine)
-        masks = {one.name: labels == one.label for one in structures}
-        node = add_segmentation(scene, volume, masks, (properties or {}).get("name", "read"))
-        scene.RemoveNode(volume)
-        return node
-
     def saveNode(node, path):
         mask = segment_mask(node, "liver", scene.GetFirstNodeByName("b"))
         volume = Volume(mask.astype(np.uint8), AFFINE, "b")
         write_segmentation(path, mask.astype(np.uint8), volume, STRUCTURES)
         return True
 
-    for function in (loadVolume, loadSegmentation, saveNode):
-        monkeypatch.setattr(slicer.util, function.__name__, function, raising=False)
+    monkeypatch.setattr(slicer.util, "loadVolume", load_volume, raising=False)
+    monkeypatch.setattr(slicer.util, "loadSegmentation", load_segmentation, raising=False)
+    monkeypatch.setattr(slicer.util, "saveNode", saveNode, raising=False)
 
 
 @pytest.fixture
@@ -132,6 +115,7 @@ def test_a_verdict_is_kept_and_the_next_case_comes(panel, folder):
     go_on(panel, "nextCaseButton")
     go_on(panel, "acceptCaseButton")
     assert shown(panel) == "c"
+    assert panel.ui.doubtfulTable.currentRow() == 0
     assert slicer.mrmlScene.GetFirstNodeByName("b") is None
     go_on(panel, "rejectCaseButton")
     go_on(panel, "acceptCaseButton")

@@ -101,3 +101,17 @@ def test_two_cases_of_one_name_are_told_apart(logic, support, target, scene):
     logic.controller.presenter._learn = spy
     logic.segment(target, pairs, workerCommand=synthetic_command())
     assert run_names == ["case", "case (2)"]
+
+
+def test_a_worker_that_cannot_use_further_volumes_says_so_in_the_console(logic, support, target):
+    """From nodes to the session, through the real worker."""
+    (volume, labels), *_ = support
+    with pytest.raises(RuntimeError, match="'atlas' cannot use"):
+        logic.segment(target, [(volume, labels, target)], furtherVolumes=[volume], method="atlas")
+
+
+def test_a_sequence_with_further_volumes_is_refused(logic, support, target, scene):
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "heart")
+    sequence.SetDataNodeAtValue(target, "0")
+    with pytest.raises(InputError, match="'heart' is a sequence"):
+        logic.segment(sequence, support, furtherVolumes=[target])

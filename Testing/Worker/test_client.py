@@ -64,7 +64,11 @@ def test_volumes_support_cases_and_slices_come_out_as_they_went_in() -> None:
     for number in range(3):
         image = rng.integers(0, 99, (4, 5, 6)).astype(np.int16)
         labels = rng.integers(0, 2, (4, 5, 6)).astype(np.uint8)
-        volume = Volume(image, rng.normal(size=(4, 4)), f"case {number}")
+        others = [
+            Volume(image[1:] + n, rng.normal(size=(4, 4)), f"case {number}, {n}")
+            for n in range(number)
+        ]
+        volume = Volume(image, rng.normal(size=(4, 4)), f"case {number}", further=tuple(others))
         cases.append(SupportCase(volume, labels, structures))
     for one, other in zip(
         cases, payloads.support_from(Frame(*payloads.support_to(cases))), strict=True
@@ -73,6 +77,10 @@ def test_volumes_support_cases_and_slices_come_out_as_they_went_in() -> None:
         np.testing.assert_array_equal(one.volume.affine, other.volume.affine)
         np.testing.assert_array_equal(one.labels, other.labels)
         assert one.structures == other.structures and one.name == other.name
+        for further, same in zip(one.volume.further, other.volume.further, strict=True):
+            np.testing.assert_array_equal(further.array, same.array)
+            np.testing.assert_array_equal(further.affine, same.affine)
+            assert further.name == same.name
     plane = rng.integers(0, 9, (5, 6)).astype(np.uint8)
     result = SliceResult(3, 1, plane, plane + 1, {"Ä": 0.5}, 2)
     back = payloads.slice_from(*payloads.slice_to(result))

@@ -35,6 +35,7 @@ class PromptedMethod:
     name: str
     needs_backbone = True
     sequences = True
+    further_volumes = True
     corrections = False
     LearnOptions: type[SlicingOptions] = SlicingOptions
     SegmentOptions: type[Options] = RetrievedSlices

@@ -32,6 +32,7 @@ class OflSam2:
     description = "OFL-SAM2 as published: memory, mapping network, fusion, frozen decoder"
     needs_backbone = True
     sequences = True
+    further_volumes = True
     corrections = False
     LearnOptions = own.LearnOptions
     SegmentOptions = own.SegmentOptions

@@ -25,6 +25,7 @@ class OflSam2Atlas:
     description = "registered support cases, and a U-Net and ridge regression on frozen features"
     needs_backbone = True
     sequences = False
+    further_volumes = True
     corrections = True
     LearnOptions = own.LearnOptions
     SegmentOptions = own.SegmentOptions

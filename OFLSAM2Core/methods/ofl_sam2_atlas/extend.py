@@ -43,7 +43,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
     rng, report, timings = ctx.rng(), ctx.report, ctx.timings
     structures = model.structures
     slicing = SliceGeometry.for_volume(case.volume, model.orientation)
-    scan = Scan(case.name, slicing.to_slices(case.volume.array), slicing)
+    scan = Scan.of(case.volume, slicing)
     labels = slicing.to_slices(case.labels)
     count = model.atlases.count
     prior: AtlasPrior | None = None

@@ -38,10 +38,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
     rng, report, timings = ctx.rng(), ctx.report, ctx.timings
     structures = support[0].structures
     slicings = support_geometries(support, options.slicing_axis)
-    scans = [
-        Scan(case.name, own.to_slices(case.volume.array), own)
-        for case, own in zip(support, slicings, strict=True)
-    ]
+    scans = [Scan.of(case.volume, own) for case, own in zip(support, slicings, strict=True)]
     labels = [own.to_slices(case.labels) for case, own in zip(support, slicings, strict=True)]
     intensity = Intensity.fit(scans, labels, options.window())
 

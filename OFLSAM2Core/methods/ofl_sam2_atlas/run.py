@@ -39,7 +39,7 @@ class VolumeRun:
         self._model = decode_model(task.state, task.structures)
         self._slicing = SliceGeometry.for_volume(volume, self._model.orientation)
         validate_slice_count(volume, self._slicing)
-        self._scan = Scan(volume.name, self._slicing.to_slices(volume.array), self._slicing)
+        self._scan = Scan.of(volume, self._slicing)
         self._segmented: Segmented | None = None
         self._corrected: Corrected | None = None
         self._relearned: Model | None = None

@@ -12,8 +12,16 @@ import numpy.typing as npt
 
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.methods.common.high_pass import BLOCK
 from OFLSAM2Core.methods.ofl_sam2_atlas.config import LARGEST, ROI_ROOM, SIZES, WHOLE
+from OFLSAM2Core.preprocessing.further_volumes import (
+    FurtherCurves,
+    fit_further_curves,
+    further_curves_from,
+    further_stacks,
+    with_curves,
+)
 from OFLSAM2Core.preprocessing.intensity_mapping import (
     IntensityMapping,
     detect_modality,
@@ -27,20 +35,29 @@ from OFLSAM2Core.preprocessing.roi_crop import crop_around, longest_side
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """stack: canonical slices (S, H, W) of stored intensities, a view of the volume."""
+    """stack: canonical slices (S, H, W) of stored intensities, a view of the volume. further: of
+    each further volume of the case, which the encoder alone sees."""
 
     name: str
     stack: npt.NDArray
     slicing: SliceGeometry
+    further: tuple[npt.NDArray, ...] = ()
+
+    @classmethod
+    def of(cls, volume: Volume, slicing: SliceGeometry) -> Scan:
+        stack = slicing.to_slices(volume.array)
+        return cls(volume.name, stack, slicing, further_stacks(volume, slicing))
 
 
 @dataclass(frozen=True)
 class Intensity:
     """How intensities become grey values. modality: "CT" (one curve for all), "MR" (every region by
-    its own percentiles). curve: for CT and wherever a window was given."""
+    its own percentiles). curve: for CT and wherever a window was given. further: of each further
+    volume."""
 
     modality: str
     curve: IntensityMapping | None = None
+    further: FurtherCurves = ()
 
     @classmethod
     def fit(
@@ -52,27 +69,26 @@ class Intensity:
         """labels: canonical slices (S, H, W) of each scan. window: intensities shown as black and
         white."""
         modality = detect_modality([scan.stack for scan in scans])
+        steps = [scan.slicing.steps for scan in scans]
+        further = fit_further_curves([scan.further for scan in scans], labels, steps)
         if window is not None:
-            return cls(modality, (window, (0.0, 1.0)))
+            return cls(modality, (window, (0.0, 1.0)), further)
         if modality == "CT":
-            steps = [scan.slicing.steps for scan in scans]
-            return cls("CT", fit_intensity_mapping([scan.stack for scan in scans], labels, steps))
-        return cls(modality)
+            curve = fit_intensity_mapping([scan.stack for scan in scans], labels, steps)
+            return cls("CT", curve, further)
+        return cls(modality, None, further)
 
     def curve_of(self, values: npt.NDArray) -> IntensityMapping:
         """For a region of a volume, intensities (S, H, W)."""
         return self.curve or percentile_window(values)
 
     def to_json(self) -> dict[str, Any]:
-        return {"modality": self.modality, "curve": self.curve}
+        return {"modality": self.modality, "curve": self.curve, "further": self.further}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Intensity:
-        curve = data["curve"]
-        if curve is None:
-            return cls(str(data["modality"]))
-        intensities, greys = (tuple(float(each) for each in part) for part in curve)
-        return cls(str(data["modality"]), (intensities, greys))
+        curve, *further = further_curves_from([data["curve"], *data["further"]])
+        return cls(str(data["modality"]), curve, tuple(further))
 
 
 @dataclass(frozen=True)
@@ -144,9 +160,15 @@ class View:
         framing = Letterbox.fit(
             slicing.slice_shape, slicing.spacing_in_plane, self.side / self.size, self.size, region
         )
-        shown = scan.stack[slices[0] : slices[1], top:bottom, left:right]
-        curve = intensity.curve_of(shown)
-        return PreprocessedVolume(scan.stack, curve, framing, name=scan.name, finer=self.finer)
+        shown = np.s_[slices[0] : slices[1], top:bottom, left:right]
+        return PreprocessedVolume(
+            scan.stack,
+            intensity.curve_of(scan.stack[shown]),
+            framing,
+            name=scan.name,
+            finer=self.finer,
+            further=with_curves(scan.further, intensity.further, shown),
+        )
 
 
 def extent_in_plane(labels: npt.NDArray, slicing: SliceGeometry) -> float:

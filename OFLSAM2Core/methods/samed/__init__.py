@@ -52,6 +52,7 @@ class Samed:
     description = "the backbone fine-tuned on the support: LoRA in its encoder, and its decoder"
     needs_backbone = True
     sequences = False
+    further_volumes = True
     corrections = False
     LearnOptions = SamedLearnOptions
     SegmentOptions = SamedSegmentOptions

@@ -59,6 +59,7 @@ class SupportMatching(PromptedMethod):
     """See the module."""
 
     name = "support-matching"
+    further_volumes = False  # Its copies vary hue, which would mix them.
     description = "training-free: each slice from the most similar augmented support slice alone"
     LearnOptions = SupportMatchingLearnOptions
     SegmentOptions = SupportMatchingSegmentOptions

@@ -1,8 +1,12 @@
-"""Part 6: a cohort worked through in the background, and its cases, least sure first."""
+"""Part 6: a cohort worked through in the background, and its cases, least sure first.
+
+A cohort is the volumes of a folder, or those of the scene, which are written as files first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +24,27 @@ from OFLSAM2SlicerLib.cohort_review import (
     REJECTED,
     Cohort,
     CohortCase,
+    can_go_on,
+    go_on,
+    last_words,
     load_case,
     reviewed_run,
     start_cohort,
 )
 from OFLSAM2SlicerLib.controller import Controller
 from OFLSAM2SlicerLib.panel import tables
+from OFLSAM2SlicerLib.scene_queue import volumes_to_queue, write_queue
 
+# Of `oflsam2 cohort`: some cases have no result, which the table says.
+SOME_FAILED = 3
 FOLDER_SETTING = "OFLSAM2/Cohort"
 ROWS = 10
 REFRESH_MS = 3000
 
 
 class CohortPart:
-    """shown: called with volume, segmentation and confidence node of a case that was loaded."""
+    """shown: called with volume, segmentation and confidence node of a case that was loaded.
+    not_queued: volumes of the scene that are not to be segmented, as support cases."""
 
     def __init__(
         self,
@@ -41,7 +52,10 @@ class CohortPart:
         controller: Controller,
         shown: Callable[[Any, Any, Any], None],
         say: Callable[[str], None],
+        not_queued: Callable[[], list[Any]] = list,
     ) -> None:
+        self._not_queued = not_queued
+        self._process: subprocess.Popen[bytes] | None = None
         self._ui = ui
         self._controller = controller
         self._shown = shown
@@ -56,6 +70,8 @@ class CohortPart:
         tables.stretch(ui.cohortTable, 0)
         ui.openCohortButton.connect("clicked(bool)", self._on_open)
         ui.startCohortButton.connect("clicked(bool)", self._on_start)
+        ui.startSceneCohortButton.connect("clicked(bool)", self._on_start_scene)
+        ui.goOnCohortButton.connect("clicked(bool)", self._on_go_on)
         ui.nextCaseButton.connect("clicked(bool)", lambda *_args: self.next_case())
         ui.acceptCaseButton.connect("clicked(bool)", lambda *_args: self._on_verdict(ACCEPTED))
         ui.rejectCaseButton.connect("clicked(bool)", lambda *_args: self._on_verdict(REJECTED))
@@ -77,7 +93,39 @@ class CohortPart:
         self._fill()
 
     def start(self, inputs: str, folder: Path) -> None:
-        """Segment the volumes of a folder with the learned task, also while Slicer is closed."""
+        """Segment the volumes of a folder, or of a list, with the learned task, also while Slicer
+        is closed."""
+
+        def begin(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+            task = self._controller.save_task(folder.with_name(f"{folder.name}-task"))
+            return start_cohort(command, environment, [inputs], task, folder)
+
+        self._begin(begin, folder)
+
+    def start_scene(self, parent: Path) -> None:
+        """Segment the volumes of the scene with the learned task. They are written to a folder of
+        `parent` first, a volume a tick; what was queued there before stays in the queue."""
+        others = [*self._not_queued(), *self._nodes]
+        nodes = volumes_to_queue(slicer.mrmlScene, others)
+        if not nodes:
+            self._say(_("The scene holds no volume but those of the support."))
+            return
+        self._say(_("{count} volumes are written to files.").format(count=len(nodes)))
+        self._controller.review(self._queue(nodes, parent), self._say)
+
+    def _queue(self, nodes: list[Any], parent: Path) -> Steps[None]:
+        try:
+            path = yield from write_queue(nodes, parent / "scene-volumes")
+        except OFLSAM2Error as error:
+            self._say(str(error))
+            return
+        self.start(str(path), parent / "scene-cohort")
+
+    def _begin(
+        self,
+        begin: Callable[[Sequence[str], dict[str, str]], subprocess.Popen[bytes]],
+        folder: Path,
+    ) -> None:
         command = self._controller.link.command
         if not command.is_python:
             self._say(
@@ -88,10 +136,7 @@ class CohortPart:
             )
             return
         try:
-            task = self._controller.save_task(folder.with_name(f"{folder.name}-task"))
-            start_cohort(
-                command.command[:1], worker_environment(command.env), [inputs], task, folder
-            )
+            self._process = begin(command.command[:1], worker_environment(command.env))
         except (OFLSAM2Error, OSError) as error:
             self._say(str(error))
             return
@@ -99,6 +144,14 @@ class CohortPart:
         self._cohort = None
         self._say(_("The cohort has been started; it goes on when Slicer is closed."))
         self._timer.start()
+
+    def _tell_end(self, folder: str) -> None:
+        """Say why the process has ended, where it was not at its end."""
+        if self._process is None or self._process.poll() is None:
+            return
+        code, self._process = self._process.returncode, None
+        if code not in (0, SOME_FAILED):
+            self._say(_("The cohort has stopped. {words}").format(words=last_words(Path(folder))))
 
     def follow(self, followed: bool) -> None:
         """Look again and again how far the cohort is, while the module is open."""
@@ -109,6 +162,7 @@ class CohortPart:
 
     def refresh(self, *_args: Any) -> None:
         folder = str(qt.QSettings().value(FOLDER_SETTING) or "")
+        self._tell_end(folder)
         if (
             not (Path(folder) / "manifest.jsonl").is_file()
             or self._ui.cohortCollapsibleButton.collapsed
@@ -207,6 +261,9 @@ class CohortPart:
             else _("No cohort is open.")
         )
         self._ui.nextCaseButton.enabled = bool(due)
+        self._ui.goOnCohortButton.enabled = (
+            self._cohort is not None and self._process is None and can_go_on(self._cohort)
+        )
         for name in ("acceptCaseButton", "rejectCaseButton", "saveCaseButton"):
             getattr(self._ui, name).enabled = self._current is not None
 
@@ -232,6 +289,22 @@ class CohortPart:
         parent = qt.QFileDialog.getExistingDirectory(window, _("Where the results go"))
         if parent:
             self.start(str(inputs), Path(str(parent)) / f"{Path(str(inputs)).name}-cohort")
+
+    def _on_start_scene(self, *_args: Any) -> None:
+        if self._controller.learned is None:
+            self._say(_("Learn or load a task first, in the part Learned task."))
+            return
+        parent = qt.QFileDialog.getExistingDirectory(
+            slicer.util.mainWindow(), _("Where the volumes of the scene and their results go")
+        )
+        if parent:
+            self.start_scene(Path(str(parent)))
+
+    def _on_go_on(self, *_args: Any) -> None:
+        if self._cohort is not None:
+            folder = self._cohort.folder
+            self._begin(lambda command, environment: go_on(command, environment, folder), folder)
+            self.refresh()
 
 
 def _milliliters(case: CohortCase) -> str:

@@ -138,7 +138,7 @@ class ReviewPart:
         now = (scores, scores.changes if scores is not None else 0)
         if now == self._shown:
             return
-        self._shown = now
+        is_another, self._shown = scores is not self._shown[0], now
         self._listed = scores.most_doubtful(ROWS) if scores is not None else []
         several = scores is not None and scores.has_several_frames
         texts = [
@@ -154,6 +154,8 @@ class ReviewPart:
         self._is_filling = True
         tables.fill(self._ui.doubtfulTable, texts)
         tables.fit(self._ui.doubtfulTable, ROWS)
+        if is_another:  # What was chosen of the volume before says nothing of this one.
+            self._ui.doubtfulTable.setCurrentCell(-1, -1)
         self._is_filling = False
         label = self._ui.chartLabel
         width = max(200, label.width)
