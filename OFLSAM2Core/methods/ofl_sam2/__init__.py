@@ -60,7 +60,8 @@ class OflSam2:
             ctx, cases, structures, options.support_slices, options.augmentation_factor
         )
         equations = support_equations(ctx, slices, options.kernel)
-        trained = Training(ctx, slices, equations, options).run()
+        with ctx.seeded():
+            trained = Training(ctx, slices, equations, options).run()
         mapping = MappingNetwork.fit(
             mean_of(list(equations.values())),
             options.kernel,

@@ -94,13 +94,12 @@ class Training:
         self._by_place = {(s.case, s.copy, s.index): s for s in slices}
 
     def run(self) -> Trained:
-        """AdamW on Dice and cross-entropy through the frozen decoder."""
+        """AdamW on Dice and cross-entropy through the frozen decoder. To be called where PyTorch's own
+        generator is seeded."""
         device, options = self.backbone.device, self.options
         seed = int(self.rng.integers(2**32))
         fusion = AdaptiveFusion.for_backbone(self.backbone, seed).to(device)
-        with torch.random.fork_rng(devices=[]):  # The caller's random state stays as it is.
-            torch.manual_seed(seed)
-            attention = self.backbone.new_attention()
+        attention = self.backbone.new_attention()
         if attention is not None:
             attention = attention.to(device).train()
         modules = [m for m in (fusion, attention) if m is not None]
@@ -139,11 +138,8 @@ class Training:
         attended = mapped = None
         if self.options.memory_branch:
             support = [memory.of(structures) for memory in self._retrieved(query)]
-            attention = trained.attention
-            if attention is not None:
-                attention = attention.seeded(int(self.rng.integers(2**32)))
             neighbour = self._neighbour(query, structures)
-            attended = self.backbone.attend(features, support, neighbour, attention)
+            attended = self.backbone.attend(features, support, neighbour, trained.attention)
         if self.options.mapping_branch:
             mapped = self._mapping[query.fold](features.normalized_embedding)[structures]
         target = trained.fusion(features.embedding, attended, mapped, self.options.adaptive_fusion)
