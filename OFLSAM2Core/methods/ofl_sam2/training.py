@@ -94,8 +94,8 @@ class Training:
         self._by_place = {(s.case, s.copy, s.index): s for s in slices}
 
     def run(self) -> Trained:
-        """AdamW on Dice and cross-entropy through the frozen decoder. To be called where PyTorch's own
-        generator is seeded."""
+        """AdamW on Dice and cross-entropy through the frozen decoder, by PyTorch's own generator as
+        the caller has seeded it."""
         device, options = self.backbone.device, self.options
         seed = int(self.rng.integers(2**32))
         fusion = AdaptiveFusion.for_backbone(self.backbone, seed).to(device)
