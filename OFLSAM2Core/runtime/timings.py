@@ -16,11 +16,17 @@ class Timings:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
+    _within: float = 0.0
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        """Times what is done within, less the stages that it holds itself."""
+        start, outside = time.perf_counter(), self._within
+        self._within = 0.0
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            taken = time.perf_counter() - start
+            self.seconds[name] += taken - self._within
             self.counts[name] += 1
+            self._within = outside + taken

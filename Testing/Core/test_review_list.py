@@ -36,7 +36,7 @@ several = st.lists(
     st.builds(
         One,
         index=st.integers(0, 40),
-        doubt=st.floats(0, 1e6),
+        doubt=st.one_of(st.just(0.0), st.floats(1e-6, 1e6)),
         scores=scores,
         frame=st.integers(0, 2),
     ),

@@ -13,15 +13,17 @@ from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics
 from OFLSAM2Core.methods.common.high_pass import BLOCK, high_pass_features
 from OFLSAM2Core.preprocessing.letterbox import Box
 from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume
+from OFLSAM2Core.runtime.timings import Timings
 
 
 class EncodedWindow:
     """Embeddings and fine detail of a window's slices, kept in half precision: 1.2 MB a slice of
     192 x 192 pixels. encoded: how many have been."""
 
-    def __init__(self, backbone: Backbone, window: PreprocessedVolume) -> None:
+    def __init__(self, backbone: Backbone, window: PreprocessedVolume, timings: Timings) -> None:
         self.window = window
         self._backbone = backbone
+        self._timings = timings
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -32,7 +34,8 @@ class EncodedWindow:
         """Of canonical slice `index`: embedding (C, h, w) and detail (1, 4h, 4w)."""
         if index not in self._kept:
             image = torch.from_numpy(self.window.image(index))[None]
-            self._kept[index] = encode(self._backbone, image)
+            with self._timings.stage("encode"):
+                self._kept[index] = encode(self._backbone, image)
         embedding, detail = self._kept[index]
         return embedding.float(), detail.float()
 

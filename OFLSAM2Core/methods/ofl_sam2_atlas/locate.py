@@ -25,16 +25,19 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.region import Region, region_of
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
+from OFLSAM2Core.runtime.timings import Timings
 
 logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int], None]
 
 
-def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Location:
+def locate(
+    model: Model, backbone: Backbone, scan: Scan, on_step: OnStep, timings: Timings
+) -> Location:
     """The best hypothesis, by its affine maps; `registered` makes its prior exact."""
     if not model.worth.located:
-        return _everywhere(model, backbone, scan)
+        return _everywhere(model, backbone, scan, timings)
     which = range(model.atlases.count)
     places = likely_places(model.atlases, scan, which)
     poses = _distinct(model, model.atlases.pose(scan, places, which, on_step))
@@ -44,9 +47,9 @@ def locate(model: Model, backbone: Backbone, scan: Scan, on_step: OnStep) -> Loc
         region = region_of(prior)
         if region is None or region.stop <= 0 or region.first >= scan.slicing.count:
             continue
-        found.append(_at(model, backbone, scan, pose, prior, region))
+        found.append(_at(model, backbone, scan, pose, prior, region, timings))
     if not found:
-        return _everywhere(model, backbone, scan)
+        return _everywhere(model, backbone, scan, timings)
     if len(found) > 1:
         found = [replace(each, agreement=agreement(model, each)) for each in found]
         logger.info(
@@ -180,11 +183,17 @@ def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> L
 
 
 def _at(
-    model: Model, backbone: Backbone, scan: Scan, pose: Pose, prior: AtlasPrior, region: Region
+    model: Model,
+    backbone: Backbone,
+    scan: Scan,
+    pose: Pose,
+    prior: AtlasPrior,
+    region: Region,
+    timings: Timings,
 ) -> Location:
     first, stop = _slices(model, scan, region)
     window = model.view.window(scan, region.centre, _held(scan, region), model.intensity)
-    encoded = EncodedWindow(backbone, window)
+    encoded = EncodedWindow(backbone, window, timings)
     return Location(encoded, first, stop, _probes(scan, region), region.scale, prior, pose)
 
 
@@ -204,7 +213,7 @@ def _slices(model: Model, scan: Scan, region: Region) -> tuple[int, int]:
     return max(region.first - more, 0), min(region.stop + more, scan.slicing.count)
 
 
-def _everywhere(model: Model, backbone: Backbone, scan: Scan) -> Location:
+def _everywhere(model: Model, backbone: Backbone, scan: Scan, timings: Timings) -> Location:
     """All of a volume, without prior and position."""
     count = scan.slicing.count
     rows, columns = scan.slicing.slice_shape
@@ -213,7 +222,7 @@ def _everywhere(model: Model, backbone: Backbone, scan: Scan) -> Location:
         logger.warning("'%s' is so large that it is predicted at a coarser scale.", scan.name)
     window = view.window(scan, (rows / 2, columns / 2), (0, count), model.intensity)
     probes = tuple(spread_over(0, count, config.PROBES))
-    encoded = EncodedWindow(backbone.at_size(view.image_size), window)
+    encoded = EncodedWindow(backbone.at_size(view.image_size), window, timings)
     return Location(encoded, 0, count, probes, None, None, None)
 
 

@@ -66,7 +66,7 @@ def segment_scan(
         report(Progress("segment", 0, count, "registering the support cases"))
 
     with timings.stage("locate"):
-        location = locate(model, backbone, scan, on_step)
+        location = locate(model, backbone, scan, on_step, timings)
     if not options.atlas_prior:
         location = replace(location, prior=None)
 
