@@ -13,8 +13,6 @@ from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
 from vtk.util import numpy_support
 
-from OFLSAM2Core.io.reading import read_segmentation, read_volume
-
 OBLIQUE = np.array(
     [
         [0.8, -0.3, 0.2, -40.0],
@@ -109,6 +107,8 @@ def add_segmentation(
 
 def load_volume(path: str, properties: Mapping[str, str] | None = None) -> Any:
     """`slicer.util.loadVolume`, by the core's reader."""
+    from OFLSAM2Core.io.reading import read_volume  # Slicer does without SimpleITK until here.
+
     read = read_volume(path)
     name = (properties or {}).get("name", read.name)
     return add_volume(slicer.mrmlScene, np.asarray(read.array), name, read.affine)
@@ -116,6 +116,8 @@ def load_volume(path: str, properties: Mapping[str, str] | None = None) -> Any:
 
 def load_segmentation(path: str, properties: Mapping[str, str] | None = None) -> Any:
     """`slicer.util.loadSegmentation`, by the core's reader."""
+    from OFLSAM2Core.io.reading import read_segmentation
+
     labels, affine, structures = read_segmentation(path)
     scene = slicer.mrmlScene
     volume = add_volume(scene, labels, "grid", affine)
