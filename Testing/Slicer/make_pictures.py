@@ -49,11 +49,11 @@ def load(scene: Any, case: str, with_labels: bool) -> tuple[Any, Any]:
     """A sample volume and its segmentation, as the module Sample Data loads them."""
     from OFLSAM2Core.io.reading import read_volume
 
-    read = read_volume(sample_data.checked_file(f"{case}_image.nii.gz"))
+    read = read_volume(sample_data.sample_folder() / f"{case}_image.nii.gz")
     volume = add_volume(scene, np.asarray(read.array, np.float32), case, read.affine)
     if not with_labels:
         return volume, None
-    labels = read_volume(sample_data.checked_file(f"{case}_label.nii.gz")).array
+    labels = read_volume(sample_data.sample_folder() / f"{case}_label.nii.gz").array
     structures = sample_data.sample_structures()
     masks = {one.name: labels == one.label for one in structures}
     colors = [one.color for one in structures]
