@@ -67,7 +67,7 @@ class CohortPart:
         self._timer = qt.QTimer()
         self._timer.setInterval(REFRESH_MS)
         self._timer.connect("timeout()", self.refresh)
-        tables.stretch(ui.cohortTable, 0)
+        tables.stretch(ui.cohortTable, 3)
         ui.openCohortButton.connect("clicked(bool)", self._on_open)
         ui.startCohortButton.connect("clicked(bool)", self._on_start)
         ui.startSceneCohortButton.connect("clicked(bool)", self._on_start_scene)
@@ -249,6 +249,7 @@ class CohortPart:
         tables.fit(self._ui.cohortTable, ROWS)
         for row, case in enumerate(cases):
             self._ui.cohortTable.item(row, 1).setToolTip(case.reason)
+            self._ui.cohortTable.item(row, 3).setToolTip(texts[row][3])
             if self._current is not None and case.name == self._current.name:
                 self._ui.cohortTable.selectRow(row)
         due = sum(case.is_due for case in cases)
