@@ -22,7 +22,7 @@ from OFLSAM2Core.atlas.isotropic_grid import IsotropicGrid
 
 DIFFUSION = 0.05
 """How much neighbouring displacements must agree. Of 0.5 to 0.025: five volumes of each set by
-registration alone, see docs/experiments/registration.md."""
+registration alone, see docs/experiments/atlas-prior.md."""
 
 TURNED = 0.02
 """How much an affine map is held to what it was at first."""

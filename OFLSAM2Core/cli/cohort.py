@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from OFLSAM2Core import __version__, methods
+from OFLSAM2Core import __version__
 from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.cli.exit_codes import SOME_FAILED
-from OFLSAM2Core.cli.files import add_support_options, read_support, split_support
+from OFLSAM2Core.cli.files import add_support_options, default_method, read_support, split_support
 from OFLSAM2Core.cli.interrupt import call_in_background, raise_if_stopped
 from OFLSAM2Core.cli.options import (
     add_session_options,
@@ -45,9 +45,7 @@ from OFLSAM2Core.cohort.task_segmenter import TaskSegmenter, sha256_of
 from OFLSAM2Core.cohort.workers import ThisProcess, Workers
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.errors import InputError, OFLSAM2Error, ResourceError
-from OFLSAM2Core.io.reading import is_sequence
 from OFLSAM2Core.learned_task import SUFFIX
-from OFLSAM2Core.methods import default_for
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
@@ -305,7 +303,7 @@ def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
     for files in support:
         if len(files.images) > 1:
             raise _several_volumes(f"'{files.images[0]}' is a support case", len(files.images))
-    method = default_for(any(is_sequence(files.images[0]) for files in support))
+    method = default_method(support)
     check_options(args, method)
     cases = call_in_background(lambda report: read_support(support, args.labels, report), bars)
     session = make_session(args, bars, method=method)
@@ -318,17 +316,17 @@ def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
 
 
 def _support_identity(args: argparse.Namespace) -> str:
+    support = [split_support(text) for text in args.support]
     settings = {
         "options": settings_from(args),
         "preset": args.preset,
         "backbone": args.backbone or DEFAULT_BACKBONE,
-        "method": args.method or methods.DEFAULT,
+        "method": args.method or default_method(support),
         "precision": args.precision,
         "seed": args.seed,
         "allow_missing": args.allow_missing,
     }
-    files = [split_support(text).all for text in args.support]
-    return support_identity(files, args.labels, args.weights, settings)
+    return support_identity([files.all for files in support], args.labels, args.weights, settings)
 
 
 def _workers(

@@ -16,7 +16,8 @@ from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.memory_first import require_memory_to_learn, require_memory_to_segment
-from OFLSAM2Core.io.reading import check_writable, read_support_case
+from OFLSAM2Core.io.reading import check_writable, is_sequence, read_support_case
+from OFLSAM2Core.methods import default_for
 
 
 def add_support_options(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +49,11 @@ class SupportFiles:
     @property
     def all(self) -> tuple[Path, ...]:
         return (*self.images, self.labels)
+
+
+def default_method(support: Sequence[SupportFiles]) -> str:
+    """The method that is used where none is named; nothing but lists of files is looked at."""
+    return default_for(any(is_sequence(files.images[0]) for files in support))
 
 
 def split_images(text: str | Path) -> tuple[Path, ...]:

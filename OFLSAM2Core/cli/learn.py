@@ -6,7 +6,13 @@ import argparse
 import time
 from pathlib import Path
 
-from OFLSAM2Core.cli.files import add_support_options, check_outputs, read_support, split_support
+from OFLSAM2Core.cli.files import (
+    add_support_options,
+    check_outputs,
+    default_method,
+    read_support,
+    split_support,
+)
 from OFLSAM2Core.cli.interrupt import call_in_background
 from OFLSAM2Core.cli.options import (
     add_overwrite_option,
@@ -17,10 +23,8 @@ from OFLSAM2Core.cli.options import (
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.results import ProgressCallback
 from OFLSAM2Core.io.label_table import LabelTable
-from OFLSAM2Core.io.reading import is_sequence
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
-from OFLSAM2Core.methods import default_for
 
 _TASK_BYTES = 100_000_000
 """More than a task of the default method takes on the disk."""
@@ -62,11 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.task is not None:
         before = call_in_background(lambda report: LearnedTask.load(args.task), bars)
         known = LabelTable(before.structures, "the learned task")
-    method = (
-        before.method
-        if before
-        else default_for(any(is_sequence(files.images[0]) for files in support))
-    )
+    method = before.method if before else default_method(support)
     check_options(args, method)
     cases = call_in_background(
         lambda report: read_support(support, args.labels, report, known), bars

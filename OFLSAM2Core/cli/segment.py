@@ -13,6 +13,7 @@ from OFLSAM2Core.cli.files import (
     add_support_options,
     check_outputs,
     check_resources,
+    default_method,
     read_support,
     split_images,
     split_support,
@@ -40,7 +41,6 @@ from OFLSAM2Core.io.dicom_seg_writing import (
     write_dicom_seg,
 )
 from OFLSAM2Core.io.reading import (
-    is_sequence,
     read_volume,
     write_confidence,
     write_labelmap,
@@ -49,7 +49,6 @@ from OFLSAM2Core.io.reading import (
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
-from OFLSAM2Core.methods import default_for
 
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
@@ -150,7 +149,7 @@ def _session_and_task(
         given = check_options(args, task.method)
         given.for_segmenting(task.options, settings_from(args))
         return make_session(args, bars, backbone=task.backbone, method=task.method), task
-    method = default_for(any(is_sequence(files.images[0]) for files in support))
+    method = default_method(support)
     check_options(args, method)
 
     def read(report: Any) -> list[SupportCase]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -97,18 +98,8 @@ def _resampled(
             f"'{volume.source or volume.name}'; their grids differ: {'; '.join(differences)}.",
             "Pick the right pair.",
         )
-    to_labels = np.linalg.inv(affine) @ volume.affine
-    # numpy's order of axes, k, j, i.
-    matrix, offset = to_labels[:3, :3][::-1, ::-1], to_labels[:3, 3][::-1]
     result = np.zeros(volume.grid_shape, np.uint8)
-    for k, plane in enumerate(result):
-        rows, columns = (np.arange(size, dtype=np.float64) for size in plane.shape)
-        places = (
-            offset[:, None, None]
-            + matrix[:, 0, None, None] * k
-            + matrix[:, 1, None, None] * rows[:, None]
-            + matrix[:, 2, None, None] * columns[None, :]
-        )
+    for plane, places in zip(result, places_by_plane(volume, affine), strict=True):
         # Beyond the outermost voxel centres there is half a voxel more.
         ndimage.map_coordinates(
             labels, places, output=plane, order=0, mode="grid-constant", cval=0, prefilter=False
@@ -153,6 +144,22 @@ def _differ(source: str | Path, volume: Volume, differences: list[str]) -> Input
         f"'{volume.source or volume.name}': {'; '.join(differences)}.",
         "Resample the segmentation onto the volume's grid, or pick the right pair.",
     )
+
+
+def places_by_plane(volume: Volume, affine: npt.NDArray) -> Iterator[npt.NDArray[np.float64]]:
+    """For each plane of a volume's array, where its voxels lie in an array on the grid of `affine`,
+    in voxels of that, (3, J, I) in numpy's order of axes."""
+    to_other = np.linalg.inv(affine) @ volume.affine
+    matrix, offset = to_other[:3, :3][::-1, ::-1], to_other[:3, 3][::-1]
+    count, *plane = volume.grid_shape
+    rows, columns = (np.arange(size, dtype=np.float64) for size in plane)
+    for k in range(count):
+        yield (
+            offset[:, None, None]
+            + matrix[:, 0, None, None] * k
+            + matrix[:, 1, None, None] * rows[:, None]
+            + matrix[:, 2, None, None] * columns[None, :]
+        )
 
 
 def grid_differences(

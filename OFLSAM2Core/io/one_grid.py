@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.io.align_labels import GRID_TOLERANCE, grid_differences
+from OFLSAM2Core.io.align_labels import GRID_TOLERANCE, grid_differences, places_by_plane
 
 _log = logging.getLogger(__name__)
 
@@ -31,21 +31,11 @@ def on_one_grid(volume: Volume) -> Volume:
 def _on_grid_of(volume: Volume, other: Volume) -> Volume:
     if _same_grid(volume, other):
         return replace(other, affine=volume.affine)
-    to_other = np.linalg.inv(other.affine) @ volume.affine
-    # numpy's order of axes, k, j, i.
-    matrix, offset = to_other[:3, :3][::-1, ::-1], to_other[:3, 3][::-1]
     last = np.array(other.array.shape) - 0.5
     result = np.empty(volume.grid_shape, np.float32)
     stored, lowest = other.array.astype(np.float32), float(other.array.min())
     inside = 0
-    for k, plane in enumerate(result):
-        rows, columns = (np.arange(size, dtype=np.float64) for size in plane.shape)
-        places = (
-            offset[:, None, None]
-            + matrix[:, 0, None, None] * k
-            + matrix[:, 1, None, None] * rows[:, None]
-            + matrix[:, 2, None, None] * columns[None, :]
-        )
+    for plane, places in zip(result, places_by_plane(volume, other.affine), strict=True):
         # Beyond the outermost voxel centres there is half a voxel more, of the same value.
         there = ((places >= -0.5) & (places <= last[:, None, None])).all(axis=0)
         inside += int(there.sum())

@@ -37,12 +37,11 @@ Calibration error, left atrium (4), hippocampus (17), heart (34), head and neck 
 0.002, 0.010, 0.001, 0.033, and prostates too sure."""
 
 
-def slice_confidence(shares: Tensor, decisive: Tensor | None = None) -> Tensor:
+def slice_confidence(shares: Tensor) -> Tensor:
     """S_cf of structures, without a label: (N,).
 
     shares: how likely each voxel is what, (N + 1, H, W), background first
-    (`soft_label_competition`). decisive: likewise, what is largest is predicted; the shares
-    themselves without it.
+    (`soft_label_competition`); what is largest is predicted.
 
     The Dice that is to be expected if every probability is true: twice the mass inside the
     predicted mask over the mask's size plus all mass. Sure and compact gives 1, hesitation at
@@ -51,13 +50,12 @@ def slice_confidence(shares: Tensor, decisive: Tensor | None = None) -> Tensor:
     a clearly empty slice is trusted and a missed structure is not.
     """
     maps = shares[1:].flatten(1)
-    deciding = (shares if decisive is None else decisive).flatten(1)
-    structures = torch.arange(1, len(deciding), device=deciding.device)
-    inside = (deciding.argmax(dim=0) == structures[:, None]).to(maps.dtype)
+    structures = torch.arange(1, len(shares), device=shares.device)
+    inside = (shares.flatten(1).argmax(dim=0) == structures[:, None]).to(maps.dtype)
     size = inside.sum(dim=1)
     mass = torch.where(maps > FAINT, maps, torch.zeros_like(maps)).sum(dim=1)
     expected = 2 * (maps * inside).sum(dim=1) / (size + mass).clamp(min=1e-6)
-    return torch.where(size > 0, expected, 1 - deciding[1:].amax(dim=1))
+    return torch.where(size > 0, expected, 1 - maps.amax(dim=1))
 
 
 def extent_confidence(

@@ -4,8 +4,8 @@ Two things are learned from the support cases and stored in the learned task:
 
 - grey values. CT has an absolute scale, so one curve is learned, from the intensities in and
   around the structures, unless a window is given. MR (and all else) has none: every volume is
-  scaled by its own percentiles, in bounds that the support sets (brightness.py). Colour frames are
-  taken as they are.
+  scaled by its own percentiles, in bounds that the support sets (intensity_bounds.py). Colour
+  frames are taken as they are.
 - size. One network pixel has the same physical size in every case, the smallest with which
   the support slices fit, so that a structure has the size in a target that it had in the support.
 """

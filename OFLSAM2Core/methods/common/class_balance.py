@@ -47,9 +47,6 @@ class PositionWeights:
         far = torch.where(share > 0, (1 - wanted) / (1 - share).clamp(min=1e-6), 1.0)
         return cls(near, far)
 
-    def of_structures(self, index: list[int]) -> PositionWeights:
-        return PositionWeights(self.near[index], self.far[index])
-
     def even(self) -> PositionWeights:
         """Every position counts the same."""
         return PositionWeights(torch.ones_like(self.near), torch.ones_like(self.far))

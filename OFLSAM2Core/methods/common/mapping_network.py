@@ -1,15 +1,10 @@
-"""The mapping network T_tau: one convolution from image features to memory features.
+"""The mapping network of the default method: one convolution from image features to masks.
 
-In volumes it knows besides where positions lie (places.py), which enters as linearly.
-
-It is fitted, not trained: its loss (mean square error to the memory features of known slices, plus
-lambda^2 |tau|^2) is quadratic in tau, so the whole history of samples is held by two matrices, the
-normal equations, and steepest descent on them takes the same steps as on the samples themselves.
-A slice's 4096 positions then cost one product when it is added and nothing afterwards, where
-keeping 32 samples (as LWL does) costs 32 convolutions in each of 5 steps.
-
-Notation of METHODS in the paper and of LWL (Bhat et al. 2020): r = T_tau(x) - e, g = J'r, h = Jg,
-alpha = g.g / h.h.
+Where place helps it sees besides where positions lie (slice_position/encoding.py), which enters as
+linearly. It is fitted, not trained: its loss (mean square error over the positions of known slices,
+plus lambda^2 |tau|^2) is quadratic in tau, so all samples are held by two matrices, the normal
+equations, to which those of corrected slices are added exactly. The paper's own mapping network, by
+steepest descent, is methods/ofl_sam2/mapping_network.py.
 """
 
 from __future__ import annotations

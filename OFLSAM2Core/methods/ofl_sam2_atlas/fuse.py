@@ -125,7 +125,7 @@ def labels_and_confidence(
     shared = soft_label_competition(probabilities.clamp(0, 1))
     which = shared.argmax(dim=0, keepdim=True)
     shown = calibrated(shared, temperature).gather(0, which)[0]
-    scores = slice_confidence(shared, shared)
+    scores = slice_confidence(shared)
     if sure is not None:
         scores = scores * sure
     values = torch.tensor([0, *(s.label for s in model.structures)], dtype=torch.uint8)

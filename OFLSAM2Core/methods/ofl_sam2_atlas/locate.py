@@ -43,15 +43,13 @@ def locate(
     poses = _distinct(model, model.atlases.pose(scan, places, which, on_step))
     found = []
     for pose in poses:
-        prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
-        region = region_of(prior)
-        if region is None or region.stop <= 0 or region.first >= scan.slicing.count:
-            continue
-        found.append(_at(model, backbone, scan, pose, prior, region, timings))
+        prior, region = _placed(model, scan, pose, on_step)
+        if region is not None:
+            found.append(_at(model, backbone, scan, pose, prior, region, timings))
     if not found:
         return _everywhere(model, backbone, scan, timings)
     if len(found) > 1:
-        found = [replace(each, agreement=agreement(model, each)) for each in found]
+        found = [replace(each, agreement=_agreement_in_few(model, each)) for each in found]
         logger.info(
             "'%s': %s",
             scan.name,
@@ -136,16 +134,16 @@ def _agreement(
     return float((2 * both / either.clamp(min=1e-6)).mean())
 
 
-def agreement(model: Model, location: Location) -> float:
+def _agreement_in_few(model: Model, location: Location) -> float:
     """Of a hypothesis's prior and of what features and head say by themselves in a few slices: Dice
     of both probabilities, mean of the structures that the prior has there."""
     probes = location.probes[:: max(1, len(location.probes) // 4)]
     assert location.prior is not None
     framing = location.encoded.window.framing
-    return _agreement(location.prior, by_features(model, location, probes).items(), framing)
+    return _agreement(location.prior, _by_features(model, location, probes).items(), framing)
 
 
-def by_features(model: Model, location: Location, probes: Sequence[int]) -> dict[int, Tensor]:
+def _by_features(model: Model, location: Location, probes: Sequence[int]) -> dict[int, Tensor]:
     """Probabilities (N, S, S) of some slices, without prior and position."""
     seen = standardised(location.encoded, location.encoded.statistics(probes))
     return {index: predict_slice(model, seen(index), None, None) for index in probes}
@@ -156,15 +154,14 @@ def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> L
     themselves; which of both priors agrees better with that. A prostate was located 25 mm beside
     the gland, where no feature saw it, and registration did not find back from there."""
     assert location.pose is not None and location.prior is not None
-    seen = by_features(model, location, location.probes)
+    seen = _by_features(model, location, location.probes)
     middle = _middle_of(model, scan, location, {n: as_bytes(own) for n, own in seen.items()})
     if middle is None:
         return location
     start = location.pose.middle[0], middle[1], middle[2]
     (pose,) = model.atlases.pose(scan, [start], location.pose.which, on_step)
-    prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
-    region = region_of(prior)
-    if region is None or region.stop <= 0 or region.first >= scan.slicing.count:
+    prior, region = _placed(model, scan, pose, on_step)
+    if region is None:
         return location
     framing = location.encoded.window.framing
     as_it_is = replace(location, agreement=_agreement(location.prior, seen.items(), framing))
@@ -180,6 +177,18 @@ def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> L
         agreement=_agreement(prior, seen.items(), framing),
     )
     return max((as_it_is, beside), key=_score)
+
+
+def _placed(
+    model: Model, scan: Scan, pose: Pose, on_step: OnStep
+) -> tuple[AtlasPrior, Region | None]:
+    """What the atlases say by their affine maps, and where; None where that is nowhere in the
+    volume."""
+    prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
+    region = region_of(prior)
+    if region is None or region.stop <= 0 or region.first >= scan.slicing.count:
+        return prior, None
+    return prior, region
 
 
 def _at(
