@@ -21,9 +21,9 @@ from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases
+from OFLSAM2Core.methods.ofl_sam2_atlas.fuse import MOST, prior_weights, weighted_mean
 from OFLSAM2Core.methods.ofl_sam2_atlas.leave_one_out import overlap
 from OFLSAM2Core.methods.ofl_sam2_atlas.places import likely_places
-from OFLSAM2Core.methods.ofl_sam2_atlas.prior_weight import MOST, prior_weights, weighted_mean
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, Scan
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
 

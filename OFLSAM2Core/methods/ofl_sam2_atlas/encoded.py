@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,10 +76,3 @@ def statistics_of(embeddings: Sequence[Tensor], box: Box) -> FeatureStatistics:
     )
     mean, deviation = values.mean(dim=1), values.std(dim=1).clamp(min=1e-4)
     return FeatureStatistics(mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1))
-
-
-def spread_over(first: int, stop: int, count: int) -> list[int]:
-    """So many slices of a range, evenly, or all of them."""
-    wanted = min(count, stop - first)
-    at = first + (np.arange(wanted) + 0.5) * (stop - first) / max(wanted, 1) - 0.5
-    return sorted({round(float(each)) for each in at})

@@ -13,7 +13,6 @@ from torch import Tensor
 from OFLSAM2Core.methods.ofl_sam2_atlas.config import CONFIRMED
 from OFLSAM2Core.methods.ofl_sam2_atlas.location import Location
 from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model
-from OFLSAM2Core.methods.ofl_sam2_atlas.prior_weight import prior_weights, weighted_mean
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
 from OFLSAM2Core.postprocessing.confidence import (
     TEMPERATURE,
@@ -27,6 +26,16 @@ from OFLSAM2Core.postprocessing.confidence import (
 from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
 
 CPU = torch.device("cpu")
+
+TRUSTED = 2.0
+"""Weight of the prior where both are expected to be equally good
+(docs/experiments/atlas-prior.md)."""
+
+MOST = 0.85
+"""The largest share of the prior."""
+
+UNTRIED = 0.7
+"""Dice expected of the prior of a single support case, to which no other was registered."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,39 @@ def confirmed(volume: ProbabilityVolume, prior: ProbabilityVolume) -> npt.NDArra
         mean = own[where].mean() / 255 if where.any() else 0.0
         found.append(min(float(mean) / CONFIRMED, 1.0))
     return np.array(found)
+
+
+def prior_weights(
+    predicted: ProbabilityVolume, prior: ProbabilityVolume, reliable: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Share of the prior of each structure, (N,) in [0, MOST].
+
+    The prior's expected Dice in this volume says how well the atlases agree once they are
+    registered to it; reliable, the Dice of each structure by leave-one-out, (N,), how well that
+    went among the support cases (NaN where there is a single one). The geometric mean of the odds
+    of both is compared with the odds of the prediction's expected Dice.
+    """
+    expected = np.where(
+        np.isnan(reliable), _odds(UNTRIED), np.sqrt(_odds(reliable) * _odds(prior.expected_dice()))
+    )
+    weights = TRUSTED * expected / _odds(predicted.expected_dice())
+    return np.minimum(weights / (1 + weights), MOST)
+
+
+def weighted_mean(
+    predicted: ProbabilityVolume, prior: ProbabilityVolume, weight: npt.NDArray[np.float64]
+) -> ProbabilityVolume:
+    """The mean of both probabilities. weight: of the prior of each structure, (N,) in [0, 1]."""
+    own = torch.from_numpy(weight).float()[:, None, None]
+    return ProbabilityVolume.of_slices(
+        torch.lerp(predicted.slice(index, CPU), prior.slice(index, CPU), own)
+        for index in range(predicted.count)
+    )
+
+
+def _odds(dice: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
+    likely = np.clip(dice, 0.02, 0.98)
+    return likely / (1 - likely)
 
 
 def labels_and_confidence(

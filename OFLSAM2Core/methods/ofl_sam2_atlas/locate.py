@@ -4,7 +4,7 @@ and the head say decides."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +15,16 @@ from OFLSAM2Core.atlas.isotropic_grid import Point
 from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.methods.ofl_sam2_atlas import config
-from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Pose, point
-from OFLSAM2Core.methods.ofl_sam2_atlas.encoded import EncodedWindow, spread_over
+from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import point
+from OFLSAM2Core.methods.ofl_sam2_atlas.encoded import EncodedWindow
+from OFLSAM2Core.methods.ofl_sam2_atlas.hypotheses import (
+    Hypothesis,
+    OnStep,
+    hypotheses,
+    hypotheses_from,
+)
 from OFLSAM2Core.methods.ofl_sam2_atlas.location import Location, prior_in_window
 from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model
-from OFLSAM2Core.methods.ofl_sam2_atlas.places import likely_places
 from OFLSAM2Core.methods.ofl_sam2_atlas.predict import predict_slice, standardised
 from OFLSAM2Core.methods.ofl_sam2_atlas.region import Region, region_of
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
@@ -29,33 +34,23 @@ from OFLSAM2Core.runtime.timings import Timings
 
 logger = logging.getLogger(__name__)
 
-OnStep = Callable[[int], None]
-
 
 def locate(
     model: Model, backbone: Backbone, scan: Scan, on_step: OnStep, timings: Timings
 ) -> Location:
     """The best hypothesis, by its affine maps; `registered` makes its prior exact."""
-    if not model.worth.located:
-        return _everywhere(model, backbone, scan, timings)
-    which = range(model.atlases.count)
-    places = likely_places(model.atlases, scan, which)
-    poses = _distinct(model, model.atlases.pose(scan, places, which, on_step))
-    found = []
-    for pose in poses:
-        prior, region = _placed(model, scan, pose, on_step)
-        if region is not None:
-            found.append(_at(model, backbone, scan, pose, prior, region, timings))
+    found = hypotheses(model.atlases, scan, on_step) if model.worth.located else []
     if not found:
         return _everywhere(model, backbone, scan, timings)
-    if len(found) > 1:
-        found = [replace(each, agreement=_agreement_in_few(model, each)) for each in found]
+    locations = [_at(model, backbone, scan, each, timings) for each in found]
+    if len(locations) > 1:
+        locations = [replace(e, agreement=_agreement_in_few(model, e)) for e in locations]
         logger.info(
             "'%s': %s",
             scan.name,
-            "; ".join(f"{e.pose.dissimilarity:.4f} {e.agreement:.2f}" for e in found if e.pose),
+            "; ".join(f"{e.pose.dissimilarity:.4f} {e.agreement:.2f}" for e in locations if e.pose),
         )
-    best = max(found, key=_score) if len(found) > 1 else found[0]
+    best = max(locations, key=_score) if len(locations) > 1 else locations[0]
     return _centred(model, scan, best, on_step)
 
 
@@ -159,51 +154,41 @@ def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> L
     if middle is None:
         return location
     start = location.pose.middle[0], middle[1], middle[2]
-    (pose,) = model.atlases.pose(scan, [start], location.pose.which, on_step)
-    prior, region = _placed(model, scan, pose, on_step)
-    if region is None:
+    found = hypotheses_from(model.atlases, scan, [start], location.pose.which, on_step)
+    if not found:
         return location
     framing = location.encoded.window.framing
     as_it_is = replace(location, agreement=_agreement(location.prior, seen.items(), framing))
-    first, stop = _slices(model, scan, region)
+    first, stop = _slices(model, scan, found[0].region)
     beside = replace(
         location,
-        pose=pose,
-        prior=prior,
-        scale=region.scale,
+        pose=found[0].pose,
+        prior=found[0].prior,
+        scale=found[0].region.scale,
         first=first,
         stop=stop,
-        probes=_probes(scan, region),
-        agreement=_agreement(prior, seen.items(), framing),
+        probes=_probes(scan, found[0].region),
+        agreement=_agreement(found[0].prior, seen.items(), framing),
     )
     return max((as_it_is, beside), key=_score)
 
 
-def _placed(
-    model: Model, scan: Scan, pose: Pose, on_step: OnStep
-) -> tuple[AtlasPrior, Region | None]:
-    """What the atlases say by their affine maps, and where; None where that is nowhere in the
-    volume."""
-    prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
-    region = region_of(prior)
-    if region is None or region.stop <= 0 or region.first >= scan.slicing.count:
-        return prior, None
-    return prior, region
-
-
 def _at(
-    model: Model,
-    backbone: Backbone,
-    scan: Scan,
-    pose: Pose,
-    prior: AtlasPrior,
-    region: Region,
-    timings: Timings,
+    model: Model, backbone: Backbone, scan: Scan, hypothesis: Hypothesis, timings: Timings
 ) -> Location:
+    region = hypothesis.region
     first, stop = _slices(model, scan, region)
     window = model.view.window(scan, region.centre, _held(scan, region), model.intensity)
     encoded = EncodedWindow(backbone, window, timings)
-    return Location(encoded, first, stop, _probes(scan, region), region.scale, prior, pose)
+    return Location(
+        encoded,
+        first,
+        stop,
+        _probes(scan, region),
+        region.scale,
+        hypothesis.prior,
+        hypothesis.pose,
+    )
 
 
 def _held(scan: Scan, region: Region) -> tuple[int, int]:
@@ -212,7 +197,7 @@ def _held(scan: Scan, region: Region) -> tuple[int, int]:
 
 
 def _probes(scan: Scan, region: Region) -> tuple[int, ...]:
-    return tuple(spread_over(*_held(scan, region), config.PROBES))
+    return tuple(_spread_over(*_held(scan, region), config.PROBES))
 
 
 def _slices(model: Model, scan: Scan, region: Region) -> tuple[int, int]:
@@ -230,16 +215,13 @@ def _everywhere(model: Model, backbone: Backbone, scan: Scan, timings: Timings) 
     if view.side / view.size > 1.01 * model.view.side / model.view.size:
         logger.warning("'%s' is so large that it is predicted at a coarser scale.", scan.name)
     window = view.window(scan, (rows / 2, columns / 2), (0, count), model.intensity)
-    probes = tuple(spread_over(0, count, config.PROBES))
+    probes = tuple(_spread_over(0, count, config.PROBES))
     encoded = EncodedWindow(backbone.at_size(view.image_size), window, timings)
     return Location(encoded, 0, count, probes, None, None, None)
 
 
-def _distinct(model: Model, poses: Sequence[Pose]) -> list[Pose]:
-    """The most similar of those that lie at the same place, at most MOST_HYPOTHESES."""
-    kept: list[Pose] = []
-    for pose in sorted(poses, key=lambda each: each.dissimilarity):
-        apart = [float(np.linalg.norm(np.subtract(pose.centre, k.centre))) for k in kept]
-        if all(each > config.SAME_PLACE * model.atlases.size for each in apart):
-            kept.append(pose)
-    return kept[: config.MOST_HYPOTHESES]
+def _spread_over(first: int, stop: int, count: int) -> list[int]:
+    """So many slices of a range, evenly, or all of them."""
+    wanted = min(count, stop - first)
+    at = first + (np.arange(wanted) + 0.5) * (stop - first) / max(wanted, 1) - 0.5
+    return sorted({round(float(each)) for each in at})
