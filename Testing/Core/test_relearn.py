@@ -116,6 +116,19 @@ def test_a_task_remembers_what_was_taught_when_it_is_read_again(
     assert dice(truth, now == BRIGHT.label) > dice(truth, plain == BRIGHT.label)
 
 
+def test_a_single_corrected_slice_teaches_the_mapping_network_and_leaves_the_head(
+    session: FewShotSession, task: LearnedTask
+) -> None:
+    case = faint(7)
+    opened = session.open(case.volume, task)
+    for _ in opened.correct(Corrections.from_slices(case.labels, 0, CORRECTED[:1])):
+        pass
+    learned, before = opened.task().state.tensors, task.state.tensors
+    changed = {name for name, own in before.items() if not torch.equal(own, learned[name])}
+    assert "mapping.tau" in changed
+    assert not any(name.startswith("head.") for name in changed)
+
+
 def test_corrections_that_cannot_be_are_refused(session: FewShotSession, task: LearnedTask) -> None:
     case = faint(7)
     opened = session.open(case.volume, task)

@@ -128,8 +128,11 @@ predicted because other patients have it there."""
 SUPPORT_AS = 3.0
 """Corrected slices of a volume that count as much in its mapping network as all of the support."""
 
-RELEARN_STEPS, RELEARN_RATE = 60, 1e-2
+RELEARN_STEPS, RELEARN_RATE = 20, 1e-2
 """Of Adam on the head's last layer."""
+
+RELEARN_SHARES = 0.0, 0.5, 1.0
+"""How much of the way it may go: as far as predicts corrected slices best that were left out."""
 
 OTHERS_KEPT, REMEMBER = 6, 1.0
 """Slices that were not corrected, spread over the volume, of which the head is to predict what it

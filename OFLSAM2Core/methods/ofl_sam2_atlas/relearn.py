@@ -127,11 +127,66 @@ def trained_on(
     weights: Sequence[Tensor],
     on_step: OnStep,
 ) -> Head:
-    """The head, its last layer trained on by the slices. All before it stays, and is calculated
-    once: training all of it takes five times as long and helps less. Of the others it is to predict
-    what it predicted before (Li and Hoiem, Learning without Forgetting, 2016): one corrected slice
-    without a structure would take it from all."""
-    head, features = copy.deepcopy(model.head), model.mapping.features
+    """The head, its last layer trained on by the slices as far as that helps a corrected slice that
+    is left out. All before the last layer stays, and is calculated once: training all of it takes
+    five times as long and helps less. A single slice trains nothing: it cannot be left out, and did
+    harm to one volume of three."""
+    if len(slices) < 2:
+        return model.head
+    corrected = _of_corrected(model, slices, own, weights)
+    kept = _of_others(model, mapping, others) if others else None
+    total, done = config.RELEARN_STEPS * (len(slices) + 1), 0
+
+    def on_own_step() -> None:
+        nonlocal done
+        done += 1
+        on_step(done, total)
+
+    wrong = torch.zeros(len(config.RELEARN_SHARES))
+    for n in range(len(slices)):
+        rest = [m for m in range(len(slices)) if m != n]
+        trained = _trained(model.head, corrected.some(rest), kept, on_own_step)
+        for k, share in enumerate(config.RELEARN_SHARES):
+            wrong[k] += corrected.some([n]).wrong(_between(model.head, trained, share))
+    trained = _trained(model.head, corrected, kept, on_own_step)
+    return _between(model.head, trained, config.RELEARN_SHARES[int(wrong.argmin())])
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Slices as the last layer sees them. last: (B, WIDTH, h, w), fine: as `Head.forward`. truth:
+    (B, N, S, S) in [0, 1]. positions: weights of the features' positions, (B, N, h * w)."""
+
+    last: Tensor
+    fine: Tensor
+    truth: Tensor
+    positions: Tensor
+
+    def some(self, which: Sequence[int]) -> _Inputs:
+        index = list(which)
+        return _Inputs(self.last[index], self.fine[index], self.truth[index], self.positions[index])
+
+    def wrong(self, head: Head) -> Tensor:
+        """Pixels that a head predicts wrongly, weighted."""
+        with torch.no_grad():
+            predicted = head.from_last(self.last, self.fine) > 0
+        wrong = (predicted != (self.truth > 0.5)).float()
+        return (wrong * self.on_image).sum()
+
+    @property
+    def on_image(self) -> Tensor:
+        """The weights on the image's grid, (B, N, S, S)."""
+        side = tuple(self.last.shape[-2:])
+        return F.interpolate(self.positions.unflatten(-1, side), size=self.truth.shape[-2:])
+
+
+def _of_corrected(
+    model: Model,
+    slices: Sequence[CorrectedSlice],
+    own: Sequence[NormalEquations],
+    weights: Sequence[Tensor],
+) -> _Inputs:
+    features = model.mapping.features
     lasts, fines = [], []
     for n, each in enumerate(slices):
         # By a mapping network that does not know the slice, as it does not know the others.
@@ -139,49 +194,81 @@ def trained_on(
         known = added(model.equations, [own[m] for m in rest], [weights[m] for m in rest])
         components = features(each.embedding[None])
         mapped = Mapping(features, known.closed_form())(components, each.level)
-        prior = torch.zeros_like(mapped) if each.prior is None else each.prior
-        fine = torch.cat([each.detail, mapped, prior])[None]
-        with torch.no_grad():
-            lasts.append(head.to_last(components[None], fine, [each.level]))
+        last, fine = _seen(model.head, components, each.detail, mapped, each.prior, each.level)
+        lasts.append(last)
         fines.append(fine)
-    last, fine = torch.cat(lasts), torch.cat(fines)
     truth = torch.stack([each.masks for each in slices])
-    near = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in truth])
+    near = torch.stack([near_foreground_mask(each, lasts[0].shape[-1]) for each in truth])
     known_share = torch.stack([each.known_positions for each in slices])[:, None]
     has = torch.stack([each.has for each in slices])[:, :, None]
     positions = model.balance.weights(near) * known_share * has
-    kept_last, kept_fine = [], []
+    return _Inputs(torch.cat(lasts), torch.cat(fines), truth, positions)
+
+
+def _of_others(model: Model, mapping: Mapping, others: Sequence[UncorrectedSlice]) -> _Inputs:
+    lasts, fines = [], []
     for one in others:
         mapped = mapping(one.components, one.level)
-        prior = torch.zeros_like(mapped) if one.prior is None else one.prior
-        seen = torch.cat([one.detail, mapped, prior])[None]
-        with torch.no_grad():
-            kept_last.append(head.to_last(one.components[None], seen, [one.level]))
-        kept_fine.append(seen)
-    learned = [*head.u_net.leave.parameters(), head.gain, head.offset]
+        last, fine = _seen(model.head, one.components, one.detail, mapped, one.prior, one.level)
+        lasts.append(last)
+        fines.append(fine)
+    before = torch.stack([one.predicted for one in others])
+    near = torch.stack([near_foreground_mask(each, lasts[0].shape[-1]) for each in before])
+    return _Inputs(torch.cat(lasts), torch.cat(fines), before, model.balance.weights(near))
+
+
+def _seen(
+    head: Head,
+    components: Tensor,
+    detail: Tensor,
+    mapped: Tensor,
+    prior: Tensor | None,
+    level: float | None,
+) -> tuple[Tensor, Tensor]:
+    """What the last layer sees of a slice, and the fine maps."""
+    known = torch.zeros_like(mapped) if prior is None else prior
+    fine = torch.cat([detail, mapped, known])[None]
+    with torch.no_grad():
+        return head.to_last(components[None], fine, [level]), fine
+
+
+def _trained(
+    before: Head, corrected: _Inputs, kept: _Inputs | None, on_step: Callable[[], None]
+) -> Head:
+    """kept: slices of which the head is to predict what it predicted before (Li and Hoiem, Learning
+    without Forgetting, 2016): slices without a structure would take it from all."""
+    head = copy.deepcopy(before)
+    learned = _last_layer(head)
     for parameter in learned:
         parameter.requires_grad_(True)
-    if others:
-        last_of_others, fine_of_others = torch.cat(kept_last), torch.cat(kept_fine)
-        before = torch.stack([one.predicted for one in others])
-        near_before = torch.stack([near_foreground_mask(each, last.shape[-1]) for each in before])
-        side = (last.shape[-1], last.shape[-1])
-        balance = F.interpolate(
-            model.balance.weights(near_before).unflatten(-1, side), size=before.shape[-2:]
-        )
+    balance = None if kept is None else kept.on_image
     steps, rate = config.RELEARN_STEPS, config.RELEARN_RATE
     optimiser = torch.optim.Adam(learned, rate)
     for step in range(steps):
-        loss = segmentation_loss(head.from_last(last, fine), truth, positions)
-        if others:
-            again = head.from_last(last_of_others, fine_of_others)
+        logits = head.from_last(corrected.last, corrected.fine)
+        loss = segmentation_loss(logits, corrected.truth, corrected.positions)
+        if kept is not None:
+            again = head.from_last(kept.last, kept.fine)
             loss = loss + config.REMEMBER * F.binary_cross_entropy_with_logits(
-                again, before, balance
+                again, kept.truth, balance
             )
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, 2 * (1 - step / steps))
         optimiser.step()
-        on_step(step + 1, steps)
+        on_step()
     return head.requires_grad_(False)
+
+
+def _between(before: Head, after: Head, share: float) -> Head:
+    """A head whose last layer has gone so much of the way."""
+    head = copy.deepcopy(before)
+    with torch.no_grad():
+        for own, end in zip(_last_layer(head), _last_layer(after), strict=True):
+            own.lerp_(end, share)
+    return head
+
+
+def _last_layer(head: Head) -> list[torch.nn.Parameter]:
+    return [*head.u_net.leave.parameters(), head.gain, head.offset]
