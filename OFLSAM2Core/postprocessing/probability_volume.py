@@ -16,7 +16,6 @@ import torch
 from scipy import ndimage, special
 from torch import Tensor
 
-from OFLSAM2Core.data.overlap import bounding_box
 from OFLSAM2Core.postprocessing.confidence import soft_label_competition
 from OFLSAM2Core.postprocessing.connected_components import spurious_components
 from OFLSAM2Core.postprocessing.expected_dice import HALF, expected_dice
@@ -48,7 +47,12 @@ class ProbabilityVolume:
     @classmethod
     def of_slices(cls, probabilities: Iterable[Tensor]) -> ProbabilityVolume:
         """From each slice's (N, rows, columns) in [0, 1]."""
-        return cls(np.stack([_bytes(each) for each in probabilities], axis=1))
+        slices = [_bytes(each) for each in probabilities]
+        count, *plane = slices[0].shape
+        values = np.empty((count, len(slices), *plane), np.uint8)
+        for index in reversed(range(len(slices))):
+            values[:, index] = slices.pop()  # Its memory is free for the next one.
+        return cls(values)
 
     @property
     def values(self) -> npt.NDArray[np.uint8]:
@@ -104,12 +108,10 @@ class ProbabilityVolume:
     ) -> ProbabilityVolume:
         """Predicted components that do not belong to a structure become background for certain; see
         `spurious_components`."""
-        predicted = self._values >= HALF
-        box = bounding_box(np.asarray(predicted.any(axis=0)))
-        gone = spurious_components([mask[box] for mask in predicted], single, touched)
+        masks = (own >= HALF for own in self._values)
         kept = self._values.copy()
-        for values, voxels in zip(kept, gone, strict=True):
-            values[box][voxels] = 0
+        for values, spurious in zip(kept, spurious_components(masks, single, touched), strict=True):
+            values[spurious.box][spurious.voxels] = 0
         return ProbabilityVolume(kept)
 
     def areas(self) -> npt.NDArray[np.int64]:

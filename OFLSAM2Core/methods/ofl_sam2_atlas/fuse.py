@@ -61,8 +61,9 @@ def fuse(
     framing = location.encoded.window.framing
     top, bottom, left, right = framing.region
     empty = torch.zeros_like(next(iter(predicted.values())))
-    stack = np.stack([predicted.get(i, empty).numpy() for i in range(first, stop)], axis=1)
-    volume = ProbabilityVolume(stack).smoothed(model.widths, slicing.slice_spacing)
+    volume = ProbabilityVolume(
+        np.stack([predicted.get(i, empty).numpy() for i in range(first, stop)], axis=1)
+    ).smoothed(model.widths, slicing.slice_spacing)
     volume = ProbabilityVolume.of_slices(
         framing.to_grid(volume.slice(n, CPU))[:, top:bottom, left:right]
         for n in range(volume.count)
