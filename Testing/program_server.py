@@ -54,8 +54,9 @@ def _in_child(request: dict[str, Any]) -> int:
         _open_stream(number, name, request[name])
     from OFLSAM2Core.cli.main import main
 
+    sys.argv = ["oflsam2", *request["words"]]
     try:
-        return int(main(request["words"]))
+        return int(main())
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     finally:
