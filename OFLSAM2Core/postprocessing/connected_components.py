@@ -22,11 +22,12 @@ STRAY = 0.5
 nobody knows which is meant: both stay, for the user to see."""
 
 ENOUGH = 0.25
-"""Of a structure's voxels, in components that touch its neighbours: the others are taken for
-spurious then. A speck that touches says nothing of the rest."""
+"""Share of a structure's voxels that must lie in components that touch its neighbours, for the
+others to count as spurious. A speck that touches says nothing of the rest."""
 
 NEARLY_ALL = 0.99
-"""Of a structure's voxels: an annotator's stray voxel is no second component."""
+"""Share of a structure's voxels that counts as all of them: an annotator's stray voxel is no second
+component."""
 
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 """Diagonal neighbours hang together, and touch."""
@@ -42,7 +43,7 @@ def is_single_component(labels: Sequence[npt.NDArray], label: int) -> bool:
 def adjacent_structures(
     labels: Sequence[npt.NDArray], structures: Sequence[int]
 ) -> list[list[int]]:
-    """Of each structure, the numbers of those that its components touch in every support case.
+    """For each structure, the numbers of those that its components touch in every support case.
 
     labels: of each case, (slices, rows, columns). structures: their values in it.
     """
@@ -74,7 +75,7 @@ def spurious_components(
     touched: as `adjacent_structures` gives it. A structure of which hardly anything touches its
     neighbours is left as it is: then these may be what is wrong.
 
-    Of a mask only the box that holds it is kept: a volume of 30 structures has as many masks.
+    Memory: a mask is kept as the box that holds it, since a volume of 30 structures has as many.
     """
     pieces = [_Pieces.of(mask) for mask in masks]
     large = [
@@ -139,7 +140,7 @@ class _Pieces:
         return self.sizes > 0
 
     def share(self, flags: npt.NDArray[np.bool_]) -> float:
-        """Of the mask's voxels; 0 of an empty one's."""
+        """Share of the mask's voxels that lie in some components; 0 for an empty mask."""
         return float(self.sizes[flags].sum() / max(self.sizes.sum(), 1))
 
     def large(self, flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -61,7 +61,7 @@ class ProbabilityVolume:
 
     @property
     def count(self) -> int:
-        """Of slices."""
+        """How many slices there are."""
         return self._values.shape[1]
 
     def smoothed(self, widths: Sequence[float], spacing: float) -> ProbabilityVolume:
@@ -99,8 +99,8 @@ class ProbabilityVolume:
         return ProbabilityVolume(judged)
 
     def expected_dice(self) -> npt.NDArray[np.float64]:
-        """Of what is predicted of each structure from one half on, if probabilities are true,
-        (N,)."""
+        """The expected Dice of each structure, predicted from one half on, if probabilities are
+        true, (N,)."""
         return np.array([expected_dice(own) for own in self._counts()])
 
     def without_spurious_components(
@@ -132,7 +132,7 @@ class ProbabilityVolume:
 
 
 def structure_width(areas: Sequence[npt.NDArray], pixels: Sequence[float]) -> float:
-    """Of a structure, in mm: the side of a square as large as it is where it is largest.
+    """A structure's width in mm: the side of a square as large as its largest section.
 
     areas: its pixels in each slice, (slices,), of the support cases. pixels: of each case, the
     area of a pixel in mm2.

@@ -91,7 +91,7 @@ def test_support_that_is_no_pair_is_named(tmp_path):
     refused(run("learn", "--support", "a.nii.gz", "--out", tmp_path / "t.oflsam2"), "a.nii.gz")
 
 
-def test_cuda_that_is_not_there_is_said(cases, tmp_path):
+def test_cuda_that_is_not_there_is_reported(cases, tmp_path):
     import torch
 
     device = f"cuda:{torch.cuda.device_count()}"

@@ -132,7 +132,7 @@ def test_a_tiny_structure_is_found_because_of_the_balance(head: PcaFeatureMap) -
     assert found[0] < -0.5 < found[1]
 
 
-def test_places_tell_apart_what_looks_the_same(slices: list[Tensor]) -> None:
+def test_places_distinguish_what_looks_the_same(slices: list[Tensor]) -> None:
     """Two equal spots, of which only the left one is the structure: features alone cannot."""
     embedding = slices[0].clone()
     embedding[..., 4:6, 1:3] = embedding[..., 4:6, 7:9]
