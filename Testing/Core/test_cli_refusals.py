@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command_line import image, labels, refused, run, succeed, support
+from command_line import WITHOUT_BACKBONE, image, labels, refused, run, succeed, support
+
+
+@pytest.fixture(scope="module")
+def task(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task of a method without a backbone: what is refused is the same for all methods."""
+    path = tmp_path_factory.mktemp("task") / "hippocampus.oflsam2"
+    succeed("learn", *support(cases, "001", "003"), "--out", path, *WITHOUT_BACKBONE)
+    return path
+
 
 # Bad input
 
@@ -197,7 +206,7 @@ def test_what_a_learned_task_has_settled_is_not_ignored_without_a_word(cases, ta
     words = ["segment", image(cases, "006"), "--task", task, "--out", out]
     for more, named in (
         (("--set", "slicing_axis=sagittal"), "slicing_axis"),
-        (("--set", "training_steps=3"), "training_steps"),
+        (("--set", "intensity_window=0,100"), "intensity_window"),
         (("--allow-missing",), "--allow-missing"),
     ):
         refused(run(*words, *more), named, "learn the task again")
