@@ -45,13 +45,14 @@ class ProbabilityVolume:
         self._values = values
 
     @classmethod
-    def of_slices(cls, probabilities: Iterable[Tensor]) -> ProbabilityVolume:
-        """From each slice's (N, rows, columns) in [0, 1]."""
-        slices = [_bytes(each) for each in probabilities]
-        count, *plane = slices[0].shape
-        values = np.empty((count, len(slices), *plane), np.uint8)
-        for index in reversed(range(len(slices))):
-            values[:, index] = slices.pop()  # Its memory is free for the next one.
+    def of_slices(cls, probabilities: Iterable[Tensor], count: int) -> ProbabilityVolume:
+        """From each slice's (N, rows, columns) in [0, 1]. count: of slices, one at least; they are
+        put in their place one by one, so that they are never held twice."""
+        values = np.empty(0, np.uint8)
+        for index, each in enumerate(probabilities):
+            if index == 0:
+                values = np.empty((len(each), count, *each.shape[1:]), np.uint8)
+            values[:, index] = _bytes(each)
         return cls(values)
 
     @property
@@ -86,12 +87,9 @@ class ProbabilityVolume:
         stack: the intensities, (slices, rows, columns).
         """
         cpu = torch.device("cpu")
-        background = np.stack(
-            [
-                _bytes(soft_label_competition(self.slice(index, cpu))[0])
-                for index in range(self.count)
-            ]
-        )
+        background = np.empty(self._values.shape[1:], np.uint8)
+        for index in range(self.count):
+            background[index] = _bytes(soft_label_competition(self.slice(index, cpu))[0])
         judged = self._values.copy()
         for found in evidence(self._values, background, stack, touched):
             own = judged[found.structure][found.box]
@@ -103,16 +101,15 @@ class ProbabilityVolume:
         true, (N,)."""
         return np.array([expected_dice(own) for own in self._counts()])
 
-    def without_spurious_components(
+    def remove_spurious_components(
         self, single: Sequence[bool], touched: Sequence[Sequence[int]]
-    ) -> ProbabilityVolume:
-        """Predicted components that do not belong to a structure become background for certain; see
-        `spurious_components`."""
+    ) -> None:
+        """Predicted components that do not belong to a structure become background for certain, in
+        place; see `spurious_components`."""
         masks = (own >= HALF for own in self._values)
-        kept = self._values.copy()
-        for values, spurious in zip(kept, spurious_components(masks, single, touched), strict=True):
+        found = spurious_components(masks, single, touched)
+        for values, spurious in zip(self._values, found, strict=True):
             values[spurious.box][spurious.voxels] = 0
-        return ProbabilityVolume(kept)
 
     def areas(self) -> npt.NDArray[np.int64]:
         """Pixels of each structure in each slice: (N, slices)."""

@@ -197,7 +197,7 @@ def _sure(probability: float) -> ProbabilityVolume:
     """Three structures, each drawn in a tenth of the slice with this probability."""
     values = torch.zeros(1, 3, 20, 20)
     values[:, :, :2] = probability
-    return ProbabilityVolume.of_slices(values)
+    return ProbabilityVolume.of_slices(values, 1)
 
 
 def test_the_prior_counts_for_more_of_structures_that_registration_knows_well() -> None:

@@ -64,33 +64,40 @@ def fuse(
     volume = ProbabilityVolume(
         np.stack([predicted.get(i, empty).numpy() for i in range(first, stop)], axis=1)
     ).smoothed(model.widths, slicing.slice_spacing)
+    on_network_grid = volume
     volume = ProbabilityVolume.of_slices(
-        framing.to_grid(volume.slice(n, CPU))[:, top:bottom, left:right]
-        for n in range(volume.count)
+        (
+            framing.to_grid(on_network_grid.slice(n, CPU))[:, top:bottom, left:right]
+            for n in range(on_network_grid.count)
+        ),
+        on_network_grid.count,
     )
+    del on_network_grid
     touched = [list(own) for own in model.touched]
-    volume = volume.without_spurious_components(model.single, touched)
+    volume.remove_spurious_components(model.single, touched)
     temperature, highest = TEMPERATURE, None
     before, weight = volume, np.zeros(len(model.structures))
     known: ProbabilityVolume | None = None
     if location.prior is not None:
         prior = location.prior
         known = ProbabilityVolume.of_slices(
-            prior.grid.on_slices(prior.shares, slicing, prior.middle, index, framing.region)
-            for index in range(first, stop)
+            (
+                prior.grid.on_slices(prior.shares, slicing, prior.middle, index, framing.region)
+                for index in range(first, stop)
+            ),
+            stop - first,
         )
         weight = prior_weights(volume, known, np.array(model.worth.reliable)) * confirmed(
             volume, known
         )
         weight = weight * prior_factors
-        volume = weighted_mean(volume, known, weight).without_spurious_components(
-            model.single, touched
-        )
+        volume = weighted_mean(volume, known, weight)
+        volume.remove_spurious_components(model.single, touched)
         temperature, highest = WITH_REGISTRATION, known.highest()
     if intensity_refinement:
         shown = scan.stack[first:stop, top:bottom, left:right]
         volume = volume.with_intensity_likelihood(shown, touched)
-        volume = volume.without_spurious_components(model.single, touched)
+        volume.remove_spurious_components(model.single, touched)
     if corrected_nearby is not None:
         volume = corrected_nearby(volume, first)
     count = slicing.count

@@ -43,8 +43,11 @@ def weighted_mean(
     own = torch.from_numpy(weight).float()[:, None, None]
     cpu = torch.device("cpu")
     return ProbabilityVolume.of_slices(
-        torch.lerp(predicted.slice(index, cpu), prior.slice(index, cpu), own)
-        for index in range(predicted.count)
+        (
+            torch.lerp(predicted.slice(index, cpu), prior.slice(index, cpu), own)
+            for index in range(predicted.count)
+        ),
+        predicted.count,
     )
 
 
