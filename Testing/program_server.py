@@ -1,5 +1,5 @@
 """Runs the command line, each time in a child forked from a process that has everything imported:
-0.1 s a run instead of the 3 s that importing PyTorch takes. POSIX only.
+0.1 s a run instead of the 3 s that importing PyTorch takes. Linux only.
 
 Requests come as lines of JSON on standard input (words, environment, stdout, stderr: files to write
 to, limit_s), exit codes go as lines to standard output.

@@ -37,9 +37,9 @@ def start(
 
 
 def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`oflsam2 WORDS...` to its end. Where processes can be forked it is a child of one that has
-    everything imported, which takes a tenth of the time."""
-    if os.name == "posix":
+    """`oflsam2 WORDS...` to its end. On Linux it is a child of a process that has everything
+    imported, which takes a tenth of the time; elsewhere libraries do not survive a fork."""
+    if sys.platform == "linux":
         return _program_server().run(list(map(str, words)), _environment(environment))
     with start(*words, **environment) as process:
         try:
