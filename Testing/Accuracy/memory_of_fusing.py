@@ -74,7 +74,7 @@ def main() -> None:
         widths=[30.0] * count,
         touched=[[]] * count,
         single=[True] * count,
-        worth=SimpleNamespace(reliable=[0.8] * count),
+        reliability=SimpleNamespace(dice=[0.8] * count),
         extents=StructureExtents(np.tile([[-1.0, 1.0]], (count, 1))),
     )
     location: Any = SimpleNamespace(

@@ -912,7 +912,7 @@ def test_every_parameter_that_is_saved_is_read():
 
 
 def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, scene, pairs):
-    quick.option("oversampled").value = 1.5
+    quick.option("magnification").value = 1.5
     quick.option("slicing_axis").setCurrentText("coronal")
     quick.ui.presetComboBox.setCurrentText("accurate")
     quick.ui.structuresTable.item(1, 0).setCheckState(QtCore.Qt.Unchecked)
@@ -922,19 +922,19 @@ def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, 
     assert "synthetic_worker" not in xml
     scene.Clear(False)
     assert quick.widget.optionsPart.options() == {}
-    assert quick.option("oversampled").value == 2.0
+    assert quick.option("magnification").value == 2.0
     scene.SetLoadFromXMLString(1)
     scene.SetSceneXMLString(xml)
     scene.Connect()
     quick.widget.enter()
-    assert quick.option("oversampled").value == 1.5
+    assert quick.option("magnification").value == 1.5
     assert quick.parameters.target.GetName() == "patient"
     assert [p.volume_node.GetName() for p in quick.widget.supportPart.pairs] == ["case 1", "case 2"]
-    chosen = {"preset": "accurate", "oversampled": 1.5, "slicing_axis": "coronal"}
+    chosen = {"preset": "accurate", "magnification": 1.5, "slicing_axis": "coronal"}
     assert quick.widget.optionsPart.options() == chosen
     quick.ui.resetOptionsButton.click()
     assert quick.widget.optionsPart.options() == {"preset": "accurate"}
-    assert quick.option("oversampled").value == 2.0
+    assert quick.option("magnification").value == 2.0
 
 
 def test_a_learned_task_is_saved_loaded_and_used_without_support_cases(

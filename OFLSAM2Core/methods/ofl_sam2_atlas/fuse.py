@@ -87,7 +87,7 @@ def fuse(
             ),
             stop - first,
         )
-        weight = prior_weights(volume, known, np.array(model.worth.reliable)) * confirmed(
+        weight = prior_weights(volume, known, np.array(model.reliability.dice)) * confirmed(
             volume, known
         )
         weight = weight * prior_factors
@@ -117,7 +117,7 @@ def fuse(
 
 
 def confirmed(volume: ProbabilityVolume, prior: ProbabilityVolume) -> npt.NDArray[np.float64]:
-    """How far the prediction bears out the prior of each structure, (N,) in [0, 1]."""
+    """How far the prediction confirms the prior of each structure, (N,) in [0, 1]."""
     found = []
     for own, of_prior in zip(volume.values, prior.values, strict=True):
         where = of_prior > 127
@@ -129,7 +129,8 @@ def confirmed(volume: ProbabilityVolume, prior: ProbabilityVolume) -> npt.NDArra
 def labels_and_confidence(
     model: Model, probabilities: Tensor, temperature: float, sure: Tensor | None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], dict[str, float]]:
-    """Of a slice: probabilities (N, H, W); sure: (N,)."""
+    """Labels and confidence of a slice, (H, W), and S_cf by structure. probabilities: (N, H, W).
+    sure: what S_cf is multiplied by, (N,)."""
     shared = soft_label_competition(probabilities.clamp(0, 1))
     which = shared.argmax(dim=0, keepdim=True)
     shown = calibrated(shared, temperature).gather(0, which)[0]

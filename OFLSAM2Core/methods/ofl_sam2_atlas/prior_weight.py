@@ -20,17 +20,17 @@ UNTRIED = 0.7
 
 
 def prior_weights(
-    predicted: ProbabilityVolume, prior: ProbabilityVolume, reliable: npt.NDArray[np.float64]
+    predicted: ProbabilityVolume, prior: ProbabilityVolume, dice: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Share of the prior of each structure, (N,) in [0, MOST].
 
     The prior's expected Dice in this volume says how well the atlases agree once they are
-    registered to it; reliable, the Dice of each structure by leave-one-out, (N,), how well that
+    registered to it; dice, the Dice of each structure by leave-one-out, (N,), how well that
     went among the support cases (NaN where there is a single one). The geometric mean of the odds
     of both is compared with the odds of the prediction's expected Dice.
     """
     expected = np.where(
-        np.isnan(reliable), _odds(UNTRIED), np.sqrt(_odds(reliable) * _odds(prior.expected_dice()))
+        np.isnan(dice), _odds(UNTRIED), np.sqrt(_odds(dice) * _odds(prior.expected_dice()))
     )
     weights = TRUSTED * expected / _odds(predicted.expected_dice())
     return np.minimum(weights / (1 + weights), MOST)
