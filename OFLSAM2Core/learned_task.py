@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 3
-"""Of the file around a method's state, which has a version of its own."""
+"""Version of the file around a method's state, which has a version of its own."""
 
 SUFFIX = ".oflsam2"
 

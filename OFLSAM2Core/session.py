@@ -211,7 +211,7 @@ class FewShotSession:
         try:
             run = self.method.open(ctx, volume, task, settled)
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            # Of a file, or of a method's other version: what it learned does not fit together.
+            # A changed file, or another version of the method: what it holds does not fit together.
             raise TaskError(
                 f"The method '{self.method.name}' cannot use what the learned task holds "
                 f"({type(error).__name__}).",

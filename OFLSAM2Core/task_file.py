@@ -79,10 +79,10 @@ def read_task_file(path: Path, version: int) -> tuple[dict[str, Any], bytes]:
 
 def damaged_task(path: Path, why: str = "") -> TaskError:
     """The error for a file that cannot be used."""
-    told = f" ({why})" if why else ""
+    detail = f" ({why})" if why else ""
     return TaskError(
         f"'{path}' is not a readable learned task: it is cut off, damaged, or of another "
-        f"kind{told}.",
+        f"kind{detail}.",
         "Learn it again from the support cases.",
     )
 
@@ -127,9 +127,9 @@ def _check_version(path: Path, contents: Mapping[str, Any], version: int) -> Non
 
 
 def _digest(contents: Mapping[str, Any], tensors: bytes) -> str:
-    """Of the meaning of the JSON, not of how it is written, and of the tensors' bytes."""
-    told = json.dumps(contents, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(told.encode() + b"\0" + hashlib.sha256(tensors).digest()).hexdigest()
+    """SHA-256 of what the JSON means, however it is written, and of the tensors' bytes."""
+    canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode() + b"\0" + hashlib.sha256(tensors).digest()).hexdigest()
 
 
 # The schema

@@ -708,7 +708,7 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
 
 
 def supportCases(supportPairs: Sequence[tuple[Any, ...]]) -> list[SupportPair]:
-    """Of (volume node, labels node) and up to two further volume nodes each."""
+    """Support pairs: (volume node, labels node) and up to two further volume nodes each."""
     return [
         SupportPair(volume, labels, tuple(further)) for volume, labels, *further in supportPairs
     ]

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Files are tested side by side: more threads in each would wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def logs_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

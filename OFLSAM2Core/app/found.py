@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.data.results import SliceResult
-from OFLSAM2Core.data.structure_status import FOUND, Sizes, structure_status, told_status
+from OFLSAM2Core.data.structure_status import FOUND, Sizes, describe_status, structure_status
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 
@@ -47,7 +47,7 @@ class FoundStructures:
     def in_words(self) -> list[str]:
         """A sentence for each structure that was not found, or not as large as in the support."""
         return [
-            f"{name} is {told_status(status, self._sizes.get(name))}."
+            f"{name} is {describe_status(status, self._sizes.get(name))}."
             for name, status in self.statuses().items()
             if status != FOUND
         ]

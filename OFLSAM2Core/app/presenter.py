@@ -221,7 +221,7 @@ class Presenter:
                 if then is not None:
                     then()
         if self._status.state is State.CHECKING and self._is_ready and self._steps is None:
-            self._tell_notes()
+            self._show_notes()
             if self._learned is None:
                 self._learn()
             else:
@@ -540,9 +540,9 @@ class Presenter:
         """Show what the worker warns of, or what was found, beside what is known of the inputs."""
         if self._scene is not None and warning and warning not in self._scene.notes:
             self._scene.notes.append(warning)
-            self._tell_notes()
+            self._show_notes()
 
-    def _tell_notes(self) -> None:
+    def _show_notes(self) -> None:
         if self._scene is not None and self._scene.notes:
             self._set(notes=tuple(self._scene.notes))
 

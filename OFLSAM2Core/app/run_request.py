@@ -21,7 +21,7 @@ from OFLSAM2Core.methods import DEFAULT, get_method
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """A learned task: the bytes of its file, and what the worker said is in it.
+    """A learned task: the bytes of its file, and the description of it that the worker sent.
 
     sizes: of the support, by a structure's name the least and the greatest, ml.
     """

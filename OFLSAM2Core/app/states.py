@@ -27,13 +27,13 @@ class Status:
     stage: what is being done, in words.
     done, total: of the stage; total 0 where it is not known.
     slices_done, slices_total: of all volumes or frames of the run.
-    seconds_left: of the stage, None where it cannot be told yet.
+    seconds_left: of the stage, None where it is not known yet.
     message, hint, log: what happened and what to do next, once the run is over.
     notes: what the user should know of the inputs (a segmentation was resampled, say), and what
     the worker warned of.
     needs: what the run failed for want of: "packages" (of the worker's Python) or "weights".
     structures: of a volume that was segmented to its end, by a structure's name: "found", "empty"
-        or "doubtful" (`data/structure_status.py`); what is not "found" is also said in the notes.
+        or "doubtful" (`data/structure_status.py`); what is not "found" is in the notes, too.
     stopping: whether the user asked to cancel and the worker has not yet stopped.
     """
 

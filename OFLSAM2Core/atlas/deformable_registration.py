@@ -1,9 +1,9 @@
 """Registration of support cases to a volume: where each place of it lies in each of them.
 
-First an affine map, then a smooth displacement, both found by gradient descent on how alike the
-two look. In the manner of the instance optimisation of ConvexAdam (Siebert et al., IEEE TMI 2024):
-displacements on a coarse grid, averaged twice so that they are smooth, and held together by
-diffusion.
+First an affine map, then a smooth displacement, both found by gradient descent on the difference
+between their descriptors. In the manner of the instance optimisation of ConvexAdam (Siebert et al.,
+IEEE TMI 2024): displacements on a coarse grid, averaged twice so that they are smooth, and held
+together by diffusion.
 
 What was predicted in the volume says where to begin, and nothing else: held to it as well, cases
 repeat what is wrong in it (docs/decisions/0022).
@@ -21,11 +21,11 @@ from torch import Tensor
 from OFLSAM2Core.atlas.isotropic_grid import IsotropicGrid
 
 DIFFUSION = 0.05
-"""How much neighbouring displacements must agree. Of 0.5 to 0.025: five volumes of each set by
-registration alone, see docs/experiments/atlas-prior.md."""
+"""Weight of the diffusion regulariser, which makes neighbouring displacements agree. 0.5 to 0.025
+were tried on five volumes of each set, by registration alone (docs/experiments/atlas-prior.md)."""
 
 TURNED = 0.02
-"""How much an affine map is held to what it was at first."""
+"""Weight of the penalty that holds an affine map to what it was at first."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ THOROUGH = Schedule(
 QUICK = Schedule(
     (_Stage(4, 40, 0.03), _Stage(2, 10, 0.01)), (_Stage(4, 40, 1.0, 8), _Stage(2, 20, 0.5, 4))
 )
-"""Two thirds of the time for the same Dice, where support cases are known by each other."""
+"""Two thirds of the time for the same Dice, by leave-one-out among the support cases."""
 
 STEPS = THOROUGH.steps
 
@@ -128,7 +128,8 @@ def _moved(starts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Dissimilarity:
-    """Of registered cases and a volume, summed over the cases: each is registered by itself."""
+    """How much a volume and the cases registered to it differ, summed over the cases, each of which
+    is registered by itself."""
 
     grid: IsotropicGrid
     volume: Tensor

@@ -1,4 +1,4 @@
-"""A coarse grid of cubic cells around a point of a volume, on which bodies are compared in 3D."""
+"""A coarse grid of cubic cells around a point of a volume, on which volumes are compared in 3D."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ CELLS = 250_000
 """About as many as a grid has: registering three cases to a volume then takes some seconds."""
 
 MULTIPLE = 8
-"""Of cells along each side: grids are averaged over blocks of 2 and 4 cells."""
+"""The number of cells along each side is a multiple of this: grids are averaged over blocks of 2
+and 4 cells."""
 
 Point = tuple[float, float, float]
 """mm from the middle of a volume's first voxel, along slices, rows and columns."""
@@ -33,14 +34,14 @@ class IsotropicGrid:
 
     @classmethod
     def holding(cls, extent: Sequence[float], finest: float, cells: float = CELLS) -> IsotropicGrid:
-        """Of at least `extent` mm along slices, rows and columns, in about so many cells, none
-        smaller than `finest` mm."""
+        """A grid of at least `extent` mm along slices, rows and columns, in about `cells` cells,
+        none smaller than `finest` mm."""
         spacing = max(finest, math.prod(extent) ** (1 / 3) / cells ** (1 / 3))
         return cls.of_spacing(extent, spacing)
 
     @classmethod
     def of_spacing(cls, extent: Sequence[float], spacing: float) -> IsotropicGrid:
-        """Of at least `extent` mm along slices, rows and columns."""
+        """A grid of at least `extent` mm along slices, rows and columns."""
         sides = [math.ceil(each / spacing / MULTIPLE) * MULTIPLE for each in extent]
         return cls(spacing, (sides[0], sides[1], sides[2]))
 
@@ -55,7 +56,7 @@ class IsotropicGrid:
         return IsotropicGrid(self.spacing * times, (slices, rows, columns))
 
     def points(self, device: torch.device | str = "cpu") -> Tensor:
-        """Of all cells' middles, in mm from the grid's: (D, H, W, 3)."""
+        """Where the middle of each cell lies, mm from the grid's middle: (D, H, W, 3)."""
         axes = [
             torch.linspace(-h, h, n) for h, n in zip(self.half.tolist(), self.shape, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""Label fusion: what several atlases, registered to a volume, say of it together."""
+"""Label fusion: the labels of several atlases, registered to a volume, joined into one prior."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NEARBY = 5
 
 
 def majority(labels: Tensor, has: Tensor) -> Tensor:
-    """Majority voting: the share of atlases that say so, (N, D, H, W).
+    """Majority voting: the share of atlases that have a structure at a place, (N, D, H, W).
 
     labels: of S atlases, (S, N, D, H, W). has: which atlas has which structure, (S, N); the others
-    say nothing of it.
+    have no vote on it.
     """
     weights = has[:, :, None, None, None].to(labels)
     return (weights * labels).sum(dim=0) / weights.sum(dim=0).clamp(min=1e-6)

@@ -28,7 +28,7 @@ _PAIRS = [
 ]
 
 _LEAST = 1e-3
-"""Of the mean difference over the image: where patches differ less, as in air, nothing is said."""
+"""Share of the mean difference over the image below which patches count as equal, as in air."""
 
 
 def mind_ssc(images: Tensor) -> Tensor:

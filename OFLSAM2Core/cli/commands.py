@@ -14,8 +14,8 @@ from typing import NoReturn
 from OFLSAM2Core import __version__
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cli.signals import Stopped, default_signals, end_process, signals_noted
-from OFLSAM2Core.cli.spoken_log import SpokenLog
 from OFLSAM2Core.cli.streams import flush_streams, ready_streams
+from OFLSAM2Core.cli.terminal_log import TerminalLog
 from OFLSAM2Core.runtime.log import start_log
 from OFLSAM2Core.runtime.redaction import keep_out
 from OFLSAM2Core.worker.failures import failure_of
@@ -42,7 +42,7 @@ def run_command(argv: Sequence[str] | None, commands: Mapping[str, str]) -> int:
         log_file = start_log(
             "oflsam2",
             terminal_level=logging.ERROR if args.quiet else logging.WARNING,
-            terminal=SpokenLog(),
+            terminal=TerminalLog(),
         )
         with signals_noted():
             code = int(module.run(args) or 0)

@@ -152,10 +152,10 @@ def _evaluate(args: argparse.Namespace, method: Method, *, overwrite: bool) -> s
                 process.terminate()
                 process.wait()
         complaints.seek(0)
-        said = complaints.read().decode(errors="replace").strip().splitlines()
+        lines = complaints.read().decode(errors="replace").strip().splitlines()
     if process.returncode in (0, 3):
         return ""
-    first = next((line for line in said if line.startswith("oflsam2: ")), "")
+    first = next((line for line in lines if line.startswith("oflsam2: ")), "")
     return first.removeprefix("oflsam2: ") or f"ended with exit code {process.returncode}"
 
 
@@ -252,17 +252,17 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _differences(content: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What of a report is not as wanted, in words."""
-    said = []
+    differences = []
     for key, asked in json.loads(json.dumps(wanted)).items():
         found = content.get(key)
         # What is not known (None) is as nothing else is.
         if key in content and found == asked and asked is not None:
             continue
         if key in ("support", "test"):
-            said.append(f"other {key} cases")
+            differences.append(f"other {key} cases")
         else:
-            said.append(f"{key} {_shown(found)}, not {_shown(asked)}")
-    return said
+            differences.append(f"{key} {_shown(found)}, not {_shown(asked)}")
+    return differences
 
 
 def _shown(value: Any) -> str:

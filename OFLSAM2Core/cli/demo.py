@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from OFLSAM2Core.cli.evaluate import about, describe_case, last_line, tell_failure
+from OFLSAM2Core.cli.evaluate import about, describe_case, last_line, print_failure
 from OFLSAM2Core.cli.exit_codes import SOME_FAILED
 from OFLSAM2Core.cli.files import output_folder
 from OFLSAM2Core.cli.interrupt import in_background
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
                 bars.say(f"Learned in {item.seconds:.1f} s: {args.out / _TASK}")
                 continue
             if isinstance(item, FailedCase):
-                tell_failure(report, item, bars)
+                print_failure(report, item, bars)
                 continue
             name, volume, outcome = item.truth.name, item.truth.volume, item.outcome
             write_segmentation(args.out / f"{name}.seg.nrrd", outcome.labels, volume, structures)

@@ -101,13 +101,13 @@ def run(args: argparse.Namespace) -> int:
             bars,
         ):
             if isinstance(item, Learned):
-                # Of sequences each is learned by itself.
+                # Sequences are learned one by one.
                 report.seconds_to_learn = (report.seconds_to_learn or 0.0) + item.seconds
                 tensors = item.task.state.tensors.values()
                 report.learned_values = sum(tensor.numel() for tensor in tensors)
                 bars.say(f"Learned from {item.support} in {item.seconds:.1f} s.")
             elif isinstance(item, FailedCase):
-                tell_failure(report, item, bars)
+                print_failure(report, item, bars)
             else:
                 report.add(item)
                 bars.say(f"{report.cases_done}/{len(test)}  {describe_case(item)}")
@@ -136,7 +136,7 @@ def shown(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.2f}"
 
 
-def tell_failure(report: EvaluationReport, failed: FailedCase, bars: ProgressBars) -> None:
+def print_failure(report: EvaluationReport, failed: FailedCase, bars: ProgressBars) -> None:
     """On the terminal and in the report; the log gets the traceback."""
     _log.info("A case failed", exc_info=failed.error)
     failure = failure_of(failed.error)

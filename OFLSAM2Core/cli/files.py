@@ -41,7 +41,8 @@ def add_allow_missing_option(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class SupportFiles:
-    """Of one support case. images: co-registered volumes; the labels are those of the first."""
+    """The files of one support case. images: co-registered volumes; labels: of the first of
+    them."""
 
     images: tuple[Path, ...]
     labels: Path

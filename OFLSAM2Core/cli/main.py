@@ -17,7 +17,7 @@ COMMANDS = {
     "learn": "learn a task from labelled volumes and save it",
     "segment": "segment a volume with a learned task, or straight from labelled volumes",
     "cohort": "segment many volumes, on one computer or many, and go on where it stopped",
-    "refine": "learn from a corrected result, and predict the rest of the volume anew",
+    "refine": "learn from a corrected result, and predict the rest of the volume again",
     "evaluate": "learn and segment a folder of labelled cases and compare with the labels",
     "compare": "evaluate several methods on the same cases, in one table and one plot",
     "bench": "measure speed and memory, beside plain SAM2 video propagation",

@@ -1,4 +1,4 @@
-"""`oflsam2 refine`: a corrected result in, the rest of the volume predicted anew by it."""
+"""`oflsam2 refine`: a corrected result in, the rest of the volume predicted again."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from OFLSAM2Core.cli.options import (
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
-from OFLSAM2Core.data.structure_status import structure_status, told_status
+from OFLSAM2Core.data.structure_status import describe_status, structure_status
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         raise
     bars.close()
     _write(args, volume, task, outcome, complete=outcome.is_complete)
-    _tell(volume, task, outcome, args.out)
+    _print_summary(volume, task, outcome, args.out)
     return 0
 
 
@@ -263,7 +263,9 @@ def _status(structure: Structure, task: LearnedTask, outcome: SegmentationBuffer
     )
 
 
-def _tell(volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, out: Path) -> None:
+def _print_summary(
+    volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, out: Path
+) -> None:
     print(
         f"{volume.name}: {outcome.slices_done} slices in {outcome.seconds:.1f} s "
         f"({outcome.seconds_per_slice:.2f} s each, the first after "
@@ -272,8 +274,8 @@ def _tell(volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, out: P
     for structure in task.structures:
         size = "" if volume.is_sequence else f"  {outcome.milliliters(structure.label):.2f} ml"
         status = _status(structure, task, outcome)
-        told = told_status(status, task.sizes.get(structure.name))
-        print(f"  {structure.name}{size}{f'  ({told})' if told else ''}")
+        note = describe_status(status, task.sizes.get(structure.name))
+        print(f"  {structure.name}{size}{f'  ({note})' if note else ''}")
     listed = ", ".join(
         f"{index} ({outcome.expected_error_voxels(index):.0f})"
         for index in outcome.slices_to_review(_DOUBTFUL_SHOWN)

@@ -44,7 +44,7 @@ def answer_signals() -> None:
     waits. The third request ends it in any case.
     """
     if threading.current_thread() is not threading.main_thread():
-        return  # Of a program that calls `main` as a function; its signals are its own.
+        return  # Another program calls `main` as a function; its signals are its own.
     _Asked.count, _Asked.answered, _Asked.at_once = 0, False, True
     for name in _SIGNALS:
         number = getattr(signal, name, None)

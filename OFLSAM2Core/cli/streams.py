@@ -1,7 +1,7 @@
 """Standard output and error that may be closed, or go to a program that has had enough.
 
 A job of ten minutes does not end because `| head -1` stopped listening, and does not say that it
-went well because nobody was there to hear otherwise: what is said goes nowhere, the work goes on.
+went well because nobody could read otherwise: messages go nowhere, the work goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def flush_streams() -> None:
 def _ready(stream: TextIO | None, number: int, passed: tuple[int, ...] | None) -> TextIO:
     if stream is None:  # Closed when the program started.
         return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  For the whole process.
-    # Of a FileIO where PYTHONUNBUFFERED is set.
+    # A FileIO where PYTHONUNBUFFERED is set.
     ours = io.BufferedWriter | io.FileIO
     if not isinstance(stream, io.TextIOWrapper) or not isinstance(stream.buffer, ours):
         return stream  # Somebody else's, such as a test's.

@@ -133,7 +133,7 @@ def _need_dask() -> None:
 
 
 def _quieten() -> None:
-    """What Dask says of workers that come and go is said by the runner, case by case."""
+    """Silences what Dask logs of workers that come and go: the runner reports it, case by case."""
     # Those below "distributed" have levels of their own, by Dask's configuration.
     for name in ("distributed", "tornado", "asyncio", *logging.root.manager.loggerDict):
         if name.split(".")[0] in ("distributed", "tornado", "asyncio"):

@@ -45,8 +45,9 @@ class _Worker:
 class DaskWorkers:
     """Implements `Workers` on a Dask client.
 
-    patience_s: how long no usable worker at all is borne, at the start and later.
-    on_wait: told, once, that there is no worker yet. cluster: closed in the end, where it is ours.
+    patience_s: how long no usable worker at all is borne, at the start and later. on_wait: called
+    once, with a sentence, while there is no worker yet. cluster: closed in the end, where it is
+    ours.
     """
 
     client: Client
@@ -59,7 +60,7 @@ class DaskWorkers:
     _lost: list[CaseInput] = field(default_factory=list)
     _looked: float = 0.0
     _none_since: float | None = None
-    _said_waiting: bool = False
+    _reported_waiting: bool = False
 
     def start(self, settings: RunSettings) -> None:
         """Workers begin to load backbone and task; they are `idle` when they have."""
@@ -161,7 +162,7 @@ class DaskWorkers:
             if self.client.status != "running":
                 raise OSError(f"the connection is {self.client.status}")
             return list(self.client.nthreads())
-        except Exception as error:  # Of many kinds: the connection closes, times out, ends.
+        except Exception as error:  # Any kind of error: the connection closes, times out, ends.
             raise ResourceError(
                 f"The Dask scheduler is gone ({type(error).__name__}: {error}).",
                 "What was finished is kept. Start a scheduler, and go on with --resume.",
@@ -207,10 +208,10 @@ class DaskWorkers:
         now = time.monotonic()
         self._none_since = self._none_since or now
         waited = now - self._none_since
-        if self._unfit and not self._said_waiting and waited > 2 or waited >= self.patience_s:
+        if self._unfit and not self._reported_waiting and waited > 2 or waited >= self.patience_s:
             raise ResourceError(*self._no_worker())
-        if waited > 2 and not self._said_waiting:
-            self._said_waiting = True
+        if waited > 2 and not self._reported_waiting:
+            self._reported_waiting = True
             self.on_wait("The Dask scheduler has no worker yet; waiting for one.")
 
     def _no_worker(self) -> tuple[str, str]:
@@ -237,5 +238,5 @@ def _versions(client: Client, addresses: set[str]) -> dict[str, str | None]:
             return None
         return found
 
-    said = client.run(version, workers=list(addresses), on_error="ignore")
-    return dict(said)
+    versions = client.run(version, workers=list(addresses), on_error="ignore")
+    return dict(versions)

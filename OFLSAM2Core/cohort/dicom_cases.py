@@ -96,7 +96,7 @@ def _header(path: Path) -> Dataset | None:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
             return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-    except Exception:  # Of many kinds: the parser checks little.
+    except Exception:  # Any kind of error: the parser checks little.
         return None
 
 

@@ -34,7 +34,7 @@ class Fingerprint:
 
 
 def fingerprint(source: str) -> Fingerprint:
-    """Of a case's source as `read_volume` takes it. Reads every file once.
+    """The fingerprint of a case's source as `read_volume` takes it. Reads every file once.
 
     Raises InputError where a file cannot be read.
     """

@@ -17,7 +17,7 @@ from OFLSAM2Core.cohort.manifest import Manifest
 from OFLSAM2Core.errors import InputError
 
 _LONGEST = 24
-"""Of a value that is told: hashes are not."""
+"""Characters of a value that a message shows; longer ones, such as hashes, are left out."""
 
 
 def check_identity(manifest: Manifest, identity: Mapping[str, Any]) -> None:
@@ -25,7 +25,7 @@ def check_identity(manifest: Manifest, identity: Mapping[str, Any]) -> None:
     before = manifest.content.identity
     if not before:
         return
-    differing = [told for key in identity for told in _difference(key, before, identity)]
+    differing = [change for key in identity for change in _difference(key, before, identity)]
     if differing:
         raise InputError(
             f"'{manifest.path.parent}' holds results of "
@@ -64,12 +64,12 @@ def _difference(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
         return []
     if isinstance(known, dict) and isinstance(asked, dict):
         names = [name for name in {**known, **asked} if known.get(name) != asked.get(name)]
-        told = "; ".join(f"{name} {_told(known.get(name), asked.get(name))}" for name in names)
-        return [f"{key} ({told})"]
+        changes = "; ".join(f"{name} {_change(known.get(name), asked.get(name))}" for name in names)
+        return [f"{key} ({changes})"]
     if max(len(str(known)), len(str(asked))) > _LONGEST:
         return [key]
-    return [f"{key} ({_told(known, asked)})"]
+    return [f"{key} ({_change(known, asked)})"]
 
 
-def _told(known: Any, asked: Any) -> str:
+def _change(known: Any, asked: Any) -> str:
     return f"{'unknown' if known is None else known}, not {asked}"

@@ -162,7 +162,7 @@ def _in_folder(
             names = (folder.name, *_with_folders(folder.name, folder.parent))
             places.append(_Place(str(folder), names))
         folders[:0] = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
-    # Of all folders together: a series may lie in several.
+    # All folders are searched together: a series may lie in several.
     for series in find_series(perhaps_dicom):
         if series.left_out:
             left_out.append((series.source, series.left_out))

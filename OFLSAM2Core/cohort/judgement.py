@@ -1,4 +1,4 @@
-"""What a case's result is worth: done, empty or doubtful, and where to look first."""
+"""Rates a case's result as done, empty or doubtful, and finds where to look first."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from OFLSAM2Core.io.volume_size import VolumeSize, volume_size
 from OFLSAM2Core.runtime.memory_estimate import BASE_BYTES, bytes_to_segment
 
 _USABLE = 0.9
-"""Of the memory that is free: the rest is the system's."""
+"""Share of the free memory that cases may take; the rest is left to the system."""
 
 
 def bytes_for(size: VolumeSize, structures: int) -> int:
@@ -44,7 +44,8 @@ def workers_that_fit(cases: list[CaseInput], structures: int, cores: int, gpus: 
 
 
 def usable_cores() -> int:
-    """Of this process, where the system or a scheduler gave it fewer than there are."""
+    """Cores that this process may use: the system or a scheduler may give it fewer than there
+    are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

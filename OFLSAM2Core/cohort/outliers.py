@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 FEWEST = 8
-"""Cases below which nothing can be said of the usual."""
+"""Fewest cases from which a usual volume can be estimated."""
 
 _FAR = 3.5
 """Modified z-score from which on a value is an outlier: Iglewicz and Hoaglin 1993, "How to detect

@@ -84,7 +84,7 @@ class LoadedTask:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's contents."""
+    """SHA-256 of a file's contents, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 REACH = 0.1
-"""Of a structure's height: so far a listed slice speaks for those beside it. A tenth of the slices
-is also what a person is expected to look at (docs/accuracy.md); no measurement chose it."""
+"""Share of a structure's height for which a listed slice stands on either side. A tenth of the
+slices is also what a person is expected to look at (docs/accuracy.md); no measurement chose it."""
 
 
 class Doubted(Protocol):

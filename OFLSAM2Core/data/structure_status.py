@@ -12,7 +12,8 @@ FOUND = "found"
 EMPTY = "empty"
 DOUBTFUL = "doubtful"
 
-# Of the smallest one in the support. Structures differ between patients, but seldom by this much.
+# Share of the smallest one in the support. Structures differ between patients, but seldom by this
+# much.
 _TINY = 0.1
 
 Sizes = dict[str, tuple[float, float]]
@@ -20,7 +21,7 @@ Sizes = dict[str, tuple[float, float]]
 
 
 def support_sizes(cases: Sequence[SupportCase]) -> Sizes:
-    """Of harmonised cases; nothing for sequences, which have no millimetres."""
+    """Sizes of structures in harmonised cases; {} for sequences, which have no millimetres."""
     if any(case.volume.is_sequence for case in cases):
         return {}
     found: dict[str, list[float]] = {}
@@ -43,8 +44,8 @@ def structure_status(voxels: int, milliliters: float, support: tuple[float, floa
     return FOUND
 
 
-def told_status(status: str, support: tuple[float, float] | None) -> str:
-    """For a person: "nothing was found", or what is doubtful about it; "" where it was found."""
+def describe_status(status: str, support: tuple[float, float] | None) -> str:
+    """The status as a sentence: nothing was found, or what is doubtful; "" where it was found."""
     if status == EMPTY:
         return "empty: nothing was found"
     if status == DOUBTFUL and support is not None:

@@ -48,7 +48,7 @@ class Structure:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Structure:
-        """Of plain values. Raises ValueError that says which of them is not what it should be."""
+        """A structure from plain values. Raises ValueError that names the one that is wrong."""
         if not isinstance(data, Mapping):
             raise ValueError("a structure is an object with a name and a label")
         name, terminology = data.get("name"), data.get("terminology", "")
@@ -85,7 +85,7 @@ def _color(value: Any, name: object) -> tuple[float, float, float]:
 
 def ambiguous_codes(cases: Iterable[Sequence[Structure]]) -> frozenset[str]:
     """Codes that several structures of one case have (a left and a right kidney, both coded as
-    kidney, or two masses): these do not tell structures apart."""
+    kidney, or two masses): these do not distinguish structures."""
     counts = (Counter(structure.code for structure in case) for case in cases)
     return frozenset(code for count in counts for code, times in count.items() if times > 1)
 

@@ -1,4 +1,4 @@
-"""What is odd about support cases, said before anything is learned from them."""
+"""Warnings about support cases that look wrong, before anything is learned from them."""
 
 from __future__ import annotations
 
@@ -72,15 +72,15 @@ def _check_labelled_slices(case: SupportCase) -> None:
     labelled = np.flatnonzero(geometry.to_slices(case.labels).any(axis=(1, 2)))
     total = geometry.count
     if len(labelled) == 1 and total > _FEW_SLICES:
-        told = f"Only 1 of {total} {geometry.orientation} slices"
+        finding = f"Only 1 of {total} {geometry.orientation} slices"
     elif len(labelled) > 1 and len(labelled) < (1 - _GAPS) * (labelled[-1] - labelled[0] + 1):
         between = int(labelled[-1] - labelled[0] + 1)
-        told = f"Only {len(labelled)} of {between} neighbouring {geometry.orientation} slices"
+        finding = f"Only {len(labelled)} of {between} neighbouring {geometry.orientation} slices"
     else:
         return
     _log.warning(
         "%s of '%s' have labels. The others count as slices without the structures: label all "
         "slices that show them, or crop the volume.",
-        told,
+        finding,
         case.name,
     )

@@ -19,7 +19,7 @@ _FARTHEST = 1e6  # mm, of the first voxel from the origin of the world
 
 
 MOST_VOLUMES = 3
-"""Of one patient, co-registered, as one case: a backbone has three channels."""
+"""Co-registered volumes of one patient in a case, at most: a backbone has three channels."""
 
 
 def check_volume(volume: Volume) -> None:
@@ -119,16 +119,16 @@ def check_spacing(volume: Volume) -> None:
     """
     spacing = volume.spacing
     if min(spacing) < _LEAST_SPACING or max(spacing) > _MOST_SPACING:
-        told = " x ".join(f"{length:.3g}" for length in spacing)
+        sides = " x ".join(f"{length:.3g}" for length in spacing)
         raise InputError(
-            f"'{volume.source or volume.name}' has voxels of {told} mm.",
+            f"'{volume.source or volume.name}' has voxels of {sides} mm.",
             f"Spacing is in millimetres, from {_LEAST_SPACING:g} to {_MOST_SPACING:g}: repair the "
             "header.",
         )
     if max(spacing) > _MOST_ANISOTROPIC * min(spacing):
-        told = " x ".join(f"{length:.3g}" for length in spacing)
+        sides = " x ".join(f"{length:.3g}" for length in spacing)
         raise InputError(
-            f"'{volume.source or volume.name}' has voxels of {told} mm: one side is more than "
+            f"'{volume.source or volume.name}' has voxels of {sides} mm: one side is more than "
             f"{_MOST_ANISOTROPIC} times another.",
             "Repair the spacing in the header.",
         )

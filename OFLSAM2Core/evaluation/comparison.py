@@ -121,8 +121,8 @@ class Comparison:
             )
             cells += [f"{row.cases}/{row.of}" if row.of else "-"]
             cells += ["-" if value is None else f"{value:.4g}" for value in figures]
-            said = row.reason.replace("\n", " ").replace("|", "/")
-            lines.append(f"| {row.method} | {' | '.join(cells)} | {said} |")
+            reason = row.reason.replace("\n", " ").replace("|", "/")
+            lines.append(f"| {row.method} | {' | '.join(cells)} | {reason} |")
         if any(_point(row) for row in self.rows):
             lines += ["", "![Dice against time](comparison.png)"]
         return "\n".join(lines) + "\n"

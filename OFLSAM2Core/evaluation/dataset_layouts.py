@@ -6,7 +6,7 @@
 - nnU-Net: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`;
 - BIDS: `sub-*/anat/*.nii.gz`, with labels beside them or in `derivatives`, paired by their names.
 
-Of images with several channels the first is read, and that is said.
+Images with several channels are read by their first channel, with a note.
 """
 
 from __future__ import annotations
@@ -235,9 +235,10 @@ def _image_of(labels: Path, images: list[Path]) -> Path:
         entities = _entities(stem)
         begun = [path for path in images if _entities(_stem(path)) == entities]
     if len(begun) != 1:
-        told = ", ".join(f"'{path.name}'" for path in begun[:3]) or "none"
+        candidates = ", ".join(f"'{path.name}'" for path in begun[:3]) or "none"
         raise InputError(
-            f"The labels '{labels.name}' belong to no image by their name ({told} may be meant).",
+            f"The labels '{labels.name}' belong to no image by their name "
+            f"({candidates} may be meant).",
             "Begin the name of labels with the whole name of their image.",
         )
     return begun[0]

@@ -81,7 +81,7 @@ class Dataset:
         supports: the first so many of `support`; all of them where None.
         support_cases: these instead, from `support` or `test`.
         cases: the first so many test cases. A support case is never a test case.
-        Of sequences there are no support cases: each is learned from frames of its own.
+        Sequences have no support cases: each is learned from frames of its own.
         Raises InputError where a name is unknown or nothing is left.
         """
         if cases is not None and cases < 1:

@@ -77,12 +77,12 @@ def evaluate(
     support_percent: float = 5.0,
 ) -> Iterator[Learned | EvaluatedCase | FailedCase]:
     """Yields `Learned` once, then every test case as it is done. Reads one test case at a time.
-    Of sequences each is learned from frames of its own and the others are segmented, so there is
+    Each sequence is learned from frames of its own and the other frames are segmented, so there is
     a `Learned` before each.
 
-    What is wrong with a test case is told as a `FailedCase`: what headers tell, before anything is
-    learned. Raised is Cancelled, what is wrong with the support, and what is wrong with the first
-    test case where headers leave none of them.
+    What is wrong with a test case is reported as a `FailedCase`: what headers tell, before anything
+    is learned. Raised is Cancelled, what is wrong with the support, and what is wrong with the
+    first test case where headers leave none of them.
 
     allow_missing: accept a structure that is missing in some of the support.
     support_percent: of a sequence's frames that are learned from.

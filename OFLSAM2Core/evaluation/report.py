@@ -124,8 +124,8 @@ class EvaluationReport:
             f"seed {self.about.get('seed')}.",
         ]
         for failed in self._failed:
-            said = failed["message"].replace("\n", " ")
-            lines += ["", f"**{failed['case']} has no result.** {said}"]
+            message = failed["message"].replace("\n", " ")
+            lines += ["", f"**{failed['case']} has no result.** {message}"]
         if self.time_over:
             lines += ["", "**The time was over before all cases were done.**"]
         elif not self.complete:
@@ -168,8 +168,9 @@ class EvaluationReport:
         return "\n".join(lines)
 
     def parts(self) -> dict[str, dict[str, float | None]]:
-        """Of structures with several parts in a reference: share of the parts that are found, share
-        of the predicted parts that are right, both over all cases, and false parts a case."""
+        """Structures that have several parts in a reference, with the share of their parts that are
+        found, the share of the predicted parts that are right, both over all cases, and false parts
+        a case."""
         found = {}
         for structure in self.structures:
             cases = [c["parts"][structure.name] for c in self._cases if c["parts"]]

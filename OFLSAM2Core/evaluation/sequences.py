@@ -20,12 +20,12 @@ from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 
 TOLERANCE = 0.008
-"""Of a frame's diagonal."""
+"""Share of a frame's diagonal by which a boundary may be off and still counts as found."""
 
 
 @dataclass(frozen=True)
 class FrameAgreement:
-    """Of one structure, 0 to 1, means over frames."""
+    """How well one structure agrees with the reference, 0 to 1, means over frames."""
 
     region: float
     boundary: float

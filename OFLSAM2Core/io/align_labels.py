@@ -166,23 +166,23 @@ def grid_differences(
     shape: tuple[int, ...], affine: npt.NDArray[np.float64], volume: Volume
 ) -> list[str]:
     """Size, spacing, origin and direction where they differ, the volume's last."""
-    told = []
+    differences = []
     if tuple(shape) != volume.grid_shape:
-        told.append(_sizes(shape, volume.grid_shape))
+        differences.append(_sizes(shape, volume.grid_shape))
     spacing, own = Volume(np.empty(0), affine).spacing, volume.spacing
     if not np.allclose(spacing, own, rtol=1e-3):
-        told.append(f"spacing {_numbers(spacing)} and {_numbers(own)} mm")
+        differences.append(f"spacing {_numbers(spacing)} and {_numbers(own)} mm")
     direction, own_direction = affine[:3, :3] / spacing, volume.affine[:3, :3] / own
     if not np.allclose(direction, own_direction, atol=1e-3):
         cosines = np.clip((direction * own_direction).sum(axis=0), -1, 1)
         angles = np.degrees(np.arccos(cosines))
-        told.append(f"axes turned by {_numbers(angles)} degrees")
+        differences.append(f"axes turned by {_numbers(angles)} degrees")
     shift = affine[:3, 3] - volume.affine[:3, 3]
     if np.abs(shift).max() > GRID_TOLERANCE * min(own):
-        told.append(
+        differences.append(
             f"origin {_numbers(affine[:3, 3])} and {_numbers(volume.affine[:3, 3])} mm (RAS)"
         )
-    return told or ["small differences that add up across the volume"]
+    return differences or ["small differences that add up across the volume"]
 
 
 def _sizes(shape: tuple[int, ...], other: tuple[int, ...]) -> str:

@@ -188,10 +188,10 @@ def encoding_of(header: Dataset) -> tuple[bool, bool]:
     return bool(implicit), little is not False
 
 
-def _bad_value(file: DicomFile, keyword: str, told: object) -> InputError:
+def _bad_value(file: DicomFile, keyword: str, value: object) -> InputError:
     return unusable(
         file.path,
-        f"its {keyword} is not what it must be ({str(told)[:100]})",
+        f"its {keyword} is not what it must be ({str(value)[:100]})",
         "Export the file again, or take it out of the folder.",
     )
 

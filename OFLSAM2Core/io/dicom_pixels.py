@@ -141,7 +141,7 @@ def _decompressed(file: DicomFile) -> npt.NDArray:
             reader.SetImageIO("GDCMImageIO")
             return sitk.GetArrayFromImage(reader.Execute())
         except Exception as error:
-            told = [line.strip() for line in str(error).splitlines() if line.strip()]
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise damaged(
-                file.path, f"its compressed pixels cannot be unpacked: {(told or ['?'])[-1][:150]}"
+                file.path, f"its compressed pixels cannot be unpacked: {(lines or ['?'])[-1][:150]}"
             ) from error

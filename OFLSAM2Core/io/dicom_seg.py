@@ -53,7 +53,7 @@ def read_dicom_seg(
     """Labels (K, J, I) on a grid over all frames, that grid's affine (RAS), the structures.
 
     Fractional segments count from half on. Where segments overlap, the later one is taken, and that
-    is said. Frames that are left out are empty. Raises InputError naming the file.
+    is a warning. Frames that are left out are empty. Raises InputError naming the file.
     """
     path = file.path
     frames = frames_of(file)

@@ -108,7 +108,7 @@ def _series_of(path: Path, file: DicomFile) -> list[DicomFile]:
 
 
 def check_series(path: Path, series: str | None = None) -> None:
-    """What `read_dicom` would refuse, as far as the headers of its slices tell.
+    """What `read_dicom` would refuse, as far as the headers of its slices show.
 
     Raises InputError as that does.
     """
@@ -183,7 +183,7 @@ def _refuse_mosaics(source: Path, frames: list[Frame]) -> None:
     for frame in frames:
         if "MOSAIC" in text_of(frame.file.header, "ImageType").upper():
             raise InputError(
-                f"{frame.told} in the DICOM series in '{source}' is a mosaic of slices.",
+                f"{frame.name} in the DICOM series in '{source}' is a mosaic of slices.",
                 "Convert it (by dcm2niix, say) or export its slices one by one.",
             )
 
@@ -205,11 +205,11 @@ def _check_alike(source: Path, frames: list[Frame]) -> None:
     _near(source, placed, spacings, _RESIZED * scale, "pixel spacing")
 
 
-def _as_most(source: Path, frames: list[Frame], told: str, values: list[str]) -> None:
+def _as_most(source: Path, frames: list[Frame], template: str, values: list[str]) -> None:
     usual = max(set(values), key=values.count)
     for frame, value in zip(frames, values, strict=True):
         if value != usual:
-            raise odd_one(source, frame, f"has {told.format(value)}, the others {usual}")
+            raise odd_one(source, frame, f"has {template.format(value)}, the others {usual}")
 
 
 def _near(
@@ -256,7 +256,7 @@ def _thickness(frame: Frame) -> float:
     for length in (frame.between, frame.thickness):
         if length is not None and length > 0:
             return length
-    _log.warning("%s does not say how thick its slice is; 1 mm is taken.", frame.told)
+    _log.warning("%s does not say how thick its slice is; 1 mm is taken.", frame.name)
     return 1.0
 
 
@@ -274,7 +274,7 @@ def _check_even(
         one, other = frames[twice[0]], frames[twice[0] + 1]
         raise InputError(
             f"The DICOM series in '{source}' holds {len(twice)} slices at the place of another, as "
-            f"{one.told} and {other.told}: several time points, echoes or reconstructions.",
+            f"{one.name} and {other.name}: several time points, echoes or reconstructions.",
             "Give a folder with the slices of one of them.",
         )
     off = np.linalg.norm(places - (places[0] + np.arange(len(places))[:, None] * step), axis=1)
@@ -283,8 +283,8 @@ def _check_even(
         worst = int(np.abs(steps - usual).argmax())
         raise InputError(
             f"The slices of the DICOM series in '{source}' are not evenly spaced: "
-            f"{steps[worst]:.3g} mm between {frames[worst].told} and {frames[worst + 1].told}, "
-            f"{usual:.3g} mm elsewhere; {frames[int(off.argmax())].told} is {off.max():.3g} mm "
+            f"{steps[worst]:.3g} mm between {frames[worst].name} and {frames[worst + 1].name}, "
+            f"{usual:.3g} mm elsewhere; {frames[int(off.argmax())].name} is {off.max():.3g} mm "
             "from its place in an even grid.",
             "Complete the series, or split one that holds several parts.",
         )
@@ -304,7 +304,7 @@ def _unplaced(source: Path, frames: list[Frame]) -> DicomVolume:
         )
     frame = frames[0]
     spacing = frame.spacing if frame.spacing is not None else np.ones(2)
-    told = "" if frame.spacing is not None else " nor the spacing of its pixels (1 mm is taken)"
-    _log.warning("%s does not say where its picture lies%s.", frame.told, told)
+    also = "" if frame.spacing is not None else " nor the spacing of its pixels (1 mm is taken)"
+    _log.warning("%s does not say where its picture lies%s.", frame.name, also)
     affine = np.diag([spacing[1], spacing[0], _thickness(frame), 1.0])
     return DicomVolume(frame_values(source, frames), LPS_TO_RAS @ affine)

@@ -39,7 +39,7 @@ class Frame:
     intercept: float | None
 
     @property
-    def told(self) -> str:
+    def name(self) -> str:
         """For messages: the file's name, and the frame of it."""
         name = f"'{self.file.path.name}'"
         return name if self.file.frames == 1 else f"frame {self.number + 1} of {name}"

@@ -91,9 +91,9 @@ def _scalings(source: Path, frames: list[Frame]) -> tuple[list[float], list[floa
     )
 
 
-def odd_one(source: Path, frame: Frame, told: str) -> InputError:
+def odd_one(source: Path, frame: Frame, fault: str) -> InputError:
     """The error for a slice that does not belong to the others."""
     return InputError(
-        f"{frame.told} in the DICOM series in '{source}' {told}.",
+        f"{frame.name} in the DICOM series in '{source}' {fault}.",
         "Take it out of the folder if it is no slice of the volume, or export the series again.",
     )

@@ -1,7 +1,7 @@
 """A first look at images and segmentations: what is wrong with them by their headers alone.
 
 It takes milliseconds a file, so that a damaged file is named before hours of work and not after.
-Headers do not tell of everything: reading may still refuse what passed here.
+Headers do not show everything: reading may still refuse what passed here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from OFLSAM2Core.io.zipped import check_archive
 
 @in_words
 def look_at_volume(path: str | Path) -> None:
-    """What `read_volume` would refuse of it, as far as headers tell.
+    """What `read_volume` would refuse in it, as far as headers show.
 
     Raises InputError naming the file: missing, damaged, too short, without a place, of no volume.
     """
@@ -51,7 +51,7 @@ def look_at_volume(path: str | Path) -> None:
 
 @in_words
 def look_at_segmentation(path: str | Path, image: str | Path | None = None) -> None:
-    """What `read_segmentation` would refuse of it, as far as headers tell.
+    """What `read_segmentation` would refuse in it, as far as headers show.
 
     image: the image that it is of; masks of frames are matched with its frames by name.
     Raises InputError naming the file: missing, damaged, too short, without a place, none at all.

@@ -73,8 +73,9 @@ def read_masks(folder: Path, frames: list[Path] | None = None) -> npt.NDArray[np
 def read_picture(path: Path) -> Volume:
     """A single picture: in grey a volume of one slice, in colour a sequence of one frame.
 
-    Grey values keep their depth (8 or 16 bits, or real). Of a picture of several pages (TIFF) every
-    page is a slice. A picture says nothing of millimetres; that is said.
+    Grey values keep their depth (8 or 16 bits, or real). Every page of a
+    picture of several pages (TIFF) is a slice. A picture has no spacing in millimetres: a warning
+    says so.
     """
     with _opened(path) as picture:
         pages = getattr(picture, "n_frames", 1)
@@ -136,7 +137,8 @@ def _of_any_size(path: Path) -> Image.Image:
 def masks_of_frames(frames: list[Path], masks: list[Path], source: Path) -> list[Path]:
     """The mask of each frame, by name: "0007.jpg" and "0007.png", or "frame_7" and "mask_7".
 
-    Raises InputError naming the files where names do not tell which mask belongs to which frame.
+    Raises InputError naming the files where it is unclear from the names which mask belongs to
+    which frame.
     """
     for key in (_stem, _numbers, _last_number):
         of_frame, of_mask = ([key(path) for path in paths] for paths in (frames, masks))
@@ -150,11 +152,11 @@ def masks_of_frames(frames: list[Path], masks: list[Path], source: Path) -> list
             if not missing and not extra:
                 found = dict(zip(of_mask, masks, strict=True))
                 return [found[name] for name in of_frame]
-            told = [f"the frame '{path.name}' has no mask" for path in missing[:1]]
-            told += [f"the mask '{path.name}' has no frame" for path in extra[:1]]
+            problems = [f"the frame '{path.name}' has no mask" for path in missing[:1]]
+            problems += [f"the mask '{path.name}' has no frame" for path in extra[:1]]
             raise InputError(
                 f"The masks in '{source}' do not fit the frames ({len(masks)} masks, {len(frames)} "
-                f"frames): {' and '.join(told)}.",
+                f"frames): {' and '.join(problems)}.",
                 "Give one mask for every frame, with the frame's name.",
             )
     raise InputError(

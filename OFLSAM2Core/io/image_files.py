@@ -47,10 +47,10 @@ def kind_of(path: Path) -> str:
     try:
         size = path.stat().st_size
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None)
-        if told is None or isinstance(error, FileNotFoundError):
+        reason = getattr(error, "strerror", None)
+        if reason is None or isinstance(error, FileNotFoundError):
             raise missing_file(path) from error
-        raise InputError(f"'{path}' cannot be read: {told}.", "Check the path.") from error
+        raise InputError(f"'{path}' cannot be read: {reason}.", "Check the path.") from error
     if not path.is_file():
         raise InputError(f"'{path}' is no file.", _KNOWN)
     if size == 0:
@@ -120,7 +120,8 @@ def read_image(
     channel: of a file with several volumes, which one; None: there must be one.
 
     Voxels keep their stored type unless the header scales them. A flat picture is one slice; axes
-    of length 1 beyond the third are left out; colours become grey. What had to be chosen is said.
+    of length 1 beyond the third are left out; colours become grey. A warning names what had to be
+    chosen.
 
     Raises InputError naming the file: see `read_header`, and several volumes, vectors.
     """

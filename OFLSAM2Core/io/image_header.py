@@ -16,7 +16,8 @@ _log = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-# Cosine of the angle between two axes. Below the first, rounding; from the second on, worth saying.
+# Cosine of the angle between two axes. Below the first, rounding; from the second on, there is a
+# warning.
 _SHEAR_SAID = 0.01
 
 # Millimetres, from microscopes to thick slices. What is far beyond is refused (data/validation.py).

@@ -42,7 +42,7 @@ class LabelTable:
             ) from error
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"The label table '{path}' is not JSON nor another known table: {_told_by(error)}.",
+                f"The label table '{path}' is not JSON nor another known table: {_reason(error)}.",
                 _FORM,
             ) from error
         return cls.from_json(data, str(path))
@@ -61,7 +61,7 @@ class LabelTable:
                 for entry in entries_of_json(data)
             ]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"'{name}' is not a label table: {_told_by(error)}.", _FORM) from error
+            raise InputError(f"'{name}' is not a label table: {_reason(error)}.", _FORM) from error
         found = [structure for structure in found if structure.label != 0]
         if any(structure.label < 0 for structure in found):
             raise InputError(f"The label table '{name}' has negative values.", _FORM)
@@ -110,13 +110,13 @@ _FORM = (
 )
 
 
-def _told_by(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, KeyError):
         return f"{error} is missing"
-    said = str(error).split("; use ")[0].rstrip(".")
-    return said[:200] or type(error).__name__
+    text = str(error).split("; use ")[0].rstrip(".")
+    return text[:200] or type(error).__name__
 
 
 def default_color(label: int) -> tuple[float, float, float]:

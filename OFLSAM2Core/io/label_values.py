@@ -27,9 +27,9 @@ def labels_of_values(
 ) -> tuple[npt.NDArray[np.uint8], LabelTable]:
     """Labels (K, J, I) uint8, and what they mean: `table`, or one made of the values found.
 
-    Values a hundredth off whole numbers are rounded, NaN is background; both are said. Values that
-    the table does not name become the label of that value if it is free, else 255, for the check
-    that follows to find. Raises InputError naming the file: values that are no labels.
+    Values a hundredth off whole numbers are rounded, NaN is background; both with a warning. Values
+    that the table does not name become the label of that value if it is free, else 255, for the
+    check that follows to find. Raises InputError naming the file: values that are no labels.
     """
     values = _whole_numbers(path, values)
     least = int(values.min(initial=0))

@@ -37,7 +37,7 @@ def read_mask_folder(
 
     A structure has the name of its file, and its label, colour and terminology from `table` where
     that names it. Empty masks are left out. Where masks overlap, the smaller structure is taken,
-    and that is said. Raises InputError naming the file: damaged, with several values.
+    with a warning. Raises InputError naming the file: damaged, with several values.
     """
     masks: list[tuple[str, npt.NDArray[np.bool_], int]] = []
     grid: Volume | None = None

@@ -1,6 +1,6 @@
 """Enough memory for volumes, found out from their headers before anything else of them is read.
 
-Where a header does not tell (a folder of many series, a damaged file), nothing is said here:
+Where a header does not give a size (a folder of many series, a damaged file), nothing is refused:
 reading decides.
 """
 
@@ -19,7 +19,8 @@ from OFLSAM2Core.runtime.memory_estimate import (
 
 
 def require_memory_to_segment(image: str | Path, structures: int = 1) -> VolumeSize | None:
-    """Of one volume; its size, or None where the header does not tell. Raises ResourceError."""
+    """Check that there is memory to segment a volume. Returns its size, or None where the header
+    does not give it. Raises ResourceError."""
     size = volume_size(image)
     if size is not None:
         needed = not_yet_held(
@@ -32,7 +33,8 @@ def require_memory_to_segment(image: str | Path, structures: int = 1) -> VolumeS
 
 
 def require_memory_to_learn(images: Iterable[str | Path]) -> None:
-    """Of the volumes that are learned from, all of which are held at once. Raises ResourceError."""
+    """Check that there is memory to learn from some volumes, which are all held at once. Raises
+    ResourceError."""
     images = list(images)
     sizes = [size for image in images if (size := volume_size(image)) is not None]
     require_memory(

@@ -108,8 +108,10 @@ def _affine(fields: dict[str, str], count: int) -> tuple[np.ndarray, list[str]]:
         directions = np.array([float(number) for number in matrix.split()]).reshape(count, count)
         norms = np.linalg.norm(directions, axis=1)
         if norms.all() and np.abs(norms - 1).max() > _ROUNDED:
-            told = ", ".join(f"{norm:.4g}" for norm in norms)
-            notes.append(f"has directions of the lengths {told}: its spacing is that times larger.")
+            shown = ", ".join(f"{norm:.4g}" for norm in norms)
+            notes.append(
+                f"has directions of the lengths {shown}: its spacing is that times larger."
+            )
     else:
         notes.append("does not say how it is oriented: left and right are a guess.")
     spacing = _first(fields, "ElementSpacing", "ElementSize")
@@ -140,20 +142,22 @@ def _is_true(text: str) -> bool:
     return text[:1].lower() in ("t", "1", "y")
 
 
-def _files(path: Path, told: str, listed: list[str], shape: tuple[int, ...]) -> tuple[Path, ...]:
-    if told.upper().startswith("LIST"):
+def _files(
+    path: Path, data_file: str, listed: list[str], shape: tuple[int, ...]
+) -> tuple[Path, ...]:
+    if data_file.upper().startswith("LIST"):
         names = listed
-        if len(names) != shape[-1] and told.split()[-1:] not in (["2D"], ["2"], ["LIST"]):
+        if len(names) != shape[-1] and data_file.split()[-1:] not in (["2D"], ["2"], ["LIST"]):
             raise damaged(path, f"it lists {len(names)} files")
-    elif "%" in told:
-        pattern, *numbers = told.rsplit(maxsplit=3)
+    elif "%" in data_file:
+        pattern, *numbers = data_file.rsplit(maxsplit=3)
         try:
             first, last, step = (int(number) for number in [*numbers, "1", "1"][:3])
             names = [pattern % number for number in range(first, last + 1, step)]
         except (TypeError, ValueError) as error:
-            raise damaged(path, f"'{told}' names no files") from error
+            raise damaged(path, f"'{data_file}' names no files") from error
     else:
-        names = [told]
+        names = [data_file]
     if not names:
         raise damaged(path, "it lists no files of voxels")
     files = tuple(path.parent / name for name in names)

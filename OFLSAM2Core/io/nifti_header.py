@@ -1,7 +1,7 @@
 """One look of our own at a NIfTI header (NIfTI-1, NIfTI-2, pairs, ANALYZE) before it is read.
 
 A header may place its voxels in three ways (sform, qform, pixdim), and they may disagree. Readers
-choose one without a word; so it is chosen here (nifti_place.py), and said where it matters.
+choose one without a word; so it is chosen here (nifti_place.py), with a warning where it matters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the voxels of a NIfTI file lie: one of three placements that a header has, by one rule.
 
 The sform if its code is positive, else the qform, else pixdim with the orientation unknown. Where
-they disagree, or the one that counts is none, it is said or refused.
+they disagree, or the one that counts is invalid, there is a warning or a refusal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOVED = 0.05
 def placed(
     path: Path, header: Any, shape: tuple[int, ...], analyze: bool, notes: list[str]
 ) -> tuple[npt.NDArray[np.float64], NiftiForms | None]:
-    """Index to world (RAS, mm), and the forms as stored; `notes` gets what is to be said.
+    """Index to world (RAS, mm), and the forms as stored; `notes` gets the warnings.
 
     header: nibabel's. analyze: it is of ANALYZE, which has no forms. Raises InputError naming the
     file and the axis where there is no place that can be used.
@@ -166,5 +166,5 @@ def _unplaced(
 
 def _refuse(path: Path, bad_axes: dict[str, float]) -> None:
     if bad_axes:
-        told = ", ".join(f"{length:g} mm along axis {name}" for name, length in bad_axes.items())
-        raise unusable(path, f"its voxels have a spacing of {told}", _SPACING_HINT)
+        lengths = ", ".join(f"{length:g} mm along axis {name}" for name, length in bad_axes.items())
+        raise unusable(path, f"its voxels have a spacing of {lengths}", _SPACING_HINT)

@@ -233,18 +233,18 @@ def _signs(space: str) -> tuple[float, float, float] | None:
     return tuple(float(_WORDS[word]) for word in words)  # type: ignore[return-value]
 
 
-def _files(path: Path, told: str, listed: list[str]) -> tuple[Path, ...]:
+def _files(path: Path, data_file: str, listed: list[str]) -> tuple[Path, ...]:
     """The files that hold the voxels; the header's own where none is named."""
-    if not told:
+    if not data_file:
         return (path,)
-    if told.upper().startswith("LIST"):
+    if data_file.upper().startswith("LIST"):
         names = [name for name in listed if name]
-    elif re.search(r"%\d*d", told):
-        pattern, *rest = told.rsplit(maxsplit=3)
+    elif re.search(r"%\d*d", data_file):
+        pattern, *rest = data_file.rsplit(maxsplit=3)
         first, last, step = (int(number) for number in [*rest, "1", "1"][:3])
         names = [pattern % number for number in range(first, last + 1, step)]
     else:
-        names = [told]
+        names = [data_file]
     files = tuple(path.parent / name for name in names)
     if not files:
         raise damaged(path, "it lists no files of voxels")

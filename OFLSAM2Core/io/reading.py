@@ -48,7 +48,7 @@ def read_volume(
     """A volume, or a sequence where `path` is a folder of JPEG or PNG frames.
 
     The voxels keep their stored type, unless the header scales them. What a header does not say,
-    or says in two ways, is chosen by one rule and said in a warning. NaN and infinite voxels become
+    or says in two ways, is chosen by one rule, with a warning. NaN and infinite voxels become
     background, colours grey. channel: of a file with several volumes (4D), which one, from 0.
     further: co-registered volumes of the same patient, which become `Volume.further`.
     Raises InputError naming the file: missing, damaged, several volumes, geometry that is none.

@@ -35,7 +35,7 @@ def read_rtstruct(
     """Labels on the grid of `volume`, and the structures with closed contours, in the file's order.
 
     Contours between two slices count for the nearer one. Where structures overlap, the smaller is
-    taken, and that is said. Raises InputError naming the file: no contours, none of them within the
+    taken, with a warning. Raises InputError naming the file: no contours, none of them within the
     volume, or contours across its slices.
     """
     contours = _contours(file, volume)

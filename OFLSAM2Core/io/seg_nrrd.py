@@ -86,7 +86,7 @@ def read_seg_nrrd(
     """Labels (K, J, I) on the file's own grid, its affine (RAS), the structures in file order.
 
     Label values are the file's own where they are unique (segments in several layers may share
-    one), else 1, 2, and so on. Where segments overlap, the later one is taken, and that is said.
+    one), else 1, 2, and so on. Where segments overlap, the later one is taken, with a warning.
     Raises InputError naming the file: missing or damaged.
     """
     header = read_header(path, "nrrd")

@@ -40,11 +40,11 @@ def in_words(read: Callable[P, T]) -> Callable[P, T]:
             raise damaged(path, "it is nested too deeply") from error
         except Exception as error:
             _log.info("A file could not be read", exc_info=True)
-            raise damaged(path, _told_by(error)) from error
+            raise damaged(path, _reason(error)) from error
 
     return reading
 
 
-def _told_by(error: Exception) -> str:
-    said = str(getattr(error, "strerror", None) or error).strip().split("\n", 1)[0].rstrip(".")
-    return (said or type(error).__name__)[:200]
+def _reason(error: Exception) -> str:
+    text = str(getattr(error, "strerror", None) or error).strip().split("\n", 1)[0].rstrip(".")
+    return (text or type(error).__name__)[:200]

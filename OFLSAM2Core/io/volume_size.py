@@ -40,8 +40,8 @@ class VolumeSize:
 
 
 def volume_size(path: str | Path) -> VolumeSize | None:
-    """Of anything that `read_volume` reads; None where a header does not tell (a folder of many
-    series, a damaged file): reading it says why.
+    """The size of anything that `read_volume` reads; None where a header does not give it (a folder
+    of many series, a damaged file): reading the file reports why.
     """
     try:
         return _size(Path(path))

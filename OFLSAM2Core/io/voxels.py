@@ -68,7 +68,7 @@ def check_stored(header: ImageHeader) -> None:
         try:
             _start_of(header, path.stat().st_size, part)
         except ValueError as error:
-            raise damaged(header.path, _told_by(error)) from error
+            raise damaged(header.path, _reason(error)) from error
         except FileNotFoundError as error:
             raise missing_file(path) from error
 
@@ -76,7 +76,7 @@ def check_stored(header: ImageHeader) -> None:
 def ends_as_announced(header: ImageHeader) -> bool:
     """Whether the last bytes of a gzip file say that as much was packed as the header announces.
     A file that was cut off ends with any bytes; one packed in several pieces with the size of the
-    last. True of other packings, which do not tell.
+    last. True of other packings, which have no such check.
     """
     if header.packing != "gzip":
         return True
@@ -102,7 +102,7 @@ def read_voxels(header: ImageHeader) -> npt.NDArray:
     try:
         parts = [_read_part(header, file, part) for file in header.files]
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise damaged(header.path, _told_by(error)) from error
+        raise damaged(header.path, _reason(error)) from error
     except FileNotFoundError as error:
         raise missing_file(Path(error.filename)) from error
     except MemoryError as error:
@@ -212,7 +212,7 @@ def _from_text(content: bytes, header: ImageHeader, needed: int) -> npt.NDArray[
     return found[:needed].copy()
 
 
-def _told_by(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, (gzip.BadGzipFile, zlib.error)):
         return f"the packed data are damaged: {error}"
     return str(error).strip().rstrip(".") or type(error).__name__

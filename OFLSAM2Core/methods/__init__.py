@@ -69,7 +69,7 @@ def get_method(name: str) -> Method:
 
 
 def names_with_further_volumes() -> list[str]:
-    """Of this package, those to which a case may be several co-registered volumes."""
+    """Names of this package's methods that take several co-registered volumes as one case."""
     from OFLSAM2Core.methods.base import uses_further_volumes
 
     return [name for name in _BUILT_IN if uses_further_volumes(get_method(name))]
@@ -84,7 +84,7 @@ def describe_all() -> list[dict[str, Any]]:
     for name in names():
         try:
             described.append(describe(get_method(name)))
-        except Exception as error:  # Of another package, whatever it does wrong.
+        except Exception as error:  # Whatever another package does wrong.
             if name in _BUILT_IN:
                 raise
             logger.warning("The method '%s' of another package cannot be used: %s", name, error)

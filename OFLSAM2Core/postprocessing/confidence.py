@@ -14,8 +14,9 @@ FAINT = 0.05
 """Probability mass below which a pixel says nothing about a structure."""
 
 ENDS = 0.3
-"""Of a structure that was not predicted: deviation of where it ends from where it was seen to, of
-half its height, and of where it is expected from where the support shows it, in slice positions."""
+"""How uncertain the end of a structure is that was not predicted, as a standard deviation: of where
+it ends from where it was seen to, in half heights, and of where it is expected from where the
+support shows it, in slice positions."""
 
 BEYOND, BEYOND_DEVIATION = 0.3, 0.2
 """How many slice positions farther than in the support a structure that was predicted may well go,

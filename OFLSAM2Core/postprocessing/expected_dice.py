@@ -13,11 +13,11 @@ from scipy import special
 from OFLSAM2Core.postprocessing.confidence import FAINT, TEMPERATURE
 
 HALF = 128
-"""Of 256 steps of probability."""
+"""The first of 256 steps of probability at which a voxel counts as the structure's."""
 
 
 def expected_dice(counts: npt.NDArray[np.int64]) -> float:
-    """Of a structure that is predicted from one half on; 0 where nothing is predicted.
+    """The expected Dice of a structure that is predicted from one half on; 0 where nothing is.
 
     counts: voxels of a volume by the structure's probability, in 256 equal steps, (256,).
     Probabilities are trusted by the temperature that confidence is shown with.

@@ -28,8 +28,8 @@ BESIDE = 3
 """Pixels within the slice: how far beside it."""
 
 BINS = 64
-"""Of equally many voxels each, so that it does not matter in what unit, on what scale or through
-what curve intensities come."""
+"""Bins of a histogram, each with equally many voxels, so that it does not matter in what unit, on
+what scale or through what curve intensities come."""
 
 BLURRED = 2.0
 """Bins, deviation: single voxels are not to speak for themselves."""
@@ -46,10 +46,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Of one structure.
+    """What the intensities near one structure say about it.
 
-    box: a part of the volume. near: in it, the voxels near the structure, of which something is
-    said: by the logarithm of how much more probable their intensity makes it, `ratios`, (voxels,).
+    box: a part of the volume. near: the voxels of the box that lie near the structure. ratios:
+    logarithm of how much more probable the intensity of each of them makes the structure,
+    (voxels,).
     """
 
     structure: int
@@ -101,7 +102,7 @@ def _grown(mask: Mask) -> Mask:
 
 
 def _bins(intensities: npt.NDArray) -> npt.NDArray[np.intp]:
-    """Of each, (voxels,)."""
+    """The number of each intensity's bin, (voxels,)."""
     some = intensities[:: max(1, len(intensities) // _LOOKED_AT)]
     return np.searchsorted(np.quantile(some, np.linspace(0, 1, BINS + 1)[1:-1]), intensities)
 

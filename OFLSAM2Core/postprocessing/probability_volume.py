@@ -16,7 +16,6 @@ import torch
 from scipy import ndimage, special
 from torch import Tensor
 
-from OFLSAM2Core.data.overlap import bounding_box
 from OFLSAM2Core.postprocessing.confidence import soft_label_competition
 from OFLSAM2Core.postprocessing.connected_components import spurious_components
 from OFLSAM2Core.postprocessing.expected_dice import HALF, expected_dice
@@ -46,9 +45,15 @@ class ProbabilityVolume:
         self._values = values
 
     @classmethod
-    def of_slices(cls, probabilities: Iterable[Tensor]) -> ProbabilityVolume:
-        """From each slice's (N, rows, columns) in [0, 1]."""
-        return cls(np.stack([_bytes(each) for each in probabilities], axis=1))
+    def of_slices(cls, probabilities: Iterable[Tensor], count: int) -> ProbabilityVolume:
+        """From each slice's (N, rows, columns) in [0, 1]. count: of slices, one at least; they are
+        put in their place one by one, so that they are never held twice."""
+        values = np.empty(0, np.uint8)
+        for index, each in enumerate(probabilities):
+            if index == 0:
+                values = np.empty((len(each), count, *each.shape[1:]), np.uint8)
+            values[:, index] = _bytes(each)
+        return cls(values)
 
     @property
     def values(self) -> npt.NDArray[np.uint8]:
@@ -57,7 +62,7 @@ class ProbabilityVolume:
 
     @property
     def count(self) -> int:
-        """Of slices."""
+        """How many slices there are."""
         return self._values.shape[1]
 
     def smoothed(self, widths: Sequence[float], spacing: float) -> ProbabilityVolume:
@@ -82,12 +87,9 @@ class ProbabilityVolume:
         stack: the intensities, (slices, rows, columns).
         """
         cpu = torch.device("cpu")
-        background = np.stack(
-            [
-                _bytes(soft_label_competition(self.slice(index, cpu))[0])
-                for index in range(self.count)
-            ]
-        )
+        background = np.empty(self._values.shape[1:], np.uint8)
+        for index in range(self.count):
+            background[index] = _bytes(soft_label_competition(self.slice(index, cpu))[0])
         judged = self._values.copy()
         for found in evidence(self._values, background, stack, touched):
             own = judged[found.structure][found.box]
@@ -95,22 +97,19 @@ class ProbabilityVolume:
         return ProbabilityVolume(judged)
 
     def expected_dice(self) -> npt.NDArray[np.float64]:
-        """Of what is predicted of each structure from one half on, if probabilities are true,
-        (N,)."""
+        """The expected Dice of each structure, predicted from one half on, if probabilities are
+        true, (N,)."""
         return np.array([expected_dice(own) for own in self._counts()])
 
-    def without_spurious_components(
+    def remove_spurious_components(
         self, single: Sequence[bool], touched: Sequence[Sequence[int]]
-    ) -> ProbabilityVolume:
-        """Predicted components that do not belong to a structure become background for certain; see
-        `spurious_components`."""
-        predicted = self._values >= HALF
-        box = bounding_box(np.asarray(predicted.any(axis=0)))
-        gone = spurious_components([mask[box] for mask in predicted], single, touched)
-        kept = self._values.copy()
-        for values, voxels in zip(kept, gone, strict=True):
-            values[box][voxels] = 0
-        return ProbabilityVolume(kept)
+    ) -> None:
+        """Predicted components that do not belong to a structure become background for certain, in
+        place; see `spurious_components`."""
+        masks = (own >= HALF for own in self._values)
+        found = spurious_components(masks, single, touched)
+        for values, spurious in zip(self._values, found, strict=True):
+            values[spurious.box][spurious.voxels] = 0
 
     def areas(self) -> npt.NDArray[np.int64]:
         """Pixels of each structure in each slice: (N, slices)."""
@@ -130,7 +129,7 @@ class ProbabilityVolume:
 
 
 def structure_width(areas: Sequence[npt.NDArray], pixels: Sequence[float]) -> float:
-    """Of a structure, in mm: the side of a square as large as it is where it is largest.
+    """A structure's width in mm: the side of a square as large as its largest section.
 
     areas: its pixels in each slice, (slices,), of the support cases. pixels: of each case, the
     area of a pixel in mm2.

@@ -17,7 +17,8 @@ BRIGHT = 99
 near the skin, Otsu's threshold would be one between tissues."""
 
 PART_OF_BODY = 0.25
-"""Of the largest component: legs, and arms beside a trunk, are as large, and a table is not."""
+"""Share of the largest component from which on another one is kept: legs, and arms beside a trunk,
+are as large, and a table is not."""
 
 
 def foreground_bbox(stack: npt.NDArray) -> Box:

@@ -18,7 +18,7 @@ from OFLSAM2Core.preprocessing.intensity_mapping import (
 )
 
 FurtherCurves = tuple[IntensityMapping | None, ...]
-"""Of each further volume: one curve for all patients (CT); None: each by its own percentiles."""
+"""For each further volume one curve for all patients (CT), or None: each by its own percentiles."""
 
 
 def further_stacks(volume: Volume, slicing: SliceGeometry) -> tuple[npt.NDArray, ...]:

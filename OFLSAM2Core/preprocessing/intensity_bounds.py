@@ -39,8 +39,8 @@ DARKEST = 0.01
 """Grey value that all darker structures count as."""
 
 ALIKE = 2 / 3
-"""Of how much structures' grey values differ between support cases: what may be left of it were all
-cases equally bright near structures."""
+"""Bounds are used where equal brightness near structures leaves at most this share of how much the
+structures' grey values differ between support cases."""
 
 Place = tuple[float, ...]
 """Upper edge, lower, left and right, in pixels of the network's image of whole slices: 0 is the

@@ -36,7 +36,7 @@ class IntensityRange:
 
     @classmethod
     def of(cls, volume: Volume) -> IntensityRange:
-        """Of a volume that is no sequence."""
+        """The range of a volume that is no sequence."""
         sample = intensity_sample(volume.array)
         low, median, high = (float(value) for value in np.percentile(sample, (1, 50, 99)))
         return cls(low, median, high, ct_offset(volume.array))
@@ -72,8 +72,8 @@ class IntensityRange:
 
 
 def support_ranges(cases: Sequence[SupportCase]) -> tuple[IntensityRange, ...]:
-    """Of each case; none of sequences. Warns where the cases are not on one scale, or one shows
-    nothing."""
+    """The range of each case; () for sequences. Warns where the cases are not on one scale, or one
+    has a single value."""
     if any(case.volume.is_sequence for case in cases):
         return ()
     for case in cases:

@@ -121,8 +121,8 @@ class Preprocessing:
     def transform(self, volume: Volume, slicing: SliceGeometry) -> PreprocessedVolume:
         """Make a volume ready: its slices one by one, in the network's form.
 
-        Of slices that are larger than the support's the air around the body is left out; a body
-        that is larger, too, is shown smaller, never cropped, and `note` says so. Raises TaskError
+        Slices that are larger than the support's lose the air around the body; a body that is
+        larger, too, is shown smaller, never cropped, and `note` says so. Raises TaskError
         where a sequence meets what was learned from volumes, or the other way round.
         """
         if volume.is_sequence != (self.modality == "RGB"):
@@ -184,7 +184,7 @@ class PreprocessedVolume:
     curve: intensities (ascending) and their grey values; straight between, flat outside.
     framing: where the slices lie in the network's image.
     note: what the user should know about this volume, or "".
-    name: of the volume, for what the user is told later.
+    name: of the volume, for messages.
     finer: pixels of `image` for one of `framing`, along a side.
     further: the other co-registered volumes of this case, likewise: stack and curve.
     """

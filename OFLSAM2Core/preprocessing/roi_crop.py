@@ -26,7 +26,7 @@ def foreground_crop(box: Box, side: float, slicing: SliceGeometry) -> Box:
 
 
 def longest_side(slicing: SliceGeometry, region: Box | None = None) -> float:
-    """Of a slice or a region of it, in mm."""
+    """The longer side of a slice, or of a region of it, in mm."""
     rows, columns = slicing.slice_shape
     top, bottom, left, right = region or (0, rows, 0, columns)
     row_step, column_step = slicing.spacing_in_plane

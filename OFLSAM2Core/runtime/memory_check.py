@@ -29,7 +29,7 @@ def require_memory(needed_bytes: float, what: str, remedy: str) -> None:
     available = available_memory()
     if available < needed_bytes:
         raise ResourceError(
-            f"{what} needs about {_told(needed_bytes)} of memory; {_told(available)} are free.",
+            f"{what} needs about {_size(needed_bytes)} of memory; {_size(available)} are free.",
             remedy,
         )
 
@@ -37,7 +37,7 @@ def require_memory(needed_bytes: float, what: str, remedy: str) -> None:
 check_memory = require_memory
 
 
-def _told(count: float) -> str:
+def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 

@@ -14,7 +14,7 @@ class PeakMemory:
     """`with MemoryWatch() as watch: ...`, then `watch.peak_bytes`.
 
     The resident memory of this whole process is looked at every 20 ms, so that several stretches
-    of one process can be told apart, which the system's own peak since the start cannot.
+    of one process can be separated, which the system's own peak since the start cannot.
     """
 
     def __init__(self) -> None:

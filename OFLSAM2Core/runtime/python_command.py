@@ -1,4 +1,4 @@
-"""How another Python is told to run a module, and nothing that lies in the current folder.
+"""The command by which another Python runs a module, and nothing that lies in the current folder.
 
 `python -m pip` runs `pip/__main__.py` of the current folder where there is one, and every module
 imports `random.py` or `queue.py` from there: whoever can put a file beside a user's images could

@@ -1,6 +1,6 @@
 """Text without what may name a patient, for files that are sent along with a report of a fault.
 
-A log tells what happened where in the program. Which patient it happened to stands in names of
+A log records what happened where in the program. Which patient it happened to stands in names of
 files, folders, nodes and series, all of which reach messages. What is left out:
 
 - what stands in quotes: every message of this package puts names there;
@@ -57,7 +57,7 @@ def redacted(text: str) -> str:
 class RedactingFormatter(logging.Formatter):
     """Formats a record, and the traceback that it may carry, without names.
 
-    Of a traceback stay the places in the code and the kinds of error; of messages what
+    A traceback keeps the places in the code and the kinds of error; messages keep what
     `redacted` leaves. Stack frames show code, never values.
     """
 

@@ -18,7 +18,7 @@ from scipy import ndimage, special
 from OFLSAM2Core.slice_position.regression import PositionScale
 
 LEAST_AREA = 0.15
-"""Of a structure's largest area: where less is predicted, it has not begun or has ended."""
+"""Share of a structure's largest area below which it counts as not begun, or as ended."""
 
 SMOOTH = 0.7
 """Slices, deviation of the Gaussian that areas are averaged by first."""
@@ -27,9 +27,9 @@ MOST_CHANGE = 2.0
 """A height that is so many times another is not trusted."""
 
 LEAST_HEIGHT = 0.9
-"""Of the height until now. Faint ends of a structure are not predicted, and even less so at the
-slice positions
-of a lower one: parts of a hippocampus were lost by that (docs/decisions/0013)."""
+"""Share of the height until now that a new height has at least. Faint ends of a structure are not
+predicted, and even less so at the slice positions of a lower one: parts of a hippocampus were lost
+by that (docs/decisions/0013)."""
 
 
 _NOT_SHOWN = -1e6

@@ -23,7 +23,7 @@ class PositionScale:
 
     @classmethod
     def of_labels(cls, labels: npt.NDArray, spacing: float) -> PositionScale:
-        """Of a support case, canonical labels (S, H, W)."""
+        """The scale of a support case, from its labels as canonical slices (S, H, W)."""
         return cls.of_slices(np.asarray(labels.any(axis=(1, 2))), spacing)
 
     @classmethod

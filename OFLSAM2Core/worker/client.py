@@ -147,7 +147,7 @@ class WorkerClient:
 
     @property
     def pid(self) -> int | None:
-        """Of the process started last."""
+        """Process number of the worker that was started last; None before the first."""
         return self._connection.process.pid if self._connection else None
 
     @property

@@ -246,8 +246,12 @@ class Connection:
 
     def _is_refusal_to_share(self, frame: Frame) -> bool:
         """Whether this is a worker of an earlier version, which knows of no shared memory."""
-        said = {name: frame.header.get(name) for name in ("event", "id", "kind")}
-        if self._shares is not None or said != {"event": "failed", "id": None, "kind": "protocol"}:
+        answer = {name: frame.header.get(name) for name in ("event", "id", "kind")}
+        if self._shares is not None or answer != {
+            "event": "failed",
+            "id": None,
+            "kind": "protocol",
+        }:
             return False
         self._shares, self._memory = False, None
         return True

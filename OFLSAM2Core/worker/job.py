@@ -1,4 +1,4 @@
-"""A job: one request being worked on, and how it is answered, told of, and stopped."""
+"""A job: one request being worked on, and how it is answered, reported and stopped."""
 
 from __future__ import annotations
 

@@ -104,7 +104,8 @@ class SharedMemory:
 
 
 class RingWriter:
-    """Puts bytes into a ring. The reader is told of each piece, and tells what it has taken."""
+    """Puts bytes into a ring. A notice goes to the reader for each piece, and one comes back for
+    what it has taken."""
 
     def __init__(self, ring: npt.NDArray[np.uint8]) -> None:
         self._ring = ring

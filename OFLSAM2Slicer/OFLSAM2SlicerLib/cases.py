@@ -106,7 +106,7 @@ def structures_of(labels_node: Any) -> list[Structure]:
 
 
 def check_pair(pair: SupportPair) -> Notes:
-    """What is to be said of a pair before it is used; cheap. Raises InputError."""
+    """The note on a pair before it is used; cheap. Raises InputError."""
     volume, notes = volume_from_node(pair.volume_node)
     if not structures_of(pair.labels_node):
         raise InputError(

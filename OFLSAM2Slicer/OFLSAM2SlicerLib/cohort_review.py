@@ -33,7 +33,7 @@ ACCEPTED, CORRECTED, REJECTED = "accepted", "corrected", "rejected"
 CORRECTIONS = "corrected"
 LOG = "cohort.log"
 QUEUE = "queue.json"
-# Of the layouts "flat" and "bids".
+# Endings of file names in the layouts "flat" and "bids".
 LABELS = (".seg.nrrd", "_dseg.nii.gz")
 CONFIDENCE = ("_confidence.nrrd", "_confidence.nii.gz")
 
@@ -88,7 +88,7 @@ class Cohort:
         return due[0] if due else None
 
     def say(self, name: str, verdict: str) -> None:
-        """Keep what a person said of a case."""
+        """Record a person's verdict on a case."""
         verdicts = {**self._verdicts(), name: verdict}
         with atomic_write(self.folder / REVIEWS) as beside:
             beside.write_text(json.dumps(verdicts, indent=1, sort_keys=True))
@@ -114,7 +114,7 @@ class Cohort:
         except (OSError, ValueError) as error:
             raise InputError(
                 f"'{self.folder / REVIEWS}' cannot be read: {error}.",
-                "It holds what was said of the cases: repair it, or move it away.",
+                "It holds the verdicts on the cases: repair it, or move it away.",
             ) from error
         return {str(name): str(verdict) for name, verdict in dict(read).items()}
 
@@ -173,7 +173,7 @@ def go_on(
 
 
 def last_words(folder: Path) -> str:
-    """What the process of a cohort said last."""
+    """The last line that the process of a cohort wrote."""
     try:
         lines = _beside(folder, LOG).read_text(errors="replace").strip().splitlines()
     except OSError:

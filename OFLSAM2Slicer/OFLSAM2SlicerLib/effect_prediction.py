@@ -102,7 +102,8 @@ class Prediction:
         self, volume_node: Any, segment: Any, then: Callable[[Mask], None], say: Failure
     ) -> None:
         """Call `then` with the segment's voxels in the volume's (K, J, I) grid: at once where the
-        volume is known, else when the worker has predicted it. `say` is told how it stands.
+        volume is known, else when the worker has predicted it. say: called with the state, as a
+        sentence.
 
         Raises InputError where there is no task, the task knows no such structure, or the worker
         is busy.

@@ -135,7 +135,8 @@ class Installer:
         return any(one.name == "torch" for one in self.missing()) and _torch_utils() is None
 
     def install(self) -> str:
-        """Install what is missing; returns what is to be said. Whoever calls has asked the user.
+        """Install what is missing; returns a message for the user. Whoever calls has asked the
+        user.
 
         Raises ResourceError where something could not be installed.
         """

@@ -144,6 +144,6 @@ def _center(result: SliceResult) -> tuple[float, float, float]:
 
 
 def _middle(line: npt.NDArray[np.bool_]) -> float:
-    """Of what is labelled, or of all where nothing is."""
+    """The middle of what is labelled, or of the whole line where nothing is."""
     places = np.flatnonzero(line)
     return float(places.mean()) if places.size else (len(line) - 1) / 2

@@ -53,8 +53,8 @@ def sample_folder() -> Path:
 
 
 def register_sample_data() -> None:
-    """Of Slicer 5.10 and 5.12, which both ask for addresses, files and nodes, if only empty
-    ones."""
+    """Register the sample data with Slicer. Slicer 5.10 and 5.12 both ask for addresses, files and
+    nodes, if only empty ones."""
     import SampleData  # a module of the application
 
     icon = Path(__file__).resolve().parent.parent / "Resources" / "Icons" / "OFLSAM2Sample.png"

@@ -160,7 +160,7 @@ class SequenceRun(SceneRun):
         return "" if self._is_stack else super().place_in_words(scored)
 
     def corrected_slices(self) -> Steps[list[int]]:
-        """Not told of sequences: only the frame that is shown is there to be compared."""
+        """Does nothing for sequences: only the frame that is shown is there to be compared."""
         return []
         yield
 

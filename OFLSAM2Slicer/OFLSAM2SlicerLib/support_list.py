@@ -79,7 +79,7 @@ class SupportList:
 
 
 def rows_of(pairs: Iterable[SupportPair]) -> list[SupportRow]:
-    """Each pair with what is to be said of it."""
+    """Each pair with the note that is shown beside it."""
     rows = []
     for pair in pairs:
         try:

@@ -67,7 +67,7 @@ ROWS = (
     Row("no-mirror", learning={"flip_augmentation": False}),
     Row("half-the-steps", learning={"training_steps": 400}),
     Row("half-the-slices", learning={"encoded_slices": 150}),
-    Row("one-pixel-for-one", learning={"oversampled": 1.0}),
+    Row("one-pixel-for-one", learning={"magnification": 1.0}),
 )
 
 

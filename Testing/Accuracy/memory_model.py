@@ -132,7 +132,7 @@ def measured(args: argparse.Namespace, job: str, *paths: Path, task: Path) -> di
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def told(job: str, found: dict[str, Any]) -> str:
+def describe(job: str, found: dict[str, Any]) -> str:
     if "failed" in found:
         return f"{job}: {found['failed']}"
     ratio = found["estimated"] / found["peak"]
@@ -155,13 +155,14 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
             learned = measured(args, "learn", *support, task=task)
             shape = {"structures": structures, "side": args.side}
             print(
-                f"{structures} structures, {args.support_slices} slices, {told('learn', learned)}"
+                f"{structures} structures, {args.support_slices} slices, "
+                f"{describe('learn', learned)}"
             )
             rows.append({"job": "learn", "slices": args.support_slices, **shape, **learned})
             for slices in map(int, args.paths):
                 write_case(folder / "target", slices, args.side, structures, 99)
                 found = measured(args, "segment", folder / "target", task=task)
-                print(f"{structures} structures, {slices} slices, {told('segment', found)}")
+                print(f"{structures} structures, {slices} slices, {describe('segment', found)}")
                 sys.stdout.flush()
                 rows.append({"job": "segment", "slices": slices, **shape, **found})
     return rows

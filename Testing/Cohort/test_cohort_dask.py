@@ -169,7 +169,7 @@ def test_a_scheduler_that_does_not_answer_is_named(toy: Toy, tmp_path: Path) -> 
     assert states(tmp_path / "out") == {"a": "waiting"}
 
 
-def test_without_dask_one_process_does_the_work_and_more_are_told_what_to_install(
+def test_without_dask_one_process_does_the_work_and_more_are_refused_with_what_to_install(
     toy: Toy, tmp_path: Path
 ) -> None:
     cases = write_cases(tmp_path / "in", "a")

@@ -30,7 +30,7 @@ def test_a_case_given_twice_is_one_case(tmp_path: Path) -> None:
     assert names(tmp_path / "a.nii.gz", tmp_path, tmp_path / "*.nii.gz") == ["a", "b"]
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_files_of_one_name_are_distinguished_by_their_folders(tmp_path: Path) -> None:
     write_cases(tmp_path, "p1/t1", "p2/t1", "p3/other")
     assert names(tmp_path / "*" / "*.nii.gz") == ["p1_t1", "p2_t1", "other"]
     assert names(tmp_path) == ["p1_t1", "p2_t1", "other"]
@@ -160,7 +160,7 @@ def test_every_dicom_series_that_is_a_volume_is_a_case(tmp_path: Path) -> None:
         assert read_volume(case.source).array.shape == (8, 16, 16)
 
 
-def test_series_without_a_number_of_their_own_are_told_apart(tmp_path: Path) -> None:
+def test_series_without_a_number_of_their_own_are_distinguished(tmp_path: Path) -> None:
     write_series(tmp_path / "study", "1.2.826.101", None)
     write_series(tmp_path / "study", "1.2.826.102", None)
     assert len(set(names(tmp_path))) == 2

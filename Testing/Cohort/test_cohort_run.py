@@ -50,7 +50,7 @@ def mixed(toy_folder: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder / "out", toy_folder.cohort_here(cases, folder / "out")
 
 
-def test_one_bad_case_stops_nothing_and_is_told_by_its_reason(mixed: tuple) -> None:
+def test_one_bad_case_stops_nothing_and_is_listed_with_its_reason(mixed: tuple) -> None:
     out, done = mixed
     assert done.returncode == 3, done.stderr
     assert states(out) == {
@@ -362,7 +362,7 @@ def test_a_dicom_seg_of_what_came_as_dicom_is_read_back_by_another_reader(
     assert "dicom" not in str(read_manifest(out).cases["nifti"].details["outputs"])
 
 
-def test_what_is_missing_on_the_command_line_is_said(toy: Toy, tmp_path: Path) -> None:
+def test_what_is_missing_on_the_command_line_is_named(toy: Toy, tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "in", "a")
     for words, said in (
         ([cases], "--out"),

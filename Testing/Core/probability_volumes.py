@@ -12,4 +12,4 @@ from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume
 def volume_of(*structures: npt.NDArray) -> ProbabilityVolume:
     """structures: of each the probabilities, (slices, rows, columns)."""
     slices = np.stack(structures, axis=1)
-    return ProbabilityVolume.of_slices(torch.from_numpy(each) for each in slices)
+    return ProbabilityVolume.of_slices((torch.from_numpy(each) for each in slices), len(slices))

@@ -33,7 +33,7 @@ from PIL import Image
 
 from OFLSAM2Core.cli.main import COMMANDS
 from OFLSAM2Core.cli.progress import ProgressBars
-from OFLSAM2Core.cli.spoken_log import SpokenLog
+from OFLSAM2Core.cli.terminal_log import TerminalLog
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.evaluation.datasets import sample_data
 from OFLSAM2Core.io.reading import read_segmentation, read_volume
@@ -280,7 +280,7 @@ def test_a_warning_is_written_above_the_progress_bar(capsys):
     for step in (1, 2):
         bars(Progress("learn", step, 10))
         time.sleep(0.6)  # A bar is shown after half a second.
-    log = SpokenLog()
+    log = TerminalLog()
     log.handle(
         logging.makeLogRecord(
             {

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command_line import image, labels, refused, run, succeed, support
+from command_line import WITHOUT_BACKBONE, image, labels, refused, run, succeed, support
+
+
+@pytest.fixture(scope="module")
+def task(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task of a method without a backbone: what is refused is the same for all methods."""
+    path = tmp_path_factory.mktemp("task") / "hippocampus.oflsam2"
+    succeed("learn", *support(cases, "001", "003"), "--out", path, *WITHOUT_BACKBONE)
+    return path
+
 
 # Bad input
 
@@ -91,7 +100,7 @@ def test_support_that_is_no_pair_is_named(tmp_path):
     refused(run("learn", "--support", "a.nii.gz", "--out", tmp_path / "t.oflsam2"), "a.nii.gz")
 
 
-def test_cuda_that_is_not_there_is_said(cases, tmp_path):
+def test_cuda_that_is_not_there_is_reported(cases, tmp_path):
     import torch
 
     device = f"cuda:{torch.cuda.device_count()}"
@@ -118,9 +127,9 @@ def test_weights_of_another_kind_are_named(cases, tmp_path):
         (["--backbone", "sam9"], "sam9"),
         (["--method", "magic"], "magic"),
         (["--preset", "slow"], "slow"),
-        (["--set", "oversampled=70"], "oversampled"),
+        (["--set", "magnification=70"], "magnification"),
         (["--set", "colour=red"], "colour"),
-        (["--set", "oversampled"], "oversampled"),
+        (["--set", "magnification"], "magnification"),
         (["--set", "slicing_axis=diagonal"], "diagonal"),
         (["--device", "abacus"], "abacus"),
     ],
@@ -197,7 +206,7 @@ def test_what_a_learned_task_has_settled_is_not_ignored_without_a_word(cases, ta
     words = ["segment", image(cases, "006"), "--task", task, "--out", out]
     for more, named in (
         (("--set", "slicing_axis=sagittal"), "slicing_axis"),
-        (("--set", "training_steps=3"), "training_steps"),
+        (("--set", "intensity_window=0,100"), "intensity_window"),
         (("--allow-missing",), "--allow-missing"),
     ):
         refused(run(*words, *more), named, "learn the task again")

@@ -207,7 +207,7 @@ def test_a_further_volume_on_the_same_grid_is_taken_as_it_is(
     assert not caplog.records
 
 
-def test_what_a_further_volume_leaves_out_is_its_lowest_value_and_told(
+def test_what_a_further_volume_leaves_out_is_its_lowest_value_and_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     half = Volume(np.full((4, 6, 6), 7, np.int16) - (np.indices((4, 6, 6))[0] == 0), name="half")

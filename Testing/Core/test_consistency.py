@@ -24,7 +24,9 @@ def _ball(
 
 
 def _filled(*structures: np.ndarray) -> ProbabilityVolume:
-    return ProbabilityVolume.of_slices(torch.from_numpy(np.stack(structures, axis=1)))
+    return ProbabilityVolume.of_slices(
+        torch.from_numpy(np.stack(structures, axis=1)), len(structures[0])
+    )
 
 
 def _labels(volume: ProbabilityVolume, count: int) -> np.ndarray:
@@ -80,7 +82,8 @@ def test_pieces_that_do_not_belong_become_background_and_others_stay_as_they_are
     ball = _ball(centre=(12, 8, 8))
     two = 0.8 * ball
     two[3:5, 20:22, 20:22] = 0.9
-    volume = _filled(two, two).without_spurious_components([True, False], [[], []])
+    volume = _filled(two, two)
+    volume.remove_spurious_components([True, False], [[], []])
     cleared, untouched = np.stack([volume.slice(i, CPU).numpy() for i in range(24)], axis=1)
     np.testing.assert_allclose(cleared, 0.8 * ball, atol=0.01)
     np.testing.assert_allclose(untouched, two, atol=0.01)

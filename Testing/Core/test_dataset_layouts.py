@@ -101,7 +101,7 @@ def test_nnunets_folder_is_read_the_first_channel_of_several_with_a_word(
     assert ("several channels; the first one is read" in caplog.text) == (channels > 1)
 
 
-def test_images_without_labels_are_told_and_labels_without_image_refused(tmp_path, caplog):
+def test_images_without_labels_are_reported_and_labels_without_image_refused(tmp_path, caplog):
     nnunet(tmp_path)
     (tmp_path / "labelsTr/case_3.nii.gz").unlink()
     assert list(Dataset.open(tmp_path).files) == ["case_0", "case_1", "case_2"]

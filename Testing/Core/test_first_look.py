@@ -153,7 +153,9 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["case3_image.nii.gz", "case3_label.nii.gz"])
-def test_a_damaged_later_case_is_told_before_anything_is_learned(dataset: Path, file: str) -> None:
+def test_a_damaged_later_case_is_reported_before_anything_is_learned(
+    dataset: Path, file: str
+) -> None:
     cut(dataset / file)
     session = FewShotSession("litemedsam", "cpu", method="atlas", options={"slicing_axis": "axial"})
     opened = Dataset.open(dataset)

@@ -54,7 +54,9 @@ def nifti(
     return path
 
 
-def test_the_sform_is_used_where_both_forms_are_there_and_their_distance_is_said(tmp_path, caplog):
+def test_the_sform_is_used_where_both_forms_are_there_and_their_distance_is_reported(
+    tmp_path, caplog
+):
     path = nifti(tmp_path / "x.nii", codes=(1, 2), place=(10, -5, 3))
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.affine, np.eye(4))
@@ -137,14 +139,14 @@ def test_a_header_that_cannot_be_used_is_refused_with_what_is_wrong(tmp_path, pa
     assert "x.nii'" in str(caught.value) and len(str(caught.value).splitlines()) <= 2
 
 
-def test_a_valid_qform_serves_where_the_sform_is_none_and_that_is_said(tmp_path, caplog):
+def test_a_valid_qform_serves_where_the_sform_is_none_and_that_is_reported(tmp_path, caplog):
     path = nifti(tmp_path / "x.nii", codes=(1, 1), sform=np.zeros((3, 4)), place=(1, 2, 3))
     np.testing.assert_allclose(read_volume(path).affine[:3, 3], (1, 2, 3))
     assert "has an sform that cannot be used; it is placed by its qform" in caplog.text
 
 
 @pytest.mark.parametrize("shear", [0.001, 0.05])
-def test_a_sheared_sform_is_kept_and_a_large_shear_is_said(tmp_path, caplog, shear):
+def test_a_sheared_sform_is_kept_and_a_large_shear_is_reported(tmp_path, caplog, shear):
     sform = np.eye(4)
     sform[0, 1] = shear
     path = nifti(tmp_path / "x.nii", codes=(1, 1), sform=sform[:3])
@@ -153,19 +155,19 @@ def test_a_sheared_sform_is_kept_and_a_large_shear_is_said(tmp_path, caplog, she
 
 
 @pytest.mark.parametrize(("units", "factor"), [(1, 1000), (3, 0.001)])
-def test_other_units_than_millimetres_are_converted_and_said(tmp_path, caplog, units, factor):
+def test_other_units_than_millimetres_are_converted_and_reported(tmp_path, caplog, units, factor):
     path = nifti(tmp_path / "x.nii", sform=np.diag([1, 1, 2, 1])[:3] / factor, units=units)
     np.testing.assert_allclose(read_volume(path).spacing, (1, 1, 2), rtol=1e-5)
     assert "x.nii' is in m" in caplog.text
 
 
-def test_a_unit_that_makes_no_sense_is_said_and_millimetres_are_taken(tmp_path, caplog):
+def test_a_unit_that_makes_no_sense_is_reported_and_millimetres_are_taken(tmp_path, caplog):
     volume = read_volume(nifti(tmp_path / "x.nii", units=1))
     assert volume.spacing == (1, 1, 1)
     assert "says that it is in metres" in caplog.text
 
 
-def test_no_orientation_at_all_is_said(tmp_path, caplog):
+def test_no_orientation_at_all_is_reported(tmp_path, caplog):
     read_volume(nifti(tmp_path / "x.nii", codes=(0, 0)))
     assert "does not say how it is oriented" in caplog.text
 
@@ -179,7 +181,7 @@ def test_scaled_voxels_are_real_or_whole_as_the_scaling_is(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.img"])
-def test_packed_or_not_is_told_by_the_content_not_by_the_name(tmp_path, name):
+def test_packed_or_not_is_recognised_by_the_content_not_by_the_name(tmp_path, name):
     for packed in (False, True):
         if not name.endswith(".img"):
             path = nifti(tmp_path / name, packed=packed)
@@ -261,7 +263,7 @@ def test_the_space_of_a_nrrd_file_says_where_left_is(tmp_path, caplog, space, si
         ),
     ],
 )
-def test_what_a_nrrd_header_leaves_open_is_said(tmp_path, caplog, lines, told):
+def test_what_a_nrrd_header_leaves_open_is_reported(tmp_path, caplog, lines, told):
     read_volume(nrrd(tmp_path / "x.nrrd", *lines))
     assert told in caplog.text
 
@@ -330,7 +332,7 @@ def test_a_meta_image_header_that_cannot_be_used_is_refused(tmp_path, lines, tol
     assert told in str(caught.value) and "x.mha'" in str(caught.value)
 
 
-def test_what_a_meta_image_header_leaves_open_is_said(tmp_path, caplog):
+def test_what_a_meta_image_header_leaves_open_is_reported(tmp_path, caplog):
     assert read_volume(meta(tmp_path / "x.mha")).spacing == (1, 1, 1)
     assert "does not say the spacing" in caplog.text and "how it is oriented" in caplog.text
 
@@ -359,7 +361,7 @@ def test_an_empty_file_is_called_empty(tmp_path):
         read_volume(tmp_path / "x.nii.gz")
 
 
-def test_bytes_beyond_what_the_header_says_are_said(tmp_path, caplog):
+def test_bytes_beyond_what_the_header_says_are_reported(tmp_path, caplog):
     path = nifti(tmp_path / "x.nii", packed=True, dim=(3, 5, 6, 1, 1, 1, 1, 1))
     read_volume(path)
     assert caplog.text == ""  # A few bytes are padding.
@@ -391,7 +393,7 @@ def test_whatever_bytes_a_header_has_it_is_read_or_refused_in_words(tmp_path, na
         assert isinstance(volume, Volume) and np.isfinite(volume.affine).all()
 
 
-def test_a_spacing_that_no_scanner_has_is_said(tmp_path, caplog):
+def test_a_spacing_that_no_scanner_has_is_reported(tmp_path, caplog):
     read_volume(nifti(tmp_path / "x.nii", sform=np.diag([5e-4, 5e-4, 5e-4, 1])[:3]))
     assert "spacing of (0.0005, 0.0005, 0.0005) mm, as hardly a scanner has" in caplog.text
 
@@ -416,7 +418,7 @@ NRRD = (
         ("x.nrrd", NRRD, "endian: little\n", "", "does not say the order of its bytes"),
     ],
 )
-def test_an_origin_byte_order_or_length_that_is_filled_in_is_said(
+def test_an_origin_byte_order_or_length_that_is_filled_in_is_reported(
     tmp_path, caplog, name, header, line, instead, told
 ):
     assert line in header

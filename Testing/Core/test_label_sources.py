@@ -64,7 +64,7 @@ def test_a_dicom_segmentation_is_read_frame_by_frame(tmp_path, ct, labels, fract
     assert case.structures[0].code == "SCT:10200004"
 
 
-def test_segments_that_overlap_are_said_and_the_later_is_taken(tmp_path, caplog):
+def test_segments_that_overlap_are_reported_and_the_later_is_taken(tmp_path, caplog):
     labels = np.zeros(SHAPE, np.uint8)
     labels[2, 3:9, 4:9], labels[3, 6:12, 4:9] = 1, 2
     path = write_seg(tmp_path / "a.dcm", labels, AFFINE, ["liver", "tumour"])
@@ -177,7 +177,7 @@ def test_contours_need_their_image_and_must_lie_in_it(tmp_path, ct):
         read_support_case(ct, points)
 
 
-def test_slices_without_contours_between_others_are_said(tmp_path, ct, caplog):
+def test_slices_without_contours_between_others_are_reported(tmp_path, ct, caplog):
     path = write_contours(
         tmp_path / "rt.dcm", {"liver": [circle(k, (10, 12), 5) for k in (0, 3, 6)]}
     )
@@ -397,7 +397,7 @@ def test_masks_belong_to_the_frames_of_their_name(tmp_path, frames, masks):
     assert [int(value) for value in case.labels.max(axis=(1, 2))] == shown.tolist() == [1, 2, 10]
 
 
-def test_masks_whose_names_do_not_tell_their_frames_are_refused(tmp_path):
+def test_masks_whose_names_do_not_show_their_frames_are_refused(tmp_path):
     write_pictures(tmp_path / "frames", np.zeros((2, 8, 8, 3), np.uint8), ["a.png", "b.png"])
     write_pictures(tmp_path / "masks", np.ones((2, 8, 8), np.uint8), ["x.png", "y.png"])
     with pytest.raises(InputError, match="do not tell which frames"):

@@ -35,7 +35,7 @@ def test_openvino_and_pytorch_give_the_same_embedding_in_single_precision(
     assert (fast - plain).norm() / plain.norm() < 1e-4
 
 
-def test_the_encoder_calculates_in_bfloat16_where_the_processor_does_unless_told_otherwise(
+def test_the_encoder_calculates_in_bfloat16_where_the_processor_does_unless_configured_otherwise(
     backbone: LiteMedSamBackbone, image: torch.Tensor
 ) -> None:
     import openvino

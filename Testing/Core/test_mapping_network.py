@@ -17,7 +17,7 @@ from OFLSAM2Core.methods.common.mapping_network import (
     NormalEquations,
     PcaFeatureMap,
 )
-from OFLSAM2Core.slice_position.encoding import PLACES, places, through_places
+from OFLSAM2Core.slice_position.encoding import PLACES, apply_rbf, rbf_encoding
 
 CHANNELS, SIDE, OUTPUTS = 12, 10, 4
 EVEN = PositionWeights(torch.ones(2), torch.ones(2))
@@ -71,7 +71,7 @@ def test_the_convolution_is_what_the_fitted_rows_mean(
     by_rows = (head.rows(slices[0], 0.4) @ tau).transpose(1, 2).reshape(2, OUTPUTS, SIDE, SIDE)
     found = head.mapped_features(head(slices[0]), tau)
     if with_places:
-        found = found + through_places(tau[:, -PLACES:], 0.4, SIDE)
+        found = found + apply_rbf(tau[:, -PLACES:], 0.4, SIDE)
     torch.testing.assert_close(found, by_rows, atol=1e-4, rtol=1e-4)
 
 
@@ -132,7 +132,7 @@ def test_a_tiny_structure_is_found_because_of_the_balance(head: PcaFeatureMap) -
     assert found[0] < -0.5 < found[1]
 
 
-def test_places_tell_apart_what_looks_the_same(slices: list[Tensor]) -> None:
+def test_places_distinguish_what_looks_the_same(slices: list[Tensor]) -> None:
     """Two equal spots, of which only the left one is the structure: features alone cannot."""
     embedding = slices[0].clone()
     embedding[..., 4:6, 1:3] = embedding[..., 4:6, 7:9]
@@ -151,7 +151,7 @@ def test_places_tell_apart_what_looks_the_same(slices: list[Tensor]) -> None:
 
 def test_places_change_along_the_body_and_not_beyond_what_is_known() -> None:
     def along(level: float) -> Tensor:
-        return places(level, 6, "cpu")
+        return rbf_encoding(level, 6, "cpu")
 
     assert along(0.0).shape == (36, PLACES)
     assert (along(0.0) - along(0.5)).abs().max() > 0.05
@@ -162,7 +162,7 @@ def test_places_change_along_the_body_and_not_beyond_what_is_known() -> None:
 def test_places_are_mapped_at_any_level_as_their_rows_are() -> None:
     weights = torch.randn(3, PLACES, 5, generator=torch.Generator().manual_seed(0))
     for level in (-3.0, -0.4, 0.0, 1.2):
-        by_rows = (places(level, SIDE, "cpu") @ weights).transpose(1, 2)
+        by_rows = (rbf_encoding(level, SIDE, "cpu") @ weights).transpose(1, 2)
         torch.testing.assert_close(
-            through_places(weights, level, SIDE).flatten(2), by_rows, atol=1e-4, rtol=1e-4
+            apply_rbf(weights, level, SIDE).flatten(2), by_rows, atol=1e-4, rtol=1e-4
         )

@@ -35,6 +35,29 @@ LEARNED = [
 """With the number of volumes, and of slices and copies that are encoded."""
 
 
+@dataclass(frozen=True)
+class Fused:
+    """Peaks of processes that fuse, by Testing/Accuracy/memory_of_fusing.py: slices of 128 x 128,
+    one structure and `structures`."""
+
+    slices: int
+    structures: int
+    one_peak_mb: int
+    peak_mb: int
+
+
+FUSED = [Fused(300, 30, 410, 1099), Fused(1000, 8, 556, 1110)]
+
+
+@pytest.mark.parametrize("found", FUSED, ids=str)
+def test_further_structures_take_about_what_is_estimated(found: Fused) -> None:
+    one, all_of_them = (
+        bytes_to_segment((found.slices, 128, 128), 2, count, side=128)
+        for count in (1, found.structures)
+    )
+    assert 1 / 1.2 < (all_of_them - one) / (1e6 * (found.peak_mb - found.one_peak_mb)) < 1.2
+
+
 @pytest.mark.parametrize("found", SEGMENTED, ids=str)
 def test_segmenting_takes_about_what_is_estimated(found: Measured) -> None:
     shape = (found.slices, found.pixels, found.pixels)

@@ -28,7 +28,7 @@ SIZES = ((4, 6, 8), (3, 5, 7))
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
 @pytest.mark.parametrize("shape", SIZES)
-def test_the_size_of_a_volume_is_told_by_its_header(
+def test_the_size_of_a_volume_is_known_from_its_header(
     tmp_path: Path, name: str, shape: tuple[int, ...]
 ) -> None:
     image = sitk.GetImageFromArray(np.zeros(shape, np.int16))

@@ -52,7 +52,7 @@ def test_timings_are_of_the_last_job_alone(package: Path) -> None:
         assert session.timings.counts["compare"] == 6
 
 
-def test_what_is_wrong_is_said_when_segment_is_called(package: Path) -> None:
+def test_what_is_wrong_is_reported_when_segment_is_called(package: Path) -> None:
     session = FewShotSession(method="toy-threshold")
     task = session.learn([case_of(1)])
     with pytest.raises(InputError):

@@ -236,7 +236,7 @@ def test_memories_keep_their_fields_when_structures_are_selected() -> None:
     assert replace(memory, pointer=None).of([1]).pointer is None
 
 
-def test_a_structure_of_a_thousandth_of_a_slice_is_worth_drawing() -> None:
+def test_finding_a_structure_of_a_thousandth_of_a_slice_lowers_the_loss() -> None:
     truth = torch.zeros(2, 1, 256, 256)
     truth[0, :, 100:108, 100:108] = 1
     near = torch.stack([near_foreground_mask(t, 64) for t in truth])

@@ -24,6 +24,18 @@ SPLEEN = _box(8, 16, 1, side=7)
 """Larger than the chamber, and beside nothing."""
 
 
+def _spurious(
+    masks: list[np.ndarray], single: list[bool], touched: list[list[int]]
+) -> list[np.ndarray]:
+    """The spurious voxels of each structure, in the whole volume."""
+    found = []
+    for each in spurious_components(masks, single, touched):
+        whole = np.zeros(masks[0].shape, bool)
+        whole[each.box] = each.voxels
+        found.append(whole)
+    return found
+
+
 def _labels(*masks: np.ndarray) -> np.ndarray:
     volume = np.zeros(masks[0].shape, np.uint8)
     for value, mask in enumerate(masks, 1):
@@ -45,15 +57,15 @@ def test_being_in_one_piece_is_learned_from_every_case_that_has_the_structure() 
 
 def test_of_two_large_pieces_both_stay_and_of_small_ones_the_larger() -> None:
     second = _box(1, 1, 1, side=5)
-    (gone,) = spurious_components([WALL | second], [True], [[]])
+    (gone,) = _spurious([WALL | second], [True], [[]])
     assert not gone.any()
     small = _box(1, 1, 1, side=2)
-    (gone,) = spurious_components([WALL | small], [True], [[]])
+    (gone,) = _spurious([WALL | small], [True], [[]])
     np.testing.assert_array_equal(gone, small)
 
 
 def test_a_structure_of_several_pieces_keeps_small_ones() -> None:
-    (gone,) = spurious_components([WALL | _box(1, 1, 1, side=2)], [False], [[]])
+    (gone,) = _spurious([WALL | _box(1, 1, 1, side=2)], [False], [[]])
     assert not gone.any()
 
 
@@ -72,14 +84,14 @@ def test_a_structure_with_a_piece_apart_has_neighbours_only_one_way() -> None:
 
 def test_a_piece_apart_from_its_neighbour_goes_however_large_it_is() -> None:
     for single in (True, False):
-        gone = spurious_components([WALL, CHAMBER | SPLEEN], [True, single], [[1], [0]])
+        gone = _spurious([WALL, CHAMBER | SPLEEN], [True, single], [[1], [0]])
         assert not gone[0].any()
         np.testing.assert_array_equal(gone[1], SPLEEN)
 
 
 def test_a_neighbours_own_stray_holds_nothing() -> None:
     speck = _box(15, 16, 1, side=2)
-    gone = spurious_components([WALL | speck, CHAMBER | SPLEEN], [True, True], [[1], [0]])
+    gone = _spurious([WALL | speck, CHAMBER | SPLEEN], [True, True], [[1], [0]])
     np.testing.assert_array_equal(gone[0], speck)
     np.testing.assert_array_equal(gone[1], SPLEEN)
 
@@ -87,5 +99,5 @@ def test_a_neighbours_own_stray_holds_nothing() -> None:
 def test_where_hardly_anything_touches_the_neighbour_all_stays() -> None:
     speck = _box(8, 8, 14, side=2)
     for wall, drawn in ((np.zeros_like(WALL), CHAMBER | SPLEEN), (WALL, speck | SPLEEN)):
-        gone = spurious_components([wall, drawn], [True, False], [[1], [0]])
+        gone = _spurious([wall, drawn], [True, False], [[1], [0]])
         assert not gone[1].any()

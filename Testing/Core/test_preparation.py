@@ -182,7 +182,7 @@ def test_a_thing_has_the_same_size_for_the_network_at_any_resolution():
     np.testing.assert_allclose(areas, areas[0], rtol=1e-3)
 
 
-def test_a_larger_volume_is_shown_whole_and_smaller_and_the_user_is_told():
+def test_a_larger_volume_is_shown_whole_and_smaller_and_the_user_is_warned():
     preparation = learn(case_of(np.random.default_rng(0).random((8, 60, 64))))
     large = np.random.default_rng(1).random((8, 96, 90))
     prepared = prepare(preparation, Volume(large, name="giant"))

@@ -132,7 +132,7 @@ def _no_matter(step: int) -> None:
     """Steps of registration are not looked at."""
 
 
-def test_a_case_that_was_moved_turned_and_bent_is_laid_over_the_volume_again() -> None:
+def test_a_case_that_was_moved_turned_and_bent_is_registered_to_the_volume_again() -> None:
     case, ball = _texture(5, smooth=1.5), _ball(14, (3.0, -4.0, 5.0))
     wanted = _known_map()
     volume = mind_ssc(_bent(case, wanted))
@@ -161,7 +161,7 @@ def test_what_lies_outside_the_volume_does_not_matter() -> None:
     torch.testing.assert_close(plain[:, 8:], other[:, 8:], atol=0.05, rtol=0)
 
 
-def test_cases_are_laid_over_a_volume_each_by_itself() -> None:
+def test_cases_are_registered_to_a_volume_each_by_itself() -> None:
     """So what one case looks like must not change where another one lies."""
     volume = mind_ssc(_texture(6))
     cases = mind_ssc(torch.cat([_texture(7), _texture(8)]))
@@ -183,9 +183,7 @@ def test_registration_can_be_stopped_at_any_step() -> None:
         register(GRID, looks, INSIDE, looks, torch.zeros(1, 3), stop)
 
 
-def test_the_case_that_looks_liker_counts_for_more_and_one_without_the_structure_not_at_all() -> (
-    None
-):
+def test_a_more_similar_case_counts_for_more_and_one_without_the_structure_not_at_all() -> None:
     volume = mind_ssc(_texture(9))
     apart = torch.cat([volume, mind_ssc(_texture(10))]) - volume
     labels = torch.stack([torch.full((2, *GRID.shape), 0.9), torch.full((2, *GRID.shape), 0.1)])
@@ -199,7 +197,7 @@ def _sure(probability: float) -> ProbabilityVolume:
     """Three structures, each drawn in a tenth of the slice with this probability."""
     values = torch.zeros(1, 3, 20, 20)
     values[:, :, :2] = probability
-    return ProbabilityVolume.of_slices(values)
+    return ProbabilityVolume.of_slices(values, 1)
 
 
 def test_the_prior_counts_for_more_of_structures_that_registration_knows_well() -> None:

@@ -50,7 +50,7 @@ def test_the_ends_that_a_short_volume_still_shows_are_enough() -> None:
     assert scale.half == pytest.approx(30.0, rel=0.05)
 
 
-def test_a_height_that_cannot_be_is_not_believed() -> None:
+def test_a_height_that_cannot_be_is_not_trusted() -> None:
     found = PositionScale(48.0, 27.0)
     assert _extents().scale(_ball(100, 1.0, 50.0, 4.0)[None], 1.0, found) == found
 

@@ -170,7 +170,7 @@ def test_the_later_segment_wins_whatever_layer_it_is_in(tmp_path):
     assert labels.ravel().tolist() == [second, third, third]
 
 
-def test_segments_of_the_same_value_in_their_own_layers_are_told_apart(tmp_path):
+def test_segments_of_the_same_value_in_their_own_layers_are_distinguished(tmp_path):
     """As Slicer 4.10 wrote them: value 1 each, and the layer by order alone."""
     voxels = np.zeros((2, 3, 4, 5), np.uint8)
     voxels[0, 0], voxels[1, 2] = 1, 1

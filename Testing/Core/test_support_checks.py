@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
-from OFLSAM2Core.data.structure_status import structure_status, support_sizes, told_status
+from OFLSAM2Core.data.structure_status import describe_status, structure_status, support_sizes
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.support_checks import check_support
 from OFLSAM2Core.data.volume import SupportCase, Volume
@@ -42,7 +42,7 @@ def case(ct: bool, seed: int, name: str = "") -> SupportCase:
     )
 
 
-def test_ct_and_mr_in_one_support_are_told_with_both_ranges(caplog):
+def test_ct_and_mr_in_one_support_are_reported_with_both_ranges(caplog):
     support_ranges([case(True, 1), case(False, 2)])
     assert "unlike grey values: 'case 1' -10" in caplog.text
     assert "(CT in Hounsfield units), 'case 2' " in caplog.text
@@ -50,7 +50,7 @@ def test_ct_and_mr_in_one_support_are_told_with_both_ranges(caplog):
 
 
 @pytest.mark.parametrize("ct", [True, False])
-def test_volumes_of_one_modality_are_not_told_of(caplog, ct):
+def test_volumes_of_one_modality_bring_no_warning(caplog, ct):
     ranges = support_ranges([case(ct, 1), case(ct, 2)])
     compare_with_support(case(ct, 3).volume, ranges)
     assert caplog.text == ""
@@ -66,7 +66,7 @@ def test_volumes_of_one_modality_are_not_told_of(caplog, ct):
     ],
     ids=["from 0 to 1", "intercept left out", "8 bits", "another slope"],
 )
-def test_a_ct_on_another_scale_than_the_supports_is_told_with_both_ranges(caplog, change, told):
+def test_a_ct_on_another_scale_than_the_supports_is_reported_with_both_ranges(caplog, change, told):
     ranges = support_ranges([case(True, 1), case(True, 2)])
     values = case(True, 3).volume
     compare_with_support(Volume(change(values.array), values.affine, "new"), ranges)
@@ -74,7 +74,7 @@ def test_a_ct_on_another_scale_than_the_supports_is_told_with_both_ranges(caplog
     assert told in caplog.text and "support -10" in caplog.text
 
 
-def test_a_ct_that_was_cropped_to_tissue_is_not_told_of(caplog):
+def test_a_ct_that_was_cropped_to_tissue_brings_no_warning(caplog):
     ranges = support_ranges([case(True, 1), case(True, 2)])
     values = case(True, 3).volume.array[:, 10:30, 10:30].copy()
     values[:, :4] = -90  # Fat: there is always some.
@@ -82,14 +82,14 @@ def test_a_ct_that_was_cropped_to_tissue_is_not_told_of(caplog):
     assert caplog.text == ""
 
 
-def test_an_mr_for_a_task_of_ct_and_a_ct_for_one_of_mr_are_told(caplog):
+def test_an_mr_for_a_task_of_ct_and_a_ct_for_one_of_mr_are_reported(caplog):
     compare_with_support(case(True, 3).volume, support_ranges([case(False, 1)]))
     assert caplog.text.count("are not those of the support volumes") == 1
     compare_with_support(Volume(case(False, 3).volume.array * 4), support_ranges([case(True, 1)]))
     assert caplog.text.count("are not those of the support volumes") == 2
 
 
-def test_the_same_volume_twice_is_told(caplog):
+def test_the_same_volume_twice_is_reported(caplog):
     one = case(False, 1, "one")
     again = SupportCase(
         Volume(one.volume.array.copy(), one.volume.affine, "two"), one.labels, ORGAN
@@ -108,7 +108,7 @@ def test_labels_that_are_the_image_are_refused():
         check_support([SupportCase(Volume(labels, name="x"), labels, ORGAN)])
 
 
-def test_one_labelled_slice_of_many_and_every_third_are_told(caplog):
+def test_one_labelled_slice_of_many_and_every_third_are_reported(caplog):
     one = case(False, 1)
     check_support([one])
     assert caplog.text == ""
@@ -122,7 +122,7 @@ def test_one_labelled_slice_of_many_and_every_third_are_told(caplog):
     assert "Only 4 of 10 neighbouring axial slices" in caplog.text
 
 
-def test_a_volume_of_one_grey_value_and_labels_without_background_are_told(caplog):
+def test_a_volume_of_one_grey_value_and_labels_without_background_are_reported(caplog):
     one = case(False, 1)
     even = Volume(np.full(SHAPE, 7, np.int16), one.volume.affine, "even")
     support_ranges([SupportCase(even, one.labels, ORGAN)])
@@ -144,8 +144,8 @@ def test_a_structure_is_empty_doubtful_or_found():
     assert structure_status(3, 0.06, sizes["organ"]) == "doubtful"
     assert structure_status(voxels[0], least, sizes["organ"]) == "found"
     assert structure_status(1, 0.02, None) == "found"
-    assert told_status("empty", None) == "empty: nothing was found"
-    assert "ml in the support" in told_status("doubtful", sizes["organ"])
+    assert describe_status("empty", None) == "empty: nothing was found"
+    assert "ml in the support" in describe_status("doubtful", sizes["organ"])
 
 
 def test_a_task_keeps_ranges_and_sizes_and_compares_the_volume_with_them(tmp_path, caplog):

@@ -149,7 +149,7 @@ def test_waiting_for_another_download_can_be_cancelled(server: Served, cache: Pa
     assert server.asked == []
 
 
-def test_a_server_without_ranges_starts_anew_and_the_file_is_still_right(
+def test_a_server_without_ranges_starts_again_and_the_file_is_still_right(
     server: Served, cache: Path
 ) -> None:
     with pytest.raises(Cancelled):

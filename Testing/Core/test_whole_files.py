@@ -20,7 +20,7 @@ def test_writing_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert (tmp_path / "out.txt").read_text() == "old"
 
 
-def test_a_folder_that_has_gone_is_said_with_the_files_name(tmp_path):
+def test_a_folder_that_has_gone_is_reported_with_the_files_name(tmp_path):
     file = tmp_path / "gone" / "out.txt"
     with (
         pytest.raises(ResourceError, match=r"out\.txt' could not be written: No such file"),

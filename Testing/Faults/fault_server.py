@@ -1,28 +1,25 @@
-"""Runs of the command line, each in a child forked from a process that has everything imported:
-0.1 s a run instead of the 3 s that importing PyTorch takes.
+"""Runs of the command line in which something goes wrong, each in a child forked from a process
+that has everything imported, as in program_server.py.
 
 Requests come as lines of JSON on standard input, answers go as lines to standard output.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import pkgutil
 import resource
 import signal
 import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 from fault import Ended, Fault
+from program_server import import_everything
 
-import OFLSAM2Core
 import OFLSAM2Core.methods as methods
 
 FOLDER = Path(__file__).resolve().parent
@@ -30,7 +27,7 @@ FOLDER = Path(__file__).resolve().parent
 
 def main() -> None:
     add_method()
-    import_all()
+    import_everything()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     for line in sys.stdin:
         request = json.loads(line)
@@ -50,16 +47,6 @@ def add_method() -> None:
         f"[{methods.GROUP}]\nnearest-intensity = intensity_method:NearestIntensity\n"
     )
     sys.path[:0] = [str(folder), str(FOLDER)]
-
-
-def import_all() -> None:
-    """Everything that a run may need, once."""
-    for module in pkgutil.walk_packages(OFLSAM2Core.__path__, "OFLSAM2Core."):
-        if "__main__" not in module.name:
-            with suppress(ImportError):
-                importlib.import_module(module.name)
-    for name in ("torch", "pydicom", "scipy.ndimage", "nibabel", "PIL.PngImagePlugin"):
-        importlib.import_module(name)
 
 
 def run(words: list[str], folder: Path, fault: Fault, limit_s: float) -> Ended:

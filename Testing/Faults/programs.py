@@ -30,7 +30,11 @@ class Programs:
             stdout=subprocess.PIPE,
             text=True,
             # More threads would not survive a fork.
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "Testing")]),
+                "OMP_NUM_THREADS": "1",
+            },
         )
         return self
 

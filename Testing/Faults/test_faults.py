@@ -42,7 +42,7 @@ def readable(folder: Path) -> None:
         json.loads((folder / OUTPUTS["--report"]).read_text())
 
 
-def said_in_words(ended: Ended) -> None:
+def reported_in_words(ended: Ended) -> None:
     in_words(ended, [0, 2])
     if ended.code == 2:
         lines = [line for line in ended.err.splitlines() if not line.startswith("Warning: ")]
@@ -60,7 +60,7 @@ def test_a_disk_that_fails_at_any_moment_of_segmenting(
         folder.mkdir()
         fault = Fault(error=error, nth=nth)
         ended = programs.run(*segment(data, task), folder=folder, fault=fault)
-        said_in_words(ended)
+        reported_in_words(ended)
         readable(folder)
         failed += ended.code == 2
         if ended.code == 0:
@@ -80,7 +80,7 @@ def test_a_disk_that_fails_at_any_moment_of_learning(
         folder = tmp_path / str(nth)
         folder.mkdir()
         ended = programs.run(*words, folder=folder, fault=Fault(error=error, nth=nth))
-        said_in_words(ended)
+        reported_in_words(ended)
         assert (folder / "x.oflsam2").exists() == (ended.code == 0)
         if ended.code == 0:
             assert LearnedTask.load(folder / "x.oflsam2").structures
@@ -97,7 +97,7 @@ def test_a_disk_that_is_full_after_so_many_bytes(
     for words in (segment(data, task), ["learn", *support(data), "--out", "x.oflsam2", *METHOD]):
         ended = programs.run(*words, folder=tmp_path, fault=Fault(file_size=size or 1))
         if size >= 1000:  # Here stderr is a file as well, which holds no message then.
-            said_in_words(ended)
+            reported_in_words(ended)
         assert ended.code in (0, 2) and not ended.hung and ended.temporary == []
         readable(tmp_path)
         if size <= 300:

@@ -65,7 +65,7 @@ def test_reading_in_small_steps_gives_the_same_as_in_one(scene, monkeypatch):
     assert len(steps) > 2 * SHAPE[0]
 
 
-def test_a_segmentation_on_a_finer_grid_is_resampled_and_the_user_is_told(scene):
+def test_a_segmentation_on_a_finer_grid_is_resampled_and_the_user_is_warned(scene):
     volume = add_volume(scene, IMAGE, "case 1", OBLIQUE)
     fine_affine = OBLIQUE @ np.diag([0.5, 0.5, 0.5, 1.0])
     fine_affine[:3, 3] -= OBLIQUE[:3, :3] @ np.full(3, 0.25)
@@ -139,7 +139,7 @@ def test_only_ticked_structures_are_taken_with_the_labels_they_are_given(scene):
     assert [(one.name, one.label) for one in case.structures] == [("lesion", 9)]
 
 
-def test_an_empty_segment_counts_as_missing_and_overlap_is_told(scene):
+def test_an_empty_segment_counts_as_missing_and_overlap_is_reported(scene):
     volume = add_volume(scene, IMAGE, "case 1", OBLIQUE)
     masks = {"liver": LIVER, "inner": LIVER & ball(SHAPE, (6, 10, 8), 2), "none": LIVER & False}
     found = read(volume, add_segmentation(scene, volume, masks))
@@ -188,7 +188,7 @@ def test_matching_pairs_are_found_by_reference_and_by_name(scene):
     assert found == [SupportPair(first, by_reference), SupportPair(second, by_name)]
 
 
-def test_segments_of_one_code_are_both_read_and_told_apart_by_name(scene):
+def test_segments_of_one_code_are_both_read_and_distinguished_by_name(scene):
     kidney = "Anatomy~SCT^123037004^Anatomy~SCT^64033007^Kidney~^^"
     left, right = ball(SHAPE, (5, 6, 8), 3), ball(SHAPE, (5, 16, 8), 3)
     pairs = []

@@ -142,7 +142,9 @@ def test_one_undo_of_the_editor_takes_it_back(effect, panel, edited, volume):
     assert np.array_equal(segment_mask(edited, "other", volume), before)
 
 
-def test_a_segment_that_the_task_does_not_know_is_told_with_those_it_knows(effect, panel, edited):
+def test_a_segment_that_the_task_does_not_know_is_reported_with_those_it_knows(
+    effect, panel, edited
+):
     effect.parameterSetNode().SetSelectedSegmentID("other")
     press(effect, panel, "allButton")
     said = effect.self().messageLabel.text

@@ -125,7 +125,9 @@ def test_a_torchvision_is_added_to_the_torch_that_is_there_and_not_another_torch
     assert torch_extension[0]["torchVersionRequirement"] == "==2.6.0"
 
 
-def test_slicer_for_macos_is_told_another_python_before_anything_is_tried(pip, torch_extension):
+def test_slicer_for_macos_is_pointed_to_another_python_before_anything_is_tried(
+    pip, torch_extension
+):
     pip = pip(SLICERS)
     installer = Installer(FILE, INTEL_MAC, pip.versions.get)
     assert "Intel" in installer.problem() and "another Python" in installer.problem()
@@ -134,14 +136,14 @@ def test_slicer_for_macos_is_told_another_python_before_anything_is_tried(pip, t
     assert pip.arguments == [] and torch_extension == []
 
 
-def test_a_torch_that_is_too_old_is_told_and_not_replaced(pip, torch_extension):
+def test_a_torch_that_is_too_old_is_reported_and_not_replaced(pip, torch_extension):
     pip = pip({"torch": "2.1.0", "torchvision": "0.16.0", **SLICERS})
     with pytest.raises(ResourceError, match=r"torch 2\.1\.0 is installed.*not replaced"):
         Installer(FILE, LINUX, pip.versions.get).install()
     assert pip.arguments == [] and torch_extension == []
 
 
-def test_where_pip_fails_the_packages_and_a_way_on_are_told(pip):
+def test_where_pip_fails_the_packages_and_a_way_on_are_reported(pip):
     pip = pip({**GPU_TORCH, **SLICERS}, succeeds=False)
     with pytest.raises(ResourceError, match="pip could not install .*monai.*") as raised:
         Installer(FILE, LINUX, pip.versions.get).install()

@@ -88,7 +88,7 @@ def test_a_task_is_learned_once_saved_and_used_for_other_volumes(logic, support,
     assert np.array_equal(segment_mask(segmentation, "liver", target), np.roll(MASK, 2, axis=1))
 
 
-def test_two_cases_of_one_name_are_told_apart(logic, support, target, scene):
+def test_two_cases_of_one_name_are_distinguished(logic, support, target, scene):
     again = add_volume(scene, IMAGE, "case", OBLIQUE)
     pairs = [*support, (again, add_segmentation(scene, again, {"liver": MASK}, "again"))]
     run_names = []

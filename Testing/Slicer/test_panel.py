@@ -150,7 +150,7 @@ def test_cancel_before_anything_has_begun_is_a_cancel_and_the_worker_stays_usabl
     assert quick.run().state is State.DONE
 
 
-def test_weights_are_downloaded_only_after_one_question_that_tells_their_size(quick):
+def test_weights_are_downloaded_only_after_one_question_that_names_their_size(quick):
     quick.ui.backboneComboBox.setCurrentIndex(1)
     assert quick.parameters.backbone == "sam2.1-tiny"
     double.messages.clear()
@@ -190,7 +190,7 @@ def test_what_a_press_needs_is_asked_for_in_one_question_and_leaves_nothing_behi
     assert not panel.controller.link.is_alive
 
 
-def test_a_worker_without_packages_is_told_and_the_scene_stays_as_it_was(
+def test_a_worker_without_packages_is_reported_and_the_scene_stays_as_it_was(
     open_panel, target, pairs, scene
 ):
     panel = open_panel(synthetic_command("--mode", "bare"))
@@ -248,7 +248,7 @@ def test_a_worker_that_does_not_listen_is_killed_within_two_seconds(
     assert psutil.wait_procs(processes, timeout=2)[1] == []
 
 
-def test_a_worker_that_dies_is_told_with_its_last_words_and_the_next_run_is_fresh(
+def test_a_worker_that_dies_is_reported_with_its_last_words_and_the_next_run_is_fresh(
     open_panel, target, pairs
 ):
     panel = open_panel(synthetic_command("--mode", "die"))
@@ -274,7 +274,7 @@ def test_what_the_worker_warns_of_is_shown_while_it_works_and_when_it_is_done(
     assert panel.ui.messageLabel.text.count(warning) == 1
 
 
-def test_a_command_that_cannot_be_started_is_told(open_panel, target, pairs):
+def test_a_command_that_cannot_be_started_is_reported(open_panel, target, pairs):
     panel = open_panel("/no/such/python -m OFLSAM2Core.worker")
     panel.choose(target, pairs)
     assert panel.run().state is State.FAILED
@@ -387,20 +387,20 @@ def test_every_button_asks_the_worker_that_is_set(quick):
     assert "/no/such/worker" in quick.ui.modelLabel.text
 
 
-def test_a_worker_command_with_an_open_quote_is_told(quick):
+def test_a_worker_command_with_an_open_quote_is_reported(quick):
     quick.ui.workerCommandLineEdit.text = '"/no/such worker'
     quick.ui.segmentButton.click()
     assert "cannot be read" in quick.ui.messageLabel.text
     assert not quick.status.is_running
 
 
-def test_what_is_said_of_the_model_comes_back_after_a_run(quick):
+def test_what_is_shown_of_the_model_comes_back_after_a_run(quick):
     quick.ui.modelLabel.text = "Python 3, PyTorch 2."
     quick.run()
     assert quick.ui.modelLabel.text == "Python 3, PyTorch 2."
 
 
-def test_why_segment_is_disabled_is_always_told(open_panel, target, pairs):
+def test_why_segment_is_disabled_is_always_shown(open_panel, target, pairs):
     panel = open_panel(synthetic_command())
     ui = panel.ui
 
@@ -501,7 +501,7 @@ def views(scene, target):
     return found
 
 
-def test_a_structure_that_was_not_found_or_hardly_is_said_and_a_script_can_tell(
+def test_a_structure_that_was_not_found_or_hardly_is_reported_and_a_script_can_see_it(
     quick, scene, target, pairs
 ):
     image, _liver, _lesion = case_arrays(4)
@@ -726,7 +726,7 @@ def test_corrections_add_up(quick, target):
     assert found[10].any() and not found[5].any()
 
 
-def test_a_worker_that_was_started_anew_gets_the_volume_and_the_task_again(quick, target):
+def test_a_worker_that_was_started_again_gets_the_volume_and_the_task_again(quick, target):
     quick.run()
     erase(quick, "lesion", 10)
     quick.controller.link.close()
@@ -839,7 +839,7 @@ def check_options(quick, method):
     assert part.options() == {}
 
 
-def test_how_long_it_will_take_is_told_from_the_first_run_on(slow, target):
+def test_how_long_it_will_take_is_shown_from_the_first_run_on(slow, target):
     assert "to learn on this computer" not in slow.ui.expectedTimeLabel.text
     slow.run()
     assert "to learn on this computer" in slow.ui.expectedTimeLabel.text
@@ -912,7 +912,7 @@ def test_every_parameter_that_is_saved_is_read():
 
 
 def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, scene, pairs):
-    quick.option("oversampled").value = 1.5
+    quick.option("magnification").value = 1.5
     quick.option("slicing_axis").setCurrentText("coronal")
     quick.ui.presetComboBox.setCurrentText("accurate")
     quick.ui.structuresTable.item(1, 0).setCheckState(QtCore.Qt.Unchecked)
@@ -922,19 +922,19 @@ def test_choices_are_saved_with_the_scene_but_the_workers_command_is_not(quick, 
     assert "synthetic_worker" not in xml
     scene.Clear(False)
     assert quick.widget.optionsPart.options() == {}
-    assert quick.option("oversampled").value == 2.0
+    assert quick.option("magnification").value == 2.0
     scene.SetLoadFromXMLString(1)
     scene.SetSceneXMLString(xml)
     scene.Connect()
     quick.widget.enter()
-    assert quick.option("oversampled").value == 1.5
+    assert quick.option("magnification").value == 1.5
     assert quick.parameters.target.GetName() == "patient"
     assert [p.volume_node.GetName() for p in quick.widget.supportPart.pairs] == ["case 1", "case 2"]
-    chosen = {"preset": "accurate", "oversampled": 1.5, "slicing_axis": "coronal"}
+    chosen = {"preset": "accurate", "magnification": 1.5, "slicing_axis": "coronal"}
     assert quick.widget.optionsPart.options() == chosen
     quick.ui.resetOptionsButton.click()
     assert quick.widget.optionsPart.options() == {"preset": "accurate"}
-    assert quick.option("oversampled").value == 2.0
+    assert quick.option("magnification").value == 2.0
 
 
 def test_a_learned_task_is_saved_loaded_and_used_without_support_cases(

@@ -187,7 +187,7 @@ def test_jumping_brings_all_views_to_the_slice_also_under_a_transform(scene, vol
 
 
 @pytest.mark.parametrize(("index", "told"), [(7, "S 9.5 mm"), (1, "I 2.5 mm")])
-def test_the_place_of_a_slice_is_told_as_slice_views_do(scene, index, told):
+def test_the_place_of_a_slice_is_named_as_slice_views_do(scene, index, told):
     affine = np.diag([-0.9, -0.7, 2.0, 1.0])
     affine[2, 3] = -4.5
     volume = add_volume(scene, np.zeros(SHAPE, np.int16), "target", affine)

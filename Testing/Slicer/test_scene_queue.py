@@ -126,9 +126,9 @@ def test_the_panel_queues_the_scene_and_says_why_a_cohort_stopped(open_panel, sc
     listed = find_cases([str(tmp_path / "scene-volumes" / "cases.json")]).cases
     assert [case.name for case in listed] == ["target"]
 
-    def told():
+    def shown():
         panel.widget.cohortPart.refresh()
         return "has stopped" in panel.ui.messageLabel.text
 
-    panel.wait(told, timeout=120)  # what the synthetic worker learned is no task of the core's
+    panel.wait(shown, timeout=120)  # what the synthetic worker learned is no task of the core's
     assert "is not a readable learned task" in panel.ui.messageLabel.text

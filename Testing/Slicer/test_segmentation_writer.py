@@ -102,7 +102,7 @@ def test_other_segments_and_their_surfaces_stay_as_they_are(scene, volume):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slices_that_the_segment_editor_changes_are_told(volume, output, axis):
+def test_slices_that_the_segment_editor_changes_are_reported(volume, output, axis):
     writer = writer_for(output, volume)
     for result in slices(axis=axis):
         writer.write(result)
@@ -122,7 +122,7 @@ def test_slices_that_the_segment_editor_changes_are_told(volume, output, axis):
     assert np.array_equal(labels, expected)
 
 
-def test_views_are_told_once_a_flush_and_not_once_a_slice(volume, output):
+def test_views_are_notified_once_a_flush_and_not_once_a_slice(volume, output):
     writer = writer_for(output, volume)
     told = []
     segmentation = output.GetSegmentation()

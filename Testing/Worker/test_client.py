@@ -177,7 +177,7 @@ def test_a_job_that_hangs_is_ended_with_all_its_descendants_after_the_grace_time
     assert client.wait(client.hello()).name == "ready"
 
 
-def test_jobs_waiting_behind_one_that_hangs_are_told_that_the_worker_is_gone(
+def test_jobs_waiting_behind_one_that_hangs_fail_because_the_worker_is_gone(
     client: WorkerClient,
 ) -> None:
     hanging = client.request("hang")
@@ -193,7 +193,7 @@ def test_jobs_waiting_behind_one_that_hangs_are_told_that_the_worker_is_gone(
     ("how", "words"),
     [("killed", "memory ran out"), ("crash", "signal 11"), ("exit", "exit code 7")],
 )
-def test_a_worker_that_dies_is_noticed_at_once_said_in_words_and_can_be_started_again(
+def test_a_worker_that_dies_is_noticed_at_once_reported_in_words_and_can_be_started_again(
     client: WorkerClient, how: str, words: str
 ) -> None:
     client.wait(client.request("echo"))  # hello would import PyTorch

@@ -167,7 +167,7 @@ def test_sending_a_large_volume_takes_short_turns_too(environment: dict[str, str
             assert max(turns_until_last(client, lambda event: None)) < 0.05
 
 
-def test_a_worker_of_an_earlier_version_is_spoken_to_through_the_pipe(
+def test_a_worker_of_an_earlier_version_is_answered_through_the_pipe(
     environment: dict[str, str],
 ) -> None:
     program = textwrap.dedent(

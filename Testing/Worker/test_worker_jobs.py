@@ -191,7 +191,7 @@ def test_a_loaded_task_is_described(worker: WorkerClient, learned: Event) -> Non
             assert done.header[name] == learned.header[name]
 
 
-def test_a_task_file_replaced_by_another_is_read_anew(
+def test_a_task_file_replaced_by_another_is_read_again(
     worker: WorkerClient, learned: Event, tmp_path: Path
 ) -> None:
     path = tmp_path / "task.oflsam2"
@@ -203,7 +203,7 @@ def test_a_task_file_replaced_by_another_is_read_anew(
     assert (failed.name, failed.header["kind"]) == ("failed", "task")
 
 
-def test_what_is_wrong_with_a_request_is_said_with_the_right_kind_before_work_starts(
+def test_what_is_wrong_with_a_request_is_reported_with_the_right_kind_before_work_starts(
     worker: WorkerClient, supports: list[SupportCase], target: Volume, tmp_path: Path
 ) -> None:
     task_path = tmp_path / "task.oflsam2"

@@ -349,7 +349,7 @@ def test_the_worker_ends_when_the_program_that_started_it_is_killed(
         assert ends_within(pid, 2.0)
 
 
-def test_the_worker_runs_at_a_lower_priority_unless_told_otherwise(
+def test_the_worker_runs_at_a_lower_priority_unless_configured_otherwise(
     environment: dict[str, str],
 ) -> None:
     usual = os.nice(0)

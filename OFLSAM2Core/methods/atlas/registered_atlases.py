@@ -168,7 +168,7 @@ class AtlasRun:
 
 
 def _box(case: SlicedCase) -> tuple[npt.NDArray, npt.NDArray]:
-    """Of all structures: where they begin and end, mm from the middle of the first voxel, (3,)."""
+    """The box of all structures: its corners, mm from the middle of the first voxel, (3,) each."""
     box = bounding_box(case.labels > 0)
     steps = np.array(case.slicing.steps)
     first = np.array([side.start for side in box]) - 0.5

@@ -11,7 +11,7 @@ ROTATION = 15.0
 SCALE = 0.2
 """Largest logarithm of a change in size."""
 SHIFT = 0.06
-"""Of the image's side, either way."""
+"""Largest shift, as share of the image's side, either way."""
 
 IN_PLACE = (-1.15, 0.7)
 """Logarithm of how much a structure shrinks or grows where it is, while what lies around makes

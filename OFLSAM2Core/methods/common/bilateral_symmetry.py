@@ -43,9 +43,9 @@ left ventricle or one of two glands is alike in a mirror, too, but not what is b
 def symmetric_label_map(
     support: Sequence[SupportStack], structures: Sequence[Structure]
 ) -> npt.NDArray[np.intp] | None:
-    """Of each structure, the number of the one that it is in a mirror, (N,): mostly itself, of the
-    left parotid gland the right one. None where mirrored slices are unlike the other cases, or
-    there is no other case."""
+    """The number of each structure's mirror image, (N,): mostly its own, for the left parotid gland
+    that of the right one. None where mirrored slices are unlike the other cases, or there is no
+    other case."""
     if support[0].slicing.orientation not in LEFT_TO_RIGHT:
         return None
     pairs = list(permutations([_Around.structures_of(case, structures) for case in support], 2))
@@ -67,8 +67,8 @@ def flip_left_right(
     masks: npt.NDArray[np.float32],
     partners: npt.NDArray[np.intp],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Of image (3, S, S) and masks (N, S, S): columns from last to first, and each mask that of its
-    partner."""
+    """An image (3, S, S) and its masks (N, S, S), mirrored: columns from last to first, and each
+    mask in the place of its partner."""
     return (
         np.ascontiguousarray(image[..., ::-1]),
         np.ascontiguousarray(masks[partners][..., ::-1]),

@@ -19,8 +19,8 @@ NEAR = 2
 """Positions from a structure that count as near it."""
 
 NEAR_SHARE = 0.3
-"""Of all weight, what the positions near a structure have at least where the mapping network is
-fitted. 0.1 to 0.5 were tried."""
+"""Share of all weight that the positions near a structure have at least where the mapping network
+is fitted. 0.1 to 0.5 were tried."""
 
 NEAR_SHARE_IN_LOSS = 0.1
 """The same where the rest is trained: there Dice looks after all but the smallest."""

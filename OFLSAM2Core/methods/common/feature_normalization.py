@@ -1,6 +1,6 @@
 """A volume's own feature statistics, so that scanners and protocols can be compared.
 
-Of left-atrium MRI, a head learned on three volumes without this gives Dice 0.00 on a fourth whose
+On left-atrium MRI, a head learned on three volumes without this gives Dice 0.00 on a fourth whose
 contrast differs; with it, 0.30, and the mean of four rises from 0.49 to 0.61
 (docs/experiments/left-atrium.md).
 """
@@ -19,7 +19,7 @@ PREVIEWED = 12
 """Slices, spread over the volume, that the statistics are taken from."""
 
 
-def probe_slices(count: int) -> list[int]:
+def statistics_slices(count: int) -> list[int]:
     """Indices of the slices that statistics are taken from, out of `count`."""
     wanted = min(PREVIEWED, count)
     return sorted({round((i + 0.5) * count / wanted - 0.5) for i in range(wanted)})
@@ -46,7 +46,7 @@ class FeatureStatistics:
         the padding around it would dominate the statistics of narrow volumes.
         """
         samples = []
-        for index in probe_slices(count):
+        for index in statistics_slices(count):
             embedding = encoded(index).embedding.float()
             step = image_size / embedding.shape[-1]
             top, left = int(box[0] / step), int(box[2] / step)

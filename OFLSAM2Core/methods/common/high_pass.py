@@ -23,7 +23,8 @@ FLAT = 0.05
 
 
 def high_pass_features(images: Tensor, side: int) -> Tensor:
-    """Of images (B, 3, S, S) in [0, 1]: (B, BLOCK * BLOCK, side, side), a position's pixels."""
+    """Fine detail of images (B, 3, S, S) in [0, 1]: (B, BLOCK * BLOCK, side, side), a position's
+    pixels as its channels."""
     grey = F.adaptive_avg_pool2d(images.mean(dim=1, keepdim=True), BLOCK * side)
     finer = grey - _surroundings(grey)
     contrast = _surroundings(finer.square()).sqrt()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.methods.common.class_balance import PositionWeights
-from OFLSAM2Core.slice_position.encoding import PLACES, places
+from OFLSAM2Core.slice_position.encoding import PLACES, rbf_encoding
 
 REGULARISER = 1e-2
 """lambda of LWL and LLB: it multiplies tau inside the residual."""
@@ -74,7 +74,9 @@ class PcaFeatureMap:
         """The unknowns' coefficients of a slice at a level: (P, unknowns), at every position of
         h * w or at some, by their indices."""
         patches = F.unfold(self(embedding)[None], self.kernel, padding=self.kernel // 2)[0]
-        there = places(level, embedding.shape[-1], patches.device) if self.with_places else None
+        there = (
+            rbf_encoding(level, embedding.shape[-1], patches.device) if self.with_places else None
+        )
         if positions is not None:
             patches = patches[:, positions]
             there = None if there is None else there[positions]

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RetrievedSlices(Options):
-    """Of a method that is conditioned on the support slices most similar to what it segments."""
+    """Options of a method that is conditioned on the support slices most similar to what it
+    segments."""
 
     retrieved_slices: int = option(
         3,

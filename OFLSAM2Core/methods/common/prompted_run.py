@@ -19,7 +19,7 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
-from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, probe_slices
+from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, statistics_slices
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames
 from OFLSAM2Core.methods.common.sliced_volume import SlicedVolume, SliceFeatures, SlicePreparation
 from OFLSAM2Core.methods.common.support_memory import SupportMemory, descriptor, spread
@@ -203,7 +203,7 @@ class PromptedRun:
         query = Query(
             count,
             self.volume.is_sequence,
-            probe_slices(count),
+            statistics_slices(count),
             self.learned.memory,
             lambda index: self.describe(
                 self.volume.image(index).to(ctx.needed_backbone.device), features(index)
@@ -235,8 +235,8 @@ class PromptedRun:
 
 
 def _statistics(ctx: Context, volume: SlicedVolume, features: SliceFeatures) -> FeatureStatistics:
-    """Of a volume's features, from slices spread over it."""
-    indices = probe_slices(volume.count)
+    """Mean and deviation of a volume's features, from slices spread over it."""
+    indices = statistics_slices(volume.count)
     for done, index in enumerate(indices):
         ctx.report(Progress("encode", done, len(indices), "looking through the volume"))
         with ctx.timings.stage("encode"):

@@ -30,7 +30,7 @@ def grey_on_grid(grid: IsotropicGrid, volume: SlicedVolume, middle: Point) -> tu
 
 
 def middle_of(volume: SlicedVolume) -> Point:
-    """Of a whole volume, mm from the middle of its first voxel."""
+    """The middle of a whole volume, mm from the middle of its first voxel."""
     slice_, row, column = (
         (side - 1) / 2 * step
         for side, step in zip(volume.slicing.shape, volume.slicing.steps, strict=True)

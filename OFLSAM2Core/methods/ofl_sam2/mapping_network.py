@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LAMBDA = 1e-2
-"""Of LWL and LLB. It multiplies tau inside the residual."""
+"""The value of LWL and LLB. It multiplies tau inside the residual."""
 
 NEW_SAMPLE = 0.1
 """LWL's weight of a new slice: a tenth of all."""
@@ -70,7 +70,7 @@ class NormalEquations:
     def of_slice(cls, features: Tensor, memory: Tensor, kernel: int) -> NormalEquations:
         """One slice: features x (1, C, h, w), memory features e (N, M, h, w).
 
-        Of many positions an even part is taken: neighbours say much the same.
+        Where there are many positions an even part is taken: neighbours are much the same.
         """
         every = max(1, memory[0, 0].numel() // POSITIONS)
         own = rows(features, kernel)[every // 2 :: every]

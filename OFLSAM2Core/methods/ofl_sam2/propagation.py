@@ -19,7 +19,7 @@ from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.methods.base import Context, MethodState, refuse_corrections
-from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, probe_slices
+from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, statistics_slices
 from OFLSAM2Core.methods.common.sliced_volume import SliceFeatures, outwards
 from OFLSAM2Core.methods.common.support_memory import descriptor
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, confident_structures
@@ -139,7 +139,7 @@ class OflSam2Run:
 
     def _read_statistics(self) -> None:
         """Mean and deviation of features over the volume, from slices spread over it."""
-        indices = probe_slices(self.volume.count)
+        indices = statistics_slices(self.volume.count)
         for done, index in enumerate(indices):
             self.ctx.report(Progress("encode", done, len(indices), "looking through the volume"))
             self._encode(index)
@@ -151,10 +151,11 @@ class OflSam2Run:
         )
 
     def _start(self) -> int:
-        """Of the slices read so far, the one most similar to a support slice with structures."""
+        """The slice, among those encoded so far, that is most similar to a support slice with
+        structures."""
         memory = self.learned.memory
         return max(
-            probe_slices(self.volume.count),
+            statistics_slices(self.volume.count),
             key=lambda i: memory.likeness(descriptor(self._features(i).normalized_embedding)),
         )
 

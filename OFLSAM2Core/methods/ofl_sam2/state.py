@@ -101,7 +101,7 @@ class OflSam2State:
 def support_memory(
     backbone: Backbone, slices: Sequence[EncodedSlice], attention: LearnedAttention | None
 ) -> SupportMemory:
-    """Of the support slices themselves, without augmented copies; of many an even part."""
+    """Memory of the support slices, without augmented copies; an even part where there are many."""
     originals = [s for s in slices if s.copy == 0]
     kept = [originals[i] for i in spread(range(len(originals)), MOST_MEMORIES)]
     memories = [each.memory(backbone) for each in kept]

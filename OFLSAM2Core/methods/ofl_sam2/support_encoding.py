@@ -14,7 +14,7 @@ from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.common.augmentation import augment
-from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, probe_slices
+from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, statistics_slices
 from OFLSAM2Core.methods.common.sliced_volume import SlicedCase
 from OFLSAM2Core.methods.common.support_memory import descriptor, spread
 from OFLSAM2Core.runtime.memory_check import check_memory
@@ -63,10 +63,10 @@ def encode_support(
     most: int,
     copies: int,
 ) -> list[EncodedSlice]:
-    """Encode the slices worth learning from, about `most` of all cases, and `copies` augmented
+    """Encode the slices that are learned from, about `most` of all cases, and `copies` augmented
     copies of each."""
     backbone, rng = ctx.needed_backbone, ctx.rng()
-    chosen = [_worth_learning(case, most // len(cases)) for case in cases]
+    chosen = [_select_slices(case, most // len(cases)) for case in cases]
     total = (1 + copies) * sum(map(len, chosen))
     encoded: list[EncodedSlice] = []
     for copy in range(1 + copies):
@@ -106,13 +106,13 @@ def encode_support(
     return encoded
 
 
-def _worth_learning(case: SlicedCase, most: int) -> list[int]:
+def _select_slices(case: SlicedCase, most: int) -> list[int]:
     """Slices with structures, some without, and those that the volume's statistics come from."""
     full = case.labelled.tolist()
     empty = sorted(set(range(case.count)) - set(full))
     full = spread(full, max(1, round(most / (1 + EMPTY_SHARE))))
     empty = spread(empty, max(4, round(EMPTY_SHARE * len(full))))
-    return sorted({*full, *empty, *probe_slices(case.count)})
+    return sorted({*full, *empty, *statistics_slices(case.count)})
 
 
 def _check_memory(features: ImageFeatures, masks: Tensor, slices: int) -> None:

@@ -150,8 +150,8 @@ class Training:
         return logits
 
     def _some_structures(self, queries: Sequence[EncodedSlice]) -> list[int]:
-        """Of many structures a few, those in the slices first: one must also learn where it is
-        not."""
+        """A few structures where there are many, those in the slices first: it must also be learned
+        where a structure is not."""
         present = torch.stack([q.masks.flatten(1).amax(dim=1) > 127 for q in queries]).any(dim=0)
         draw = self.rng.random(len(present)) - present.numpy() * self.rng.random(len(present))
         return sorted(int(i) for i in np.argsort(draw)[:MOST_STRUCTURES])

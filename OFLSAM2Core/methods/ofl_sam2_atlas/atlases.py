@@ -1,5 +1,5 @@
-"""The support cases as atlases: coarse images and labels around their structures, registered to a
-volume, in which their labels then say where structures are (the prior)."""
+"""The support cases as atlases: coarse images and labels around their structures. Registered to a
+volume, their labels give a prior of where structures are in it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Atlases:
 
     @cached_property
     def centre(self) -> Point:
-        """Of the structures' mass from the grid's middle, mean of the atlases, mm."""
+        """Centre of mass of the structures, mm from the grid's middle, mean of the atlases."""
         mass = self.labels.amax(dim=1).float()
         each = torch.einsum("sdhw,dhwk->sk", mass, self.grid.points())
         return point((each / mass.sum(dim=(1, 2, 3))[:, None]).mean(dim=0).numpy())
@@ -116,7 +116,8 @@ class Atlases:
         return float(np.prod(self.extent) ** (1 / 3))
 
     def describe(self, greys: Tensor) -> Tensor:
-        """What is compared of grey values (B, 1, D, H, W) in [0, 1]: (B, C, D, H, W)."""
+        """Descriptors of grey values (B, 1, D, H, W) in [0, 1], which registration compares:
+        (B, C, D, H, W)."""
         return torch.cat([mind_ssc(greys), self.grey * greys], dim=1)
 
     @cached_property
@@ -125,14 +126,19 @@ class Atlases:
         return self.describe(self.images.float() / 255)
 
     def cases(self, which: Sequence[int]) -> Tensor:
-        """Descriptors of some."""
+        """Descriptors of some atlases, by their numbers."""
         return self.described[list(which)]
 
     @torch.no_grad()
     def pose(
         self, scan: Scan, middles: Sequence[Point], which: Sequence[int], on_step: OnStep
     ) -> list[Pose]:
-        """From each place an affine map of each atlas, all found together."""
+        """A pose for each place: affine maps of the atlases, found from there, each atlas by
+        itself.
+
+        middles: of the atlases' grid at first, mm from the middle of the first voxel. which:
+        numbers of the atlases. on_step: called before each step; raises what it raises.
+        """
         shown = [image_on(self.grid, scan, self.intensity, middle) for middle in middles]
         volume = self.describe(torch.stack([image for image, _ in shown]))
         inside = torch.stack([there for _, there in shown]).float()
@@ -151,7 +157,8 @@ class Atlases:
             # The volume's point that lies in the middle of each atlas.
             at = torch.linalg.solve(affine[:, :, :3], -affine[:, :, 3:])[:, :, 0]
             best = alike.argmax()
-            # Of the atlas that looks most similar: the mean of one right and two wrong is nowhere.
+            # The most similar atlas gives the centre: the mean of one right and two wrong is
+            # nowhere.
             centre = point(np.array(middle) + at[best].numpy())
             found.append(Pose(middle, affine, tuple(which), 1 - float(alike.mean()), centre))
         return found
@@ -171,8 +178,8 @@ class Atlases:
 
     @torch.no_grad()
     def prior_of(self, scan: Scan, pose: Pose, *, deform: bool, on_step: OnStep) -> AtlasPrior:
-        """What the atlases of a pose say: by its affine maps alone, on a coarser grid, which is
-        enough to know where structures are; or deformed from there."""
+        """The atlas prior at a pose. deform: whether the atlases are deformed from there; otherwise
+        affine maps alone on a coarser grid, which is enough to find where structures are."""
         index = list(pose.which)
         image, there = image_on(self.grid, scan, self.intensity, pose.middle)
         volume, cases = self.describe(image[None]), self.cases(index)
@@ -266,13 +273,13 @@ def atlas_of(
 
 
 def channel_means(cases: Tensor) -> Tensor:
-    """Of descriptors (S, C, D, H, W): (1, C, 1, 1, 1)."""
+    """Mean of each channel of descriptors (S, C, D, H, W): (1, C, 1, 1, 1)."""
     return cases.mean(dim=(0, 2, 3, 4), keepdim=True)
 
 
 def similarity_weights(apart: Tensor) -> Tensor:
-    """How much each atlas counts, (S, 1, D, H, W), by how much it differs from the volume nearby,
-    (S, C, D, H, W): locally weighted voting."""
+    """Weight of each atlas in each cell, (S, 1, D, H, W): locally weighted voting. apart:
+    difference of descriptors of the atlases and the volume, (S, C, D, H, W)."""
     apart = apart.square().mean(dim=1, keepdim=True)
     around = F.pad(apart, [NEARBY // 2] * 6, mode="replicate")
     nearby = F.avg_pool3d(around, NEARBY, stride=1)
@@ -295,7 +302,7 @@ def image_on(
 def box_of(
     labels: npt.NDArray, steps: Sequence[float]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Of all structures: where they begin and end, mm from the middle of the first voxel, (3,)."""
+    """The box of all structures: its corners, mm from the middle of the first voxel, (3,) each."""
     box = bounding_box(np.asarray(labels > 0))
     first = np.array([side.start for side in box]) - 0.5
     last = np.array([side.stop for side in box]) - 0.5

@@ -10,27 +10,27 @@ from __future__ import annotations
 # --- Locate
 
 ROOM_AROUND = 0.3
-"""Around the structures on every side of an atlas, of the geometric mean of their extents: what
-lies beside them is compared, too. Between 24 mm and 0.15 of the largest extent on five anatomies,
-which was measured before (docs/experiments/atlas-prior.md)."""
+"""Room around the structures on every side of an atlas, as share of the geometric mean of their
+extents: what lies beside them is compared, too. Between 24 mm and 0.15 of the largest extent on
+five anatomies, which was measured before (docs/experiments/atlas-prior.md)."""
 
 SEARCHED = 2, 4
 """Cells of an atlas that a cell is wide in which a volume is described, and compared, while places
 are searched for."""
 
 LEAST_SEEN = 0.5
-"""Of an atlas, what must lie within the volume at a place that is searched: volumes may be cropped
-to half of the structures."""
+"""Share of an atlas that must lie within the volume at a place that is searched: volumes may be
+cropped to half of the structures."""
 
 PLACES = 3
 """Most similar places that become hypotheses, besides the place in the field of view at which the
 support has the structures."""
 
 SAME_PLACE = 0.3
-"""Of the geometric mean extent: hypotheses nearer than this to one another are one."""
+"""Share of the geometric mean extent within which two hypotheses count as one."""
 
 MOST_HYPOTHESES = 3
-"""That are registered and predicted."""
+"""Hypotheses that are registered and predicted, at most."""
 
 PRESENT = 0.5
 """Prior probability from which on a voxel counts as the structure's."""
@@ -50,17 +50,17 @@ MORE_SIMILAR, NEARBY = 3.0, 3
 (docs/experiments/atlas-prior.md)."""
 
 OTHERS = 2
-"""By how many others a support case is known: the time of leave-one-out grows with it."""
+"""Other cases by which a support case is located in leave-one-out, whose time grows with it."""
 
 # --- Region and scale
 
 ROI_ROOM = 3.4
-"""Side of the region, of the largest extent of the structures in a slice: what lies around them
-says where they are. With 1.7, and all else the same, 14 prostates have 0.793 for 0.810 and 11
-hearts 0.824 for 0.843, though they are seen half as large again. Measured."""
+"""Side of the region, as a multiple of the largest extent of the structures in a slice: what lies
+around them shows where they are. With 1.7, and all else the same, 14 prostates have 0.793 for 0.810
+and 11 hearts 0.824 for 0.843, though they are seen half as large again. Measured."""
 
 WHOLE = 0.8
-"""Of the slices' longest side: a region that is larger than this is the whole slice."""
+"""Share of the slices' longest side from which on a region is the whole slice."""
 
 SIZES = (128, 160, 192, 224, 256)
 """Sides of the image that the encoder sees, in pixels."""
@@ -69,23 +69,23 @@ LARGEST = 512
 """The largest side of an image, where all of a slice is predicted: four times the time of 256."""
 
 EXTENT_ROOM = 0.12
-"""Of the structures' height: slices beyond the located ends that are predicted in any case."""
+"""Share of the structures' height beyond the located ends that is predicted in any case."""
 
 EMPTY_ENDS = 0.06
-"""Of the structures' height: so far beyond the last slice in which anything was predicted slices
-are predicted, too."""
+"""Share of the structures' height beyond the last slice in which anything was found that is
+predicted as well."""
 
 # --- Features
 
-PROBES = 8
-"""Slices, spread over the located extent, that feature statistics are taken from."""
+STATISTICS_SLICES = 8
+"""Slices, spread evenly over the located extent, from which feature statistics are taken."""
 
 COMPONENTS = 96
 """Principal components of the standardised features. With 64, 768 positions and half the training
 steps hearts lose 0.011 and prostates 0.009. Measured."""
 
 POSITIONS = 2048
-"""Of a slice that the mapping network is fitted to."""
+"""Positions of a slice that the mapping network is fitted to, drawn at random."""
 
 MOST_SLICES = 120
 """Support slices that are learned from, over all cases."""
@@ -96,7 +96,7 @@ EMPTY_SHARE = 0.25
 # --- Training
 
 BATCH = 8
-PRIOR_HEARD = 0.6
+PRIOR_GIVEN = 0.6
 """How often a training slice comes with its prior; the head must do without as well. Measured: with
 0.85 it leans on the prior, and is worse with it, too."""
 
@@ -110,7 +110,7 @@ PRIOR_SHIFT, PRIOR_SCALE = 0.03, 0.06
 """How far the prior is moved by itself, of the image's side, and its logarithm of scale."""
 
 QUICK = 2.0
-"""Learning rate of the head, of the option."""
+"""Learning rate of the head, as a multiple of the option."""
 
 BALANCED = 0.7
 """Share of the steps in which positions near small structures count more
@@ -129,7 +129,7 @@ SUPPORT_AS = 3.0
 """Corrected slices of a volume that count as much in its mapping network as all of the support."""
 
 RELEARN_STEPS, RELEARN_RATE = 20, 1e-2
-"""Of Adam on the head's last layer."""
+"""Steps and learning rate of Adam on the head's last layer."""
 
 RELEARN_SHARES = 0.0, 0.5, 1.0
 """How much of the way it may go: as far as predicts corrected slices best that were left out."""
@@ -142,13 +142,15 @@ MARGIN = 0.5
 """Logit from which on a prediction of a known voxel counts as right."""
 
 REACH = 0.25
-"""Of the structures' height: how far from a corrected slice what was wrong in it fades to 1 / e."""
+"""Share of the structures' height at which the error of a corrected slice, applied to the slices
+beside it, has faded to 1 / e."""
 
 FAINT = 0.02
-"""What has faded to less is left out."""
+"""Share below which an error that has faded is left out."""
 
 KEPT_BYTES = 1 << 30
-"""Of encoded slices that stay in memory until a volume is corrected; others are encoded again."""
+"""Bytes of encoded slices that stay in memory until a volume is corrected; others are encoded
+again."""
 
 # --- Extend
 

@@ -1,4 +1,5 @@
-"""A segmented volume, corrected: learned from, and predicted anew from the kept features."""
+"""Correction of a segmented volume: learning from corrected slices, and predicting again from the
+kept features."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ from OFLSAM2Core.postprocessing.probability_volume import ProbabilityVolume, as_
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """model: with what was learned. results: every slice anew."""
+    """model: with what was learned. results: every slice, predicted again."""
 
     model: Model
     results: Iterator[CanonicalResult]
@@ -59,7 +60,7 @@ def correct_scan(
     given, with full confidence."""
     report, timings = ctx.report, ctx.timings
     location = segmented.location
-    seen = standardised(location.encoded, location.encoded.statistics(location.probes))
+    seen = standardised(location.encoded, location.encoded.statistics(location.statistics_slices))
     framing = location.encoded.window.framing
     spacing = scan.slicing.slice_spacing
     slices = []
@@ -89,10 +90,10 @@ def correct_scan(
             others,
             lambda done, total: report(Progress("learn", done, total)),
         )
-    return Step(new, _anew(new, ctx, scan, options, segmented, location, corrected))
+    return Step(new, _predicted_again(new, ctx, scan, options, segmented, location, corrected))
 
 
-def _anew(
+def _predicted_again(
     model: Model,
     ctx: Context,
     scan: Scan,
@@ -144,7 +145,7 @@ def _wanted(segmented: Segmented, corrected: Corrected, count: int) -> list[int]
 
 
 def _height(location: Location, spacing: float) -> float:
-    """Of the structures, mm."""
+    """Height of the structures, mm."""
     if location.scale is not None:
         return 2 * location.scale.half
     return (location.stop - location.first) * spacing

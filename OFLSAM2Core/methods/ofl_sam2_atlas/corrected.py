@@ -36,17 +36,17 @@ class Corrected:
 
     @property
     def slices(self) -> list[int]:
-        """In which something is known."""
+        """Slices in which something is known."""
         return np.flatnonzero(self.known.any(axis=(1, 2))).tolist()
 
     def masks(self, index: int, structures: Sequence[Structure]) -> npt.NDArray[np.bool_]:
-        """Of a slice, (N, H, W); they say nothing where it is not known."""
+        """Masks of a slice, (N, H, W); they mean nothing where it is not known."""
         return np.stack([self.labels[index] == each.label for each in structures])
 
     def in_window(
         self, index: int, structures: Sequence[Structure], framing: Letterbox
     ) -> tuple[Tensor, Tensor]:
-        """Of a slice, how much of every pixel structures cover, (N, S, S), and how much of it is
+        """How much of every pixel of a slice structures cover, (N, S, S), and how much of it is
         known, (S, S), both in [0, 1]. Beside the slice nothing is known."""
         planes = np.concatenate([self.masks(index, structures), self.known[index][None]])
         shown = torch.from_numpy(framing.to_network(planes))

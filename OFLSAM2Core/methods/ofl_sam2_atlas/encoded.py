@@ -30,7 +30,7 @@ class EncodedWindow:
         return len(self._kept)
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Of canonical slice `index`: embedding (C, h, w) and detail (1, 4h, 4w)."""
+        """Embedding (C, h, w) and fine detail (1, 4h, 4w) of canonical slice `index`."""
         if index not in self._kept:
             image = torch.from_numpy(self.window.image(index))[None]
             with self._timings.stage("encode"):

@@ -1,5 +1,5 @@
-"""One more support case for what was learned: its atlas and its equations are added, and the head
-is trained on from where it is."""
+"""Adds a support case to a learned task: its atlas and its normal equations are added, and the
+head's training goes on from where it was."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ from OFLSAM2Core.slice_position.extents import StructureExtents
 
 
 def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOptions) -> Model:
-    """case: with the task's structures. options: those that the task was learned with. The view and
-    the features' components stay as they are. The head sees a quarter of the slices and steps that
-    learning from nothing takes; half of what it sees are slices that the task has kept."""
+    """The model with one more case, which has the task's structures. options: those that the task
+    was learned with. The view and the features' components stay as they are. The head sees a
+    quarter of the slices and steps that learning from nothing takes; half of what it sees are
+    slices that the task has kept."""
     rng, report, timings = ctx.rng(), ctx.report, ctx.timings
     structures = model.structures
     slicing = SliceGeometry.for_volume(case.volume, model.orientation)
@@ -47,7 +48,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
     labels = slicing.to_slices(case.labels)
     count = model.atlases.count
     prior: AtlasPrior | None = None
-    worth = model.worth
+    reliability = model.reliability
     with timings.stage("leave one out"):
         if model.mapping.features.with_places:
 
@@ -58,13 +59,13 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
             _, pose = best_pose(model.atlases, scan, labels, structures, which, on_step)
             prior = model.atlases.prior_of(scan, pose, deform=True, on_step=on_step)
             own = overlap(prior, labels, structures)
-            reliable = tuple(_mean(np.array(worth.reliable), own, count).tolist())
-            worth = replace(worth, reliable=reliable)
+            dice = tuple(_mean(np.array(reliability.dice), own, count).tolist())
+            reliability = replace(reliability, dice=dice)
         atlases = with_case(model.atlases, scan, labels, structures)
     region = region_of_labels(labels, slicing.slice_spacing)
-    slices = (region.first, region.stop) if worth.located else (0, slicing.count)
+    slices = (region.first, region.stop) if reliability.located else (0, slicing.count)
     rows, columns = slicing.slice_shape
-    centre = region.centre if worth.located else (rows / 2, columns / 2)
+    centre = region.centre if reliability.located else (rows / 2, columns / 2)
     window = model.view.window(scan, centre, slices, model.intensity)
     own_window = SupportWindow(window, labels, region.scale, slicing.slice_spacing, prior, slices)
     with timings.stage("encode"):
@@ -80,7 +81,9 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
         )
     features = model.mapping.features
     with timings.stage("mapping network"):
-        equations = equations_of(encoded, features, model.balance, model.worth.level_error, rng)
+        equations = equations_of(
+            encoded, features, model.balance, model.reliability.level_error, rng
+        )
         summed = _mean_equations(model.equations, equations, count)
         mapping = Mapping(features, summed.closed_form())
     number = max(model.kept.without, default=count - 1) + 1
@@ -97,7 +100,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
             TrainingSet(shown, without, features.with_places),
             max(options.training_steps // config.EXTENDING, 1),
             options.learning_rate * config.EXTENDING_RATE,
-            model.worth.level_error,
+            model.reliability.level_error,
             rng,
             lambda done, total, text: report(Progress("learn", done, total, text)),
             ctx.device,
@@ -110,7 +113,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
     return replace(
         model,
         atlases=atlases,
-        worth=worth,
+        reliability=reliability,
         extents=StructureExtents(_mean(model.extents.levels, extents.levels, count)),
         mapping=mapping,
         head=head,
@@ -134,7 +137,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
 def with_case(
     atlases: Atlases, scan: Scan, labels: npt.NDArray, structures: Sequence[Structure]
 ) -> Atlases:
-    """One more, on the grid of the others. labels: canonical slices."""
+    """The atlases with one more, on the same grid. labels: canonical slices."""
     image, covered, place = atlas_of(atlases.grid, scan, labels, structures, atlases.intensity)
     low, high = box_of(labels, scan.slicing.steps)
     extent = _mean(np.array(atlases.extent), high - low, atlases.count)
@@ -149,7 +152,7 @@ def with_case(
 
 
 def _mean(before: npt.NDArray, own: npt.NDArray, count: int) -> npt.NDArray[np.float64]:
-    """Of `count` cases before and one more; where one of both is NaN, the other."""
+    """Mean over `count` cases before and one more; where one of both is NaN, the other."""
     together = (count * before + own) / (count + 1)
     return np.where(np.isnan(before), own, np.where(np.isnan(own), before, together))
 

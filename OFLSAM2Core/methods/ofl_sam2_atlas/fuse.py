@@ -70,35 +70,43 @@ def fuse(
     framing = location.encoded.window.framing
     top, bottom, left, right = framing.region
     empty = torch.zeros_like(next(iter(predicted.values())))
-    stack = np.stack([predicted.get(i, empty).numpy() for i in range(first, stop)], axis=1)
-    volume = ProbabilityVolume(stack).smoothed(model.widths, slicing.slice_spacing)
+    volume = ProbabilityVolume(
+        np.stack([predicted.get(i, empty).numpy() for i in range(first, stop)], axis=1)
+    ).smoothed(model.widths, slicing.slice_spacing)
+    on_network_grid = volume
     volume = ProbabilityVolume.of_slices(
-        framing.to_grid(volume.slice(n, CPU))[:, top:bottom, left:right]
-        for n in range(volume.count)
+        (
+            framing.to_grid(on_network_grid.slice(n, CPU))[:, top:bottom, left:right]
+            for n in range(on_network_grid.count)
+        ),
+        on_network_grid.count,
     )
+    del on_network_grid
     touched = [list(own) for own in model.touched]
-    volume = volume.without_spurious_components(model.single, touched)
+    volume.remove_spurious_components(model.single, touched)
     temperature, highest = TEMPERATURE, None
     before, weight = volume, np.zeros(len(model.structures))
     known: ProbabilityVolume | None = None
     if location.prior is not None:
         prior = location.prior
         known = ProbabilityVolume.of_slices(
-            prior.grid.on_slices(prior.shares, slicing, prior.middle, index, framing.region)
-            for index in range(first, stop)
+            (
+                prior.grid.on_slices(prior.shares, slicing, prior.middle, index, framing.region)
+                for index in range(first, stop)
+            ),
+            stop - first,
         )
-        weight = prior_weights(volume, known, np.array(model.worth.reliable)) * confirmed(
+        weight = prior_weights(volume, known, np.array(model.reliability.dice)) * confirmed(
             volume, known
         )
         weight = weight * prior_factors
-        volume = weighted_mean(volume, known, weight).without_spurious_components(
-            model.single, touched
-        )
+        volume = weighted_mean(volume, known, weight)
+        volume.remove_spurious_components(model.single, touched)
         temperature, highest = WITH_REGISTRATION, known.highest()
     if intensity_refinement:
         shown = scan.stack[first:stop, top:bottom, left:right]
         volume = volume.with_intensity_likelihood(shown, touched)
-        volume = volume.without_spurious_components(model.single, touched)
+        volume.remove_spurious_components(model.single, touched)
     if corrected_nearby is not None:
         volume = corrected_nearby(volume, first)
     count = slicing.count
@@ -118,7 +126,7 @@ def fuse(
 
 
 def confirmed(volume: ProbabilityVolume, prior: ProbabilityVolume) -> npt.NDArray[np.float64]:
-    """How far the prediction bears out the prior of each structure, (N,) in [0, 1]."""
+    """How far the prediction confirms the prior of each structure, (N,) in [0, 1]."""
     found = []
     for own, of_prior in zip(volume.values, prior.values, strict=True):
         where = of_prior > 127
@@ -128,17 +136,17 @@ def confirmed(volume: ProbabilityVolume, prior: ProbabilityVolume) -> npt.NDArra
 
 
 def prior_weights(
-    predicted: ProbabilityVolume, prior: ProbabilityVolume, reliable: npt.NDArray[np.float64]
+    predicted: ProbabilityVolume, prior: ProbabilityVolume, dice: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Share of the prior of each structure, (N,) in [0, MOST].
 
     The prior's expected Dice in this volume says how well the atlases agree once they are
-    registered to it; reliable, the Dice of each structure by leave-one-out, (N,), how well that
+    registered to it; dice, the Dice of each structure by leave-one-out, (N,), how well that
     went among the support cases (NaN where there is a single one). The geometric mean of the odds
     of both is compared with the odds of the prediction's expected Dice.
     """
     expected = np.where(
-        np.isnan(reliable), _odds(UNTRIED), np.sqrt(_odds(reliable) * _odds(prior.expected_dice()))
+        np.isnan(dice), _odds(UNTRIED), np.sqrt(_odds(dice) * _odds(prior.expected_dice()))
     )
     weights = TRUSTED * expected / _odds(predicted.expected_dice())
     return np.minimum(weights / (1 + weights), MOST)
@@ -150,8 +158,11 @@ def weighted_mean(
     """The mean of both probabilities. weight: of the prior of each structure, (N,) in [0, 1]."""
     own = torch.from_numpy(weight).float()[:, None, None]
     return ProbabilityVolume.of_slices(
-        torch.lerp(predicted.slice(index, CPU), prior.slice(index, CPU), own)
-        for index in range(predicted.count)
+        (
+            torch.lerp(predicted.slice(index, CPU), prior.slice(index, CPU), own)
+            for index in range(predicted.count)
+        ),
+        predicted.count,
     )
 
 
@@ -163,7 +174,8 @@ def _odds(dice: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
 def labels_and_confidence(
     model: Model, probabilities: Tensor, temperature: float, sure: Tensor | None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], dict[str, float]]:
-    """Of a slice: probabilities (N, H, W); sure: (N,)."""
+    """Labels and confidence of a slice, (H, W), and S_cf by structure. probabilities: (N, H, W).
+    sure: what S_cf is multiplied by, (N,)."""
     shared = soft_label_competition(probabilities.clamp(0, 1))
     which = shared.argmax(dim=0, keepdim=True)
     shown = calibrated(shared, temperature).gather(0, which)[0]

@@ -60,8 +60,8 @@ class KeptSlices:
         return cls(tuple(kept), {case: each.tau for case, each in without.items()})
 
     def and_of(self, case: int, slices: Sequence[TrainingSlice], tau: Tensor) -> KeptSlices:
-        """With slices of one more case, known by the others through tau; of all as many as kept
-        before."""
+        """With slices of one more case, as many as before in all. tau: of the mapping network
+        without that case, (N, D, M)."""
         count = len(self.without) + 1
         each = max(1, KEPT_SLICES // count)
         kept: list[TrainingSlice] = []

@@ -1,4 +1,4 @@
-"""Learning, from top to bottom: what place is worth, the view, the slices, the mapping network, the
+"""Learning, from top to bottom: leave-one-out, the view, the slices, the mapping network, the
 head."""
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from OFLSAM2Core.methods.common.bilateral_symmetry import symmetric_label_map
 from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases
 from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head
 from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import KeptSlices, TrainingSlice
-from OFLSAM2Core.methods.ofl_sam2_atlas.leave_one_out import Earned, leave_one_out
+from OFLSAM2Core.methods.ofl_sam2_atlas.leave_one_out import LeaveOneOut, leave_one_out
 from OFLSAM2Core.methods.ofl_sam2_atlas.mapping import fit_mapping
-from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, Worth
+from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, Reliability
 from OFLSAM2Core.methods.ofl_sam2_atlas.options import LearnOptions
 from OFLSAM2Core.methods.ofl_sam2_atlas.region import region_of_labels
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, Scan, View, extent_in_plane
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOptions) -> Model:
-    """support: with the same value for the same structure in every case."""
+    """Learn from support cases in which a structure has the same value everywhere."""
     rng, report, timings = ctx.rng(), ctx.report, ctx.timings
     structures = support[0].structures
     slicings = support_geometries(support, options.slicing_axis)
@@ -43,35 +43,37 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
     intensity = Intensity.fit(scans, labels, options.window())
 
     atlases = Atlases.of_support(scans, labels, structures, intensity)
-    earned = Earned.nothing(len(support), len(structures))
+    held_out = LeaveOneOut.not_done(len(support), len(structures))
     if options.atlas_prior and len(support) > 1:
         with timings.stage("leave one out"):
             on_step = _steps(report, "registering the support cases")
-            atlases, earned = leave_one_out(atlases, scans, labels, structures, on_step)
+            atlases, held_out = leave_one_out(atlases, scans, labels, structures, on_step)
     extents = [extent_in_plane(own, s) for own, s in zip(labels, slicings, strict=True)]
     located = bool(
-        earned.place and earned.beyond < 0.25 and earned.centre_error < 0.25 * max(extents)
+        held_out.has_prior
+        and held_out.beyond < 0.25
+        and held_out.centre_error < 0.25 * max(extents)
     )
     view = View.fit(
         extents if located else [math.inf],
-        earned.centre_error,
+        held_out.centre_error,
         slicings,
-        options.oversampled,
+        options.magnification,
         ctx.needed_backbone,
     )
     logger.info(
         "prior %s, located %s, view %.0f mm in %d pixels, grey %.0f, %s, beyond %.2f",
-        np.round(earned.reliable, 2),
+        np.round(held_out.dice, 2),
         located,
         view.side,
         view.size,
         atlases.grey,
-        earned.level_error,
-        earned.beyond,
+        held_out.level_error,
+        held_out.beyond,
     )
     backbone = ctx.needed_backbone.at_size(view.image_size)
     windows = []
-    for scan, own, prior in zip(scans, labels, earned.priors, strict=True):
+    for scan, own, prior in zip(scans, labels, held_out.priors, strict=True):
         region = region_of_labels(own, scan.slicing.slice_spacing)
         slices = (region.first, region.stop) if located else (0, scan.slicing.count)
         window = view.window(scan, region.centre, slices, intensity)
@@ -96,8 +98,10 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
             partners,
         )
     with timings.stage("mapping network"):
-        place = located and earned.place
-        mapping, without, equations, balance = fit_mapping(encoded, place, earned.level_error, rng)
+        place = located and held_out.has_prior
+        mapping, without, equations, balance = fit_mapping(
+            encoded, place, held_out.level_error, rng
+        )
     with timings.stage("train"):
         head = Head(mapping.features.basis.shape[0], len(structures))
         data = TrainingSet(
@@ -108,7 +112,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
             data,
             options.training_steps,
             options.learning_rate,
-            earned.level_error,
+            held_out.level_error,
             rng,
             lambda done, total, text: report(Progress("learn", done, total, text)),
             ctx.device,
@@ -123,7 +127,9 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         intensity=intensity,
         view=view,
         atlases=atlases,
-        worth=Worth(tuple(earned.reliable.tolist()), located, earned.beyond, earned.level_error),
+        reliability=Reliability(
+            tuple(held_out.dice.tolist()), located, held_out.beyond, held_out.level_error
+        ),
         extents=StructureExtents.from_support(
             areas, [s.slice_spacing for s in slicings], [w.scale for w in windows]
         ),

@@ -1,5 +1,5 @@
-"""What place is worth, found out on the support: each case is located by the others, as a new
-volume will be by all."""
+"""Leave-one-out among the support cases: each is located by the others, as a new volume will be by
+all. It shows how far the atlas prior can be relied on."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ OnStep = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Earned:
-    """What place is worth.
+class LeaveOneOut:
+    """The result of leave-one-out.
 
-    priors: of each case, by the others; None where there are none. reliable: Dice of each structure
-    by the others, (N,), NaN where there are none. level_error: of slice positions. centre_error: of
-    the region's middle in a slice, mm. beyond: how far structures reach beyond the located slices,
-    of their height.
+    priors: the atlas prior of each case by the other cases; None where there are none. dice: of
+    each structure's prior, mean of the cases, (N,), NaN where there are none. level_error: of slice
+    positions. centre_error: of the region's middle in a slice, mm. beyond: how far structures reach
+    beyond the located slices, as share of their height.
     """
 
     priors: tuple[AtlasPrior | None, ...]
-    reliable: npt.NDArray[np.float64]
+    dice: npt.NDArray[np.float64]
     level_error: PositionNoise
     centre_error: float
     beyond: float
 
     @classmethod
-    def nothing(cls, cases: int, structures: int) -> Earned:
-        """Where nobody has tried, or there is a single case."""
+    def not_done(cls, cases: int, structures: int) -> LeaveOneOut:
+        """The result where it was not done, or there is a single case."""
         unknown = np.full(structures, np.nan)
         return cls((None,) * cases, unknown, PositionNoise(), 0.0, 0.0)
 
     @property
-    def place(self) -> bool:
+    def has_prior(self) -> bool:
         """Whether there is a prior at all."""
         return any(prior is not None for prior in self.priors)
 
@@ -56,20 +56,20 @@ def leave_one_out(
     labels: Sequence[npt.NDArray],
     structures: Sequence[Structure],
     on_step: OnStep,
-) -> tuple[Atlases, Earned]:
-    """The atlases, two at least, with that of GREYS by which cases are known better, and what place
-    is worth."""
+) -> tuple[Atlases, LeaveOneOut]:
+    """The atlases, two at least, with the weight of GREYS that locates held-out cases better; and
+    the result."""
     count = atlases.count
     others = [[(own + n) % count for n in range(1, count)][:OTHERS] for own in range(count)]
     tried = []
     for grey in GREYS:
-        looking = atlases.with_grey(grey)
+        compared = atlases.with_grey(grey)
         poses, overlaps = [], []
         for own, scan in enumerate(scans):
-            known, pose = best_pose(looking, scan, labels[own], structures, others[own], on_step)
+            known, pose = best_pose(compared, scan, labels[own], structures, others[own], on_step)
             poses.append(pose)
             overlaps.append(known)
-        tried.append((float(np.nanmean(overlaps)), looking, poses))
+        tried.append((float(np.nanmean(overlaps)), compared, poses))
     _, best, poses = max(tried, key=lambda each: each[0])
     priors, overlaps, pairs, centres, beyond = [], [], [], [], []
     for own, (scan, pose) in enumerate(zip(scans, poses, strict=True)):
@@ -94,14 +94,14 @@ def leave_one_out(
         )
         beyond.append(float(missed / height))
     error = PositionNoise.of_pairs(pairs) if pairs else PositionNoise(0.4, 0.25)
-    earned = Earned(
+    held_out = LeaveOneOut(
         tuple(priors),
         np.nanmean(np.array(overlaps), axis=0),
         error,
         float(np.median(centres)),
         float(np.median(beyond)),
     )
-    return best, earned
+    return best, held_out
 
 
 def best_pose(
@@ -112,8 +112,8 @@ def best_pose(
     which: Sequence[int],
     on_step: OnStep,
 ) -> tuple[npt.NDArray[np.float64], Pose]:
-    """Of the hypotheses of where a case's structures are, by some atlases, the one that overlaps
-    most with its labels, and how much, (N,)."""
+    """The hypothesis, among those that some atlases give of where a case's structures are, whose
+    prior overlaps most with the case's labels; and the Dice of that, (N,)."""
     hypotheses = []
     for pose in atlases.pose(scan, likely_places(atlases, scan, which), which, on_step):
         prior = atlases.prior_of(scan, pose, deform=False, on_step=on_step)

@@ -1,5 +1,5 @@
-"""Locate: hypotheses of where the structures are, each registered and predicted; what the features
-and the head say decides."""
+"""Locate: hypotheses of where the structures are, each registered; the one whose prior agrees best
+with what features and head predict is taken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from OFLSAM2Core.atlas.isotropic_grid import Point
 from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
 from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.methods.ofl_sam2_atlas import config
-from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import point
+from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Pose, point
 from OFLSAM2Core.methods.ofl_sam2_atlas.encoded import EncodedWindow
 from OFLSAM2Core.methods.ofl_sam2_atlas.hypotheses import (
     Hypothesis,
@@ -39,7 +39,7 @@ def locate(
     model: Model, backbone: Backbone, scan: Scan, on_step: OnStep, timings: Timings
 ) -> Location:
     """The best hypothesis, by its affine maps; `registered` makes its prior exact."""
-    found = hypotheses(model.atlases, scan, on_step) if model.worth.located else []
+    found = hypotheses(model.atlases, scan, on_step) if model.reliability.located else []
     if not found:
         return _everywhere(model, backbone, scan, timings)
     locations = [_at(model, backbone, scan, each, timings) for each in found]
@@ -82,8 +82,13 @@ def registered(
         prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
         hypotheses.append((pose, prior))
     framing = location.encoded.window.framing
-    shown = [(index, own.float() / 255) for index, own in predicted.items()]
-    pose, _ = max(hypotheses, key=lambda each: _agreement(each[1], shown, framing))
+
+    def agreement(hypothesis: tuple[Pose, AtlasPrior]) -> float:
+        # In single precision one slice at a time: a thousand slices of 30 structures are 8 GB.
+        shown = ((index, own.float() / 255) for index, own in predicted.items())
+        return _agreement(hypothesis[1], shown, framing)
+
+    pose, _ = max(hypotheses, key=agreement)
     prior = model.atlases.prior_of(scan, pose, deform=True, on_step=on_step)
     region = region_of(prior)
     if region is None:
@@ -99,8 +104,8 @@ def registered(
 def _middle_of(
     model: Model, scan: Scan, location: Location, predicted: dict[int, Tensor]
 ) -> Point | None:
-    """Of the atlases' grid, so that structures lie in it as they were predicted, mm; None where
-    nothing was."""
+    """Where the middle of the atlases' grid belongs, mm, by the structures as they were predicted;
+    None where nothing was."""
     mass, at = 0.0, np.zeros(3)
     framing = location.encoded.window.framing
     for index, own in predicted.items():
@@ -132,16 +137,16 @@ def _agreement(
 def _agreement_in_few(model: Model, location: Location) -> float:
     """Of a hypothesis's prior and of what features and head say by themselves in a few slices: Dice
     of both probabilities, mean of the structures that the prior has there."""
-    probes = location.probes[:: max(1, len(location.probes) // 4)]
+    few = location.statistics_slices[:: max(1, len(location.statistics_slices) // 4)]
     assert location.prior is not None
     framing = location.encoded.window.framing
-    return _agreement(location.prior, _by_features(model, location, probes).items(), framing)
+    return _agreement(location.prior, _by_features(model, location, few).items(), framing)
 
 
-def _by_features(model: Model, location: Location, probes: Sequence[int]) -> dict[int, Tensor]:
+def _by_features(model: Model, location: Location, indices: Sequence[int]) -> dict[int, Tensor]:
     """Probabilities (N, S, S) of some slices, without prior and position."""
-    seen = standardised(location.encoded, location.encoded.statistics(probes))
-    return {index: predict_slice(model, seen(index), None, None) for index in probes}
+    seen = standardised(location.encoded, location.encoded.statistics(indices))
+    return {index: predict_slice(model, seen(index), None, None) for index in indices}
 
 
 def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> Location:
@@ -149,7 +154,7 @@ def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> L
     themselves; which of both priors agrees better with that. A prostate was located 25 mm beside
     the gland, where no feature saw it, and registration did not find back from there."""
     assert location.pose is not None and location.prior is not None
-    seen = _by_features(model, location, location.probes)
+    seen = _by_features(model, location, location.statistics_slices)
     middle = _middle_of(model, scan, location, {n: as_bytes(own) for n, own in seen.items()})
     if middle is None:
         return location
@@ -167,7 +172,7 @@ def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> L
         scale=found[0].region.scale,
         first=first,
         stop=stop,
-        probes=_probes(scan, found[0].region),
+        statistics_slices=_statistics_slices(scan, found[0].region),
         agreement=_agreement(found[0].prior, seen.items(), framing),
     )
     return max((as_it_is, beside), key=_score)
@@ -184,7 +189,7 @@ def _at(
         encoded,
         first,
         stop,
-        _probes(scan, region),
+        _statistics_slices(scan, region),
         region.scale,
         hypothesis.prior,
         hypothesis.pose,
@@ -192,17 +197,17 @@ def _at(
 
 
 def _held(scan: Scan, region: Region) -> tuple[int, int]:
-    """Its slices that the volume has."""
+    """The slices of a region that the volume has: the first, and the one behind the last."""
     return max(region.first, 0), min(region.stop, scan.slicing.count)
 
 
-def _probes(scan: Scan, region: Region) -> tuple[int, ...]:
-    return tuple(_spread_over(*_held(scan, region), config.PROBES))
+def _statistics_slices(scan: Scan, region: Region) -> tuple[int, ...]:
+    return tuple(_spread_over(*_held(scan, region), config.STATISTICS_SLICES))
 
 
 def _slices(model: Model, scan: Scan, region: Region) -> tuple[int, int]:
-    """With room beyond the located ends."""
-    room = (config.EXTENT_ROOM + model.worth.beyond) * (region.stop - region.first)
+    """The slices of a region with room beyond its ends."""
+    room = (config.EXTENT_ROOM + model.reliability.beyond) * (region.stop - region.first)
     more = max(1, round(room))
     return max(region.first - more, 0), min(region.stop + more, scan.slicing.count)
 
@@ -215,9 +220,9 @@ def _everywhere(model: Model, backbone: Backbone, scan: Scan, timings: Timings) 
     if view.side / view.size > 1.01 * model.view.side / model.view.size:
         logger.warning("'%s' is so large that it is predicted at a coarser scale.", scan.name)
     window = view.window(scan, (rows / 2, columns / 2), (0, count), model.intensity)
-    probes = tuple(_spread_over(0, count, config.PROBES))
+    statistics_slices = tuple(_spread_over(0, count, config.STATISTICS_SLICES))
     encoded = EncodedWindow(backbone.at_size(view.image_size), window, timings)
-    return Location(encoded, 0, count, probes, None, None, None)
+    return Location(encoded, 0, count, statistics_slices, None, None, None)
 
 
 def _spread_over(first: int, stop: int, count: int) -> list[int]:

@@ -16,14 +16,18 @@ from OFLSAM2Core.slice_position.regression import PositionScale
 
 @dataclass(frozen=True)
 class Location:
-    """Where a volume is predicted. first, stop: slices that are predicted in any case. scale: slice
-    positions, None where they are not known. prior: on the atlases' grid, None where place does not
-    help or registration failed. agreement: of prior and prediction without it, by structure."""
+    """Where a volume is predicted.
+
+    first, stop: slices that are predicted in any case. statistics_slices: slices from which feature
+    statistics are taken. scale: slice positions, None where they are not known. prior: on the
+    atlases' grid, None where there is none or registration failed. agreement: Dice of the prior and
+    the prediction without it, mean of the structures.
+    """
 
     encoded: EncodedWindow
     first: int
     stop: int
-    probes: tuple[int, ...]
+    statistics_slices: tuple[int, ...]
     scale: PositionScale | None
     prior: AtlasPrior | None
     pose: Pose | None
@@ -36,7 +40,7 @@ class Location:
 
 
 def prior_in_window(prior: AtlasPrior | None, index: int, framing: Letterbox) -> Tensor | None:
-    """What the atlases say of a slice, on the image's grid, (N, S, S); 0 beside the slice."""
+    """The prior of a slice on the grid of the encoder's image, (N, S, S); 0 beside the slice."""
     if prior is None:
         return None
     top, bottom, left, right = framing.region

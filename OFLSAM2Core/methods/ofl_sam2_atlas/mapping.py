@@ -26,8 +26,8 @@ from OFLSAM2Core.slice_position.regression import PositionNoise
 def fit_mapping(
     slices: Sequence[SupportSlice], place: bool, error: PositionNoise, rng: np.random.Generator
 ) -> tuple[Mapping, dict[int, Mapping], NormalEquations, PositionWeights]:
-    """Fitted to all slices; without each case; the equations of all, to which corrections can be
-    added; and the weights of positions."""
+    """The mapping network fitted to all slices; one fitted without each case, by the case's number;
+    the normal equations of all, to which corrections can be added; and the weights of positions."""
     originals = [each for each in slices if each.copy == 0]
     features = PcaFeatureMap.fit(
         [each.embedding.float()[None] for each in originals], COMPONENTS, with_places=place
@@ -60,7 +60,7 @@ def equations_of(
     error: PositionNoise,
     rng: np.random.Generator,
 ) -> NormalEquations:
-    """Of one more case, as those of the others were made."""
+    """Normal equations of one more case, made as those of the others were."""
     total = NormalEquationsAccumulator()
     for each in slices:
         near = near_foreground_mask(each.masks.float() / 255, each.embedding.shape[-1])
@@ -85,6 +85,6 @@ def _add(
 
 
 def wanted_of(masks: Tensor) -> Tensor:
-    """Masks (N, S, S) in [0, 1] as the mapping network is to say them: (N, BLOCK * BLOCK,
-    positions), from -1 to 1."""
+    """Targets of the mapping network for masks (N, S, S) in [0, 1]: (N, BLOCK * BLOCK, positions),
+    from -1 to 1."""
     return F.pixel_unshuffle(masks[:, None], BLOCK).flatten(2) * 2 - 1

@@ -1,4 +1,4 @@
-"""All that was learned from the support."""
+"""What is learned from the support."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from OFLSAM2Core.slice_position.regression import PositionNoise
 
 
 @dataclass(frozen=True)
-class Worth:
-    """What place is worth by leave-one-out, kept in the task. reliable: Dice of the prior of each
-    structure, NaN where it is not known. located: whether a region is located, or all of a volume
-    predicted. beyond: slices beyond the located ends, of the structures' height. level_error: of
-    slice positions."""
+class Reliability:
+    """How well the atlases locate the structures, by leave-one-out among the support cases.
 
-    reliable: tuple[float, ...]
+    dice: of the atlas prior of each structure, NaN where it is not known. located: whether a region
+    is located, or all of a volume predicted. beyond: how far structures reach beyond the located
+    slices, as share of their height. level_error: of slice positions."""
+
+    dice: tuple[float, ...]
     located: bool
     beyond: float
     level_error: PositionNoise = PositionNoise()
@@ -30,16 +31,20 @@ class Worth:
 
 @dataclass(frozen=True)
 class Model:
-    """equations: the mapping network's, to which corrections can be added exactly. single: whether
-    a structure hangs together, touched: which others it touches; widths: mm. mirror: partners of
-    structures in a mirror, None where copies are not mirrored. kept: a few support slices."""
+    """A learned task.
+
+    equations: normal equations of the mapping network, to which corrections can be added exactly.
+    single: whether a structure is a single connected component. touched: the structures that it
+    touches. widths: of structures, mm. mirror: the mirror image of each structure, None where
+    copies are not mirrored. kept: a few support slices.
+    """
 
     structures: tuple[Structure, ...]
     orientation: str
     intensity: Intensity
     view: View
     atlases: Atlases
-    worth: Worth
+    reliability: Reliability
     extents: StructureExtents
     mapping: Mapping
     head: Head

@@ -15,7 +15,7 @@ from OFLSAM2Core.methods.common.slicing_options import (
 from OFLSAM2Core.methods.options import Options, option
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "fast": {"training_steps": 200, "encoded_slices": 120, "oversampled": 1.0},
+    "fast": {"training_steps": 200, "encoded_slices": 120, "magnification": 1.0},
     "balanced": {},
     "accurate": {"training_steps": 1600, "encoded_slices": 480},
 }
@@ -50,9 +50,9 @@ class LearnOptions(Options):
         300, "Slices and copies that are encoded to learn from.", low=1, high=100_000
     )
     learning_rate: float = option(1e-3, "Learning rate of AdamW.", low=1e-6, high=1.0)
-    oversampled: float = option(
+    magnification: float = option(
         2.0,
-        "Pixels that the encoder sees for a pixel of the slice, along a side; at most 256 in all.",
+        "Pixels of the encoder's image for a pixel of the slice, along a side; at most 256 in all.",
         low=0.25,
         high=8,
     )

@@ -100,8 +100,10 @@ def segment_scan(
 
     # Fuse.
     with timings.stage("fuse"):
-        fused = fuse(model, scan, location, again or predicted, options.intensity_refinement)
-    keep(Segmented(location, again or predicted, fused))
+        shown_before = set(predicted)
+        predicted = again or predicted  # What was predicted first is not needed any more.
+        fused = fuse(model, scan, location, predicted, options.intensity_refinement)
+    keep(Segmented(location, predicted, fused))
     absent = [
         structure.name
         for structure, areas in zip(model.structures, fused.volume.areas(), strict=True)
@@ -110,7 +112,7 @@ def segment_scan(
     if absent:
         logger.warning("Nothing was found in '%s' of: %s.", scan.name, ", ".join(absent))
     for result in results_of(model, scan, location, fused):
-        yield replace(result, revision=1 if result.index in predicted else 0)
+        yield replace(result, revision=1 if result.index in shown_before else 0)
 
 
 def results_of(

@@ -43,9 +43,9 @@ def predict(
 ) -> Iterator[tuple[int, Tensor]]:
     """Slices and their probabilities, outwards from the middle; beyond the located ends until
     nothing has been predicted for EMPTY_ENDS of the height."""
-    seen = standardised(location.encoded, location.encoded.statistics(location.probes))
+    seen = standardised(location.encoded, location.encoded.statistics(location.statistics_slices))
     framing = location.encoded.window.framing
-    start = min(max(location.probes[len(location.probes) // 2], 0), count - 1)
+    start = min(max(location.statistics_slices[len(location.statistics_slices) // 2], 0), count - 1)
     patience = max(1, round(config.EMPTY_ENDS * (location.stop - location.first)))
     last_found = {1: start, -1: start}
     open_ = {1, -1}
@@ -68,7 +68,7 @@ def predict_again(
     model: Model, location: Location, indices: Iterable[int], spacing: float
 ) -> Iterator[tuple[int, Tensor]]:
     """Slices by a better prior and position, from the features that are kept."""
-    seen = standardised(location.encoded, location.encoded.statistics(location.probes))
+    seen = standardised(location.encoded, location.encoded.statistics(location.statistics_slices))
     framing = location.encoded.window.framing
     for index in indices:
         prior = prior_in_window(location.prior, index, framing)

@@ -1,4 +1,4 @@
-"""Where in a volume the structures are, by what the atlases say: slices, and the middle in them."""
+"""The region of a volume that holds the structures: its slices, and its middle within them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Region:
 
 
 def region_of(prior: AtlasPrior) -> Region | None:
-    """None where the atlases do not say anything of any structure."""
+    """The region in which the prior has structures; None where it has none anywhere."""
     most = prior.shares.amax(dim=0).numpy()
     present = most > min(PRESENT, 0.5 * float(most.max()))
     if not present.any() or most.max() <= 0:
@@ -42,7 +42,7 @@ def region_of(prior: AtlasPrior) -> Region | None:
 
 
 def region_of_labels(labels: npt.NDArray, spacing: float) -> Region:
-    """Of a support case, canonical slices (S, H, W)."""
+    """The region of a support case, from its labels as canonical slices (S, H, W)."""
     there = labels > 0
     slices = np.flatnonzero(there.any(axis=(1, 2)))
     rows = np.flatnonzero(there.any(axis=(0, 2)))

@@ -63,13 +63,13 @@ class CorrectedSlice:
 
     @property
     def has(self) -> Tensor:
-        """Which structures it has, (N,) in {0, 1}. Of the others it teaches nothing: that a slice
-        has no larynx says little of where the larynx is."""
+        """Which structures it has, (N,) in {0, 1}. Nothing is learned of the others: that a slice
+        has no larynx shows little of where the larynx is."""
         return (self.masks.flatten(1).amax(dim=1) > 0.5).float()
 
     @property
     def weights(self) -> Tensor:
-        """Of this slice beside one that is known as a whole, for each structure, (N,)."""
+        """Weight of this slice beside one that is known as a whole, for each structure, (N,)."""
         return self.has * self.known_positions.mean()
 
 
@@ -79,7 +79,7 @@ def relearned(
     others: Sequence[UncorrectedSlice],
     on_step: OnStep,
 ) -> Model:
-    """The model, with what the slices say; those of which too little is known are left out.
+    """The model after learning from the slices; those of which too little is known are left out.
     others: some of the volume's slices of which nothing is known."""
     slices = [each for each in slices if bool(each.is_known.any())]
     if not slices:
@@ -93,7 +93,7 @@ def relearned(
 
 
 def equations_of(model: Model, each: CorrectedSlice) -> NormalEquations:
-    """Of the positions of a slice that are known."""
+    """Normal equations of the known positions of a slice."""
     some = each.is_known.nonzero()[:, 0]
     rows = model.mapping.features.rows(each.embedding[None], each.level or 0.0, some)
     near = near_foreground_mask(each.masks, each.embedding.shape[-1])

@@ -53,13 +53,13 @@ class VolumeRun:
         own = Corrected.of(corrections, self._slicing)
         self._corrected = own if self._corrected is None else self._corrected.then(own)
         self._revision += 1
-        return self._anew(self._corrected, self._revision)
+        return self._segmented_again(self._corrected, self._revision)
 
     def state(self) -> MethodState:
         return self._state if self._relearned is None else encode_model(self._relearned)
 
-    def _anew(self, corrected: Corrected, revision: int) -> Iterator[SliceResult]:
-        """The volume by what the support and the corrections of all rounds say."""
+    def _segmented_again(self, corrected: Corrected, revision: int) -> Iterator[SliceResult]:
+        """The volume, segmented by what support and corrections of all rounds have taught."""
         if self._segmented is None:
             for _ in segment_scan(self._model, self._ctx, self._scan, self._options, self._keep):
                 pass

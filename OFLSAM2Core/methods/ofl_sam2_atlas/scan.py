@@ -107,7 +107,7 @@ class View:
 
     @property
     def image_size(self) -> int:
-        """Of the encoder's image."""
+        """Side of the encoder's image, pixels."""
         return self.finer * self.size
 
     @classmethod
@@ -116,7 +116,7 @@ class View:
         extents: Sequence[float],
         error: float,
         slicings: Sequence[SliceGeometry],
-        oversampled: float,
+        magnification: float,
         backbone: Backbone,
     ) -> View:
         """extents: largest extent of the structures in a slice of each support case, mm. error: of
@@ -129,7 +129,7 @@ class View:
             size = BLOCK * backbone.feature_size
             return cls(side, size, backbone.image_size // size, takes_any_size=False)
         finest = min(min(slicing.spacing_in_plane) for slicing in slicings)
-        wanted = oversampled * side / finest
+        wanted = magnification * side / finest
         return cls(side, next((each for each in SIZES if each >= wanted * 0.95), SIZES[-1]))
 
     def covering(self, slicing: SliceGeometry) -> View:

@@ -1,5 +1,5 @@
-"""What corrected slices say of the slices beside them: what was wrong in one is wrong likewise in
-the next, and less and less so farther away."""
+"""Errors of corrected slices, applied to the slices beside them: what was wrong in one is wrong
+likewise in the next, and less and less so farther away."""
 
 from __future__ import annotations
 
@@ -92,11 +92,12 @@ def prior_factors(
 
 
 def reach_of(height: float, spacing: float) -> float:
-    """In slices. height: of the structures, spacing: of the slices, mm."""
+    """Slices over which an error fades to 1 / e. height: of the structures, spacing: of the slices,
+    mm."""
     return max(config.REACH * height / spacing, 0.5)
 
 
 def _logits(volume: ProbabilityVolume, n: int) -> Tensor:
-    """Of a slice, (N, rows, columns), no surer than what is known."""
+    """Logits of a slice, (N, rows, columns), bounded by the resolution of bytes."""
     shown = torch.from_numpy(np.ascontiguousarray(volume.values[:, n])).float() / 255
     return torch.logit(shown.clamp(1 / 512, 1 - 1 / 512))

@@ -1,4 +1,4 @@
-"""What was learned, to a method's state and back."""
+"""Conversion of a learned model to a method's state, and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from OFLSAM2Core.methods.common.mapping_network import NormalEquations, PcaFeatu
 from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases
 from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head, Mapping
 from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import KeptSlices
-from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, Worth
+from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, Reliability
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, View
 from OFLSAM2Core.runtime.named_tensors import named, part_of
 from OFLSAM2Core.slice_position.extents import StructureExtents
@@ -26,7 +26,7 @@ VERSION = 3
 
 
 def encode_model(model: Model) -> MethodState:
-    """Of the symmetric matrices of the mapping network, one half."""
+    """The state of a model. Symmetric matrices of the mapping network are stored by one half."""
     size = model.equations.gram.shape[-1]
     upper = torch.triu_indices(size, size)
     tensors = {
@@ -48,10 +48,10 @@ def encode_model(model: Model) -> MethodState:
         "size": model.view.size,
         "finer": model.view.finer,
         "takes_any_size": model.view.takes_any_size,
-        "reliable": [None if math.isnan(each) else each for each in model.worth.reliable],
-        "located": model.worth.located,
-        "beyond": model.worth.beyond,
-        "level_error": [model.worth.level_error.shift, model.worth.level_error.scaling],
+        "reliable": [None if math.isnan(each) else each for each in model.reliability.dice],
+        "located": model.reliability.located,
+        "beyond": model.reliability.beyond,
+        "level_error": [model.reliability.level_error.shift, model.reliability.level_error.scaling],
         "mirror": None if model.mirror is None else list(model.mirror),
         "kernel": model.mapping.features.kernel,
         "with_places": model.mapping.features.with_places,
@@ -94,7 +94,7 @@ def _decoded(
     head = Head(basis.shape[0], len(structures))
     head.load_state_dict(part_of(tensors, "head"))
     mirror = data["mirror"]
-    reliable = tuple(math.nan if each is None else float(each) for each in data["reliable"])
+    dice = tuple(math.nan if each is None else float(each) for each in data["reliable"])
     return Model(
         structures=structures,
         orientation=str(data["orientation"]),
@@ -106,8 +106,8 @@ def _decoded(
             bool(data["takes_any_size"]),
         ),
         atlases=Atlases.from_tensors(part_of(tensors, "atlases"), intensity),
-        worth=Worth(
-            reliable,
+        reliability=Reliability(
+            dice,
             bool(data["located"]),
             float(data["beyond"]),
             PositionNoise(*(float(each) for each in data["level_error"])),

@@ -1,4 +1,4 @@
-"""Support slices, encoded once, with a few augmented copies: what learning sees."""
+"""Support slices for learning, each encoded once, with a few augmented copies."""
 
 from __future__ import annotations
 
@@ -30,26 +30,30 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class SupportWindow:
-    """A support case as it is learned from. labels: canonical slices (S, H, W). prior: what the
-    other cases say, registered to it; None where there are none. probed: first slice, and behind
-    the last, in which feature statistics are taken."""
+    """A support case in the view of the encoder.
+
+    labels: canonical slices (S, H, W). prior: from the other cases, registered to it; None where
+    there are none. statistics_range: the first slice from which feature statistics are taken, and
+    the one behind the last.
+    """
 
     window: PreprocessedVolume
     labels: npt.NDArray
     scale: PositionScale
     spacing: float
     prior: AtlasPrior | None
-    probed: tuple[int, int]
+    statistics_range: tuple[int, int]
 
-    def is_probe(self, index: int) -> bool:
+    def is_for_statistics(self, index: int) -> bool:
         """Whether feature statistics are taken from a slice."""
-        return self.probed[0] <= index < self.probed[1]
+        return self.statistics_range[0] <= index < self.statistics_range[1]
 
 
 @dataclass(frozen=True, eq=False)
 class SupportSlice:
-    """One of them, or a copy. case: which fold it belongs to. embedding: (C, h, w), standardised,
-    half precision. detail: (1, S, S). masks, prior: (N, S, S) bytes. level: slice position."""
+    """An encoded support slice, or an augmented copy. case: the fold that it belongs to. embedding:
+    (C, h, w), standardised, half precision. detail: (1, S, S). masks, prior: (N, S, S) bytes.
+    level: slice position."""
 
     case: int
     copy: int
@@ -73,7 +77,7 @@ def encode_support(
     """wanted: slices and copies in all. partners: of structures in a mirror; every second copy is
     mirrored then. cases: of all the support, where the windows are not all of it."""
     most = MOST_SLICES // (cases or len(windows))
-    chosen = [worth_learning(each.labels, most) for each in windows]
+    chosen = [select_slices(each.labels, most) for each in windows]
     own = sum(map(len, chosen))
     rounds = [chosen]
     left = max(wanted - own, 0)
@@ -100,7 +104,7 @@ def encode_support(
                 maps = F.avg_pool2d(torch.from_numpy(planes), own_window.window.finer)
                 encoded.append((index, embedding, detail, as_bytes(maps)))
             # As in a new volume: of slices with structures where these are located, else of all.
-            inside = [each[1] for each in encoded if own_window.is_probe(each[0])]
+            inside = [each[1] for each in encoded if own_window.is_for_statistics(each[0])]
             statistics = statistics_of(inside, own_window.window.valid_region)
             for index, embedding, detail, maps in encoded:
                 standard = (embedding.float() - statistics.mean[0]) / statistics.deviation[0]
@@ -134,7 +138,7 @@ def _planes(
     return window.image(index), np.concatenate([masks, own.prior.on_network_grid(index, framing)])
 
 
-def worth_learning(labels: npt.NDArray, most: int) -> list[int]:
+def select_slices(labels: npt.NDArray, most: int) -> list[int]:
     """Slices with structures, evenly, and some beyond their ends."""
     there = np.asarray(labels.any(axis=(1, 2)))
     full = np.flatnonzero(there)

@@ -25,8 +25,11 @@ from OFLSAM2Core.slice_position.regression import PositionNoise
 
 
 class TrainingSet:
-    """components: (T, C, h, w), mapped: what the features say by the mapping network fitted without
-    a slice's own case, (T, N, S, S); both in half precision."""
+    """Slices that the head is trained on.
+
+    components: (T, C, h, w). mapped: output of the mapping network that was fitted without a
+    slice's own case, (T, N, S, S). Both in half precision.
+    """
 
     def __init__(
         self, slices: Sequence[TrainingSlice], without: Mapping[int, TauMapping], place: bool
@@ -63,7 +66,7 @@ class TrainingSet:
             levels.append(error.disturbed(each.level, rng) if known else None)
         own = _affines(count, config.PRIOR_SCALE, config.PRIOR_SHIFT, rng)
         with_prior = torch.tensor(
-            [float(self.place and rng.random() < config.PRIOR_HEARD) for _ in slices]
+            [float(self.place and rng.random() < config.PRIOR_GIVEN) for _ in slices]
         )
         prior = _warped(prior, own) * with_prior[:, None, None, None]
         prior = _misplaced(prior, rng)
@@ -120,7 +123,7 @@ def batch_loss(
     balance: PositionWeights,
     device: torch.device,
 ) -> Tensor:
-    """Of a batch as `TrainingSet.batch` gives it. head, balance: on the device."""
+    """Loss of a batch as `TrainingSet.batch` gives it. head, balance: on the device."""
     *tensors, levels = batch
     components, fine, truth = (each.to(device) for each in tensors)
     near = torch.stack([near_foreground_mask(each, components.shape[-1]) for each in truth])

@@ -38,7 +38,9 @@ class RrlMedSamLearnOptions(SlicingOptions):
     training_steps: int = option(
         0, "Training ends after so many steps where that is sooner; 0: it does not.", low=0
     )
-    learning_rate: float = option(1e-3, "Of Adam (the paper's lab: 1e-4).", low=1e-6, high=1.0)
+    learning_rate: float = option(
+        1e-3, "Learning rate of Adam (the paper's lab: 1e-4).", low=1e-6, high=1.0
+    )
     grid_side: int = option(
         64,
         "Volumes are seen as about this many cells cubed; 128 is the paper's, for a GPU.",
@@ -56,7 +58,10 @@ class RrlMedSamLearnOptions(SlicingOptions):
         0.4, "Share of the training that is the first stage, distillation.", low=0.0, high=1.0
     )
     ema: float = option(
-        0.999, "Of the second stage's mutual moving average of both encoders.", low=0.5, high=1.0
+        0.999,
+        "Decay of the second stage's mutual moving average of both encoders.",
+        low=0.5,
+        high=1.0,
     )
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEVELS = 4
-"""Of the encoders, each at half of the one before it; widths double."""
+"""Resolution levels of the encoders, each at half of the one before it; widths double."""
 
 DISTILLED = 2
 """The level whose features are to be the backbone's: a quarter of the grid's cells each way."""

@@ -1,4 +1,4 @@
-"""Volumes laid over each other by a flow, and what is asked of it."""
+"""Registration by a dense displacement field: warping a volume, and the losses of the field."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ from OFLSAM2Core.runtime.named_tensors import named
 
 ROTATION = np.deg2rad(10)
 SCALE = 0.1
-"""Of augmented copies, either way, as the paper's lab has it."""
+"""Largest rotation (radians) and relative change of size of augmented copies, either way, as the
+paper's lab has it."""
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,12 @@ class SamedLearnOptions(SlicingOptions):
         0, "Training ends after so many steps where that is sooner; 0: it does not.", low=0
     )
     learning_rate: float = option(
-        1e-3, "Of AdamW, after warming up (the paper: 5e-3, for batches of 12).", low=1e-6, high=1.0
+        1e-3,
+        "Learning rate of AdamW after warming up (the paper: 5e-3, batches of 12).",
+        low=1e-6,
+        high=1.0,
     )
-    rank: int = option(4, "Of the low-rank updates.", low=1, high=64)
+    rank: int = option(4, "Rank of the low-rank updates.", low=1, high=64)
 
 
 @dataclass(frozen=True)

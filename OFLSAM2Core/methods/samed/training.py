@@ -72,7 +72,7 @@ def train(ctx: Context, support: Sequence[SupportCase], options: SamedLearnOptio
 
 
 def rate(part: float) -> float:
-    """Of learning, relative to the largest, when `part` of the training lies behind."""
+    """The learning rate, relative to the largest, when `part` of the training is done."""
     if part < WARM_UP:
         return (part + 0.01) / (WARM_UP + 0.01)
     return max((1 - part) / (1 - WARM_UP), 0.0) ** DECAY

@@ -15,7 +15,7 @@ ROTATION, SHEAR = 15.0, 8.0
 SCALE = 0.15
 """Largest logarithm of a change in size."""
 SHIFT = 0.08
-"""Of the image's side, either way."""
+"""Largest shift, as share of the image's side, either way."""
 COLOUR = 0.2
 """Largest relative change of brightness, contrast and saturation."""
 HUE = 18.0

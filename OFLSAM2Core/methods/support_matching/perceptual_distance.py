@@ -68,8 +68,8 @@ class Lpips:
 
     @classmethod
     def find(cls) -> Lpips:
-        """Of files on this machine: in the folder of backbones' weights, torchvision's cache, or
-        the package lpips. Raises WeightsError where one is missing."""
+        """LPIPS from files on this machine: in the folder of backbones' weights, torchvision's
+        cache, or the package lpips. Raises WeightsError where one is missing."""
         folder = cache_folder()
         package = importlib.util.find_spec("lpips")
         packages = [] if package is None else package.submodule_search_locations or []
@@ -103,7 +103,8 @@ class Lpips:
 
     @torch.no_grad()
     def __call__(self, image: Tensor, features: ImageFeatures) -> Tensor:
-        """Of an image (1, 3, S, S) in [0, 1]; the backbone's features are not used."""
+        """The descriptor of an image (1, 3, S, S) in [0, 1]; the backbone's features are not
+        used."""
         small = F.interpolate(
             image.cpu(), size=(LPIPS_SIDE, LPIPS_SIDE), mode="bilinear", antialias=True
         )

@@ -26,7 +26,7 @@ class UNetLearnOptions(Options):
     training_steps: int = option(
         0, "Training ends after so many steps where that is sooner; 0: it does not.", low=0
     )
-    learning_rate: float = option(1e-3, "Of AdamW, at first.", low=1e-6, high=1.0)
+    learning_rate: float = option(1e-3, "Learning rate of AdamW at first.", low=1e-6, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class UNetSegmentOptions(Options):
 
 
 class _UNet:
-    """Of either number of dimensions."""
+    """What the 2D and the 3D U-Net have in common."""
 
     dimensions: ClassVar[int]
     needs_backbone = False

@@ -49,7 +49,7 @@ class Plan:
         )
 
     def size(self, volume: Volume) -> list[int]:
-        """Of a volume at the plan's spacing, in voxels (k, j, i)."""
+        """The size of a volume at the plan's spacing, in voxels (k, j, i)."""
         own = volume.spacing[::-1]
         return [
             max(1, round(side * have / want)) if want else side

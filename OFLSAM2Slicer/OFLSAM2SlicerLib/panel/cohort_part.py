@@ -145,7 +145,7 @@ class CohortPart:
         self._say(_("The cohort has been started; it goes on when Slicer is closed."))
         self._timer.start()
 
-    def _tell_end(self, folder: str) -> None:
+    def _show_end(self, folder: str) -> None:
         """Say why the process has ended, where it was not at its end."""
         if self._process is None or self._process.poll() is None:
             return
@@ -162,7 +162,7 @@ class CohortPart:
 
     def refresh(self, *_args: Any) -> None:
         folder = str(qt.QSettings().value(FOLDER_SETTING) or "")
-        self._tell_end(folder)
+        self._show_end(folder)
         if (
             not (Path(folder) / "manifest.jsonl").is_file()
             or self._ui.cohortCollapsibleButton.collapsed

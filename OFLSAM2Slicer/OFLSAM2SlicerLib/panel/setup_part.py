@@ -1,4 +1,4 @@
-"""What a run needs and is not there: said in one question, then installed and downloaded."""
+"""What a run needs and is not there: listed in one question, then installed and downloaded."""
 
 from __future__ import annotations
 

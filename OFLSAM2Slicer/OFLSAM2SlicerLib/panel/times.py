@@ -38,7 +38,7 @@ class RunTimes:
         self._state, self._began = status.state, self._clock()
 
     def expected(self, key: str, is_learned: bool, slices: int) -> str:
-        """What is to be said before a run; "" where nothing is known yet.
+        """The expected time, shown before a run; "" where nothing is known yet.
 
         slices: of the volume; 0 where it is not known.
         """
@@ -53,10 +53,10 @@ class RunTimes:
             return _("{time} for this volume on this computer, by the last run.").format(
                 time=about(segmenting)
             )
-        told = _("{time} to learn on this computer, by the last run").format(time=about(learning))
+        text = _("{time} to learn on this computer, by the last run").format(time=about(learning))
         if slices:
-            told += _(", then {time} for the volume").format(time=about(segmenting).lower())
-        return f"{told}."
+            text += _(", then {time} for the volume").format(time=about(segmenting).lower())
+        return f"{text}."
 
     def _remember(self, what: str, seconds: float) -> None:
         qt.QSettings().setValue(f"{SETTING}{self._key}/{what}", f"{seconds:.3f}")

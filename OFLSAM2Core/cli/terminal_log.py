@@ -1,4 +1,4 @@
-"""What is logged, as the one at the terminal reads it."""
+"""Log messages as the user at the terminal reads them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import sys
 from tqdm import tqdm
 
 
-class SpokenLog(logging.Handler):
+class TerminalLog(logging.Handler):
     """Log messages on stderr as sentences, above whichever progress bar is shown.
 
-    When, by which process and which module is for the log file, and so is all that libraries say
-    of themselves.
+    Time, process and module go to the log file alone, and so do the messages of libraries.
     """
 
     def __init__(self) -> None:
