@@ -14,8 +14,8 @@ def check_volume_counts(cases: Sequence[SupportCase]) -> None:
     for case in cases[1:]:
         if case.volume.volume_count != first.volume_count:
             raise InputError(
-                f"The support case '{case.name}' is {_told(case.volume.volume_count)}, and "
-                f"'{first.name}' is {_told(first.volume_count)}.",
+                f"The support case '{case.name}' is {told_count(case.volume.volume_count)}, and "
+                f"'{first.name}' is {told_count(first.volume_count)}.",
                 "Give the same number of co-registered volumes for each case, in the same order.",
             )
 
@@ -29,11 +29,11 @@ def check_volume_count(volume: Volume, wanted: int) -> None:
     else:
         hint = f"Give {wanted} volumes of the patient, in the order of the support cases."
     raise InputError(
-        f"'{volume.name}' is {_told(volume.volume_count)}; the task was learned from cases of "
-        f"{_told(wanted)}.",
+        f"'{volume.name}' is {told_count(volume.volume_count)}; the task was learned from cases of "
+        f"{told_count(wanted)}.",
         hint,
     )
 
 
-def _told(count: int) -> str:
+def told_count(count: int) -> str:
     return "one volume" if count == 1 else f"{count} co-registered volumes"
