@@ -87,8 +87,9 @@ def test_a_run_sees_the_volumes_that_were_chosen_and_gives_what_the_console_give
     panel, support, target, scene
 ):
     choose_further(panel, support, target)
-    texts = [panel.ui.supportTable.item(row, 1).text() for row in range(2)]
-    assert texts == ["case 1 T1 + case 1 T2", "case 2 T1 + case 2 T2"]
+    cells = [panel.ui.supportTable.item(row, 1) for row in range(2)]
+    assert [cell.text() for cell in cells] == ["case 1 T1 + 1 more", "case 2 T1 + 1 more"]
+    assert cells[1].toolTip() == "case 2 T1 + case 2 T2"
     assert panel.run().state is State.DONE
     shown = labels_of(panel.parameters.segmentation, target[0])
     segmentation = panel.logic.segment(

@@ -122,7 +122,7 @@ class SupportPart:
             [
                 (
                     "",
-                    row.pair.volumes_in_words,
+                    _volumes(row.pair),
                     row.pair.labels_node.GetName(),
                     row.problem or row.remark or _("fine"),
                 )
@@ -132,6 +132,7 @@ class SupportPart:
         for position, row in enumerate(self._rows):
             color = PROBLEM if row.problem else REMARK if row.remark else FINE
             table.item(position, 0).setIcon(tables.dot(color))
+            table.item(position, 1).setToolTip(row.pair.volumes_in_words)
         tables.fit(table, ROWS)
 
     def _show_structures(self, ignored: set[str]) -> None:
@@ -210,3 +211,9 @@ class SupportPart:
 
     def _support(self) -> SupportList | None:
         return SupportList(self._parameters.parameterNode) if self._parameters else None
+
+
+def _volumes(pair: SupportPair) -> str:
+    """Short, so that the remark beside it can be read; all names are in the tool tip."""
+    count = len(pair.further_nodes)
+    return _("{name} + {count} more").format(name=pair.name, count=count) if count else pair.name
