@@ -163,9 +163,10 @@ def _about_folder(words: list[str]) -> int:
 
 
 def _manifest(out: Path, resume: bool, bars: ProgressBars) -> Manifest:
-    if not (out / FILE_NAME).exists():
+    path = out / FILE_NAME
+    if not path.exists():
         return Manifest.create(out)
-    if not resume:
+    if not resume and path.stat().st_size:  # Else it was refused before it began.
         raise InputError(
             f"'{out}' holds a cohort already.",
             "Add --resume to go on with it, or choose another --out.",

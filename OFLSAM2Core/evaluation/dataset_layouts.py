@@ -81,8 +81,10 @@ def find_layout(folder: Path) -> Layout:
     data = _read_json(path)
     if "sequences" in data:
         return _sequences(folder, path, data)
+    if "support" in data:
+        return _own(folder, path, data)
     listed = _nnunet_list(path, data) or data.get("training")
-    if "support" in data or ("test" in data and not listed):
+    if "test" in data and not listed:
         return _own(folder, path, data)
     if isinstance(listed, list) and all(isinstance(one, dict) for one in listed) and listed:
         return _decathlon(folder, path, data, listed)
@@ -160,12 +162,8 @@ def _nnunet_list(path: Path, data: dict[str, Any]) -> list[dict[str, Any]] | Non
     for name, entry in listed.items():
         if not (isinstance(entry, dict) and isinstance(entry.get("images"), list)):
             raise InputError(f"The case '{name}' of '{path}' has no 'images'.", _FORM)
-        entries.append({"name": str(name), "image": entry["images"], **_only(entry, "label")})
+        entries.append({**entry, "name": str(name), "image": entry["images"]})
     return entries
-
-
-def _only(entry: dict[str, Any], key: str) -> dict[str, Any]:
-    return {key: entry[key]} if key in entry else {}
 
 
 def _decathlon(

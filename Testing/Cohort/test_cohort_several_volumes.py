@@ -96,6 +96,7 @@ def test_a_task_of_two_volumes_refuses_cases_of_one_before_it_is_learned(
     assert "'p1' is one volume; the task is learned from cases of 2" in refused.stderr
     assert "IMAGE+IMAGE2" in refused.stderr
     assert toy.begun() == {}
+    assert toy.here(channels, *support, "--out", tmp_path / "out").returncode == 0
 
 
 def test_a_task_of_one_volume_refuses_cases_of_two_and_says_what_to_name(

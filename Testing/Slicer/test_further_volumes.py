@@ -130,6 +130,7 @@ def test_another_number_of_volumes_is_told_before_anything_is_learned(panel, sup
 def test_a_learned_task_of_two_volumes_wants_two(panel, support, target, scene):
     choose_further(panel, support, target)
     panel.run()
+    assert "It wants 2 volumes of each patient." in panel.ui.learnedTaskLabel.text
     following, second, _ = add_patient(scene, "next", 1)
     panel.ui.learnedTaskCheckBox.checked = True
     panel.ui.targetSelector.setCurrentNode(following)
