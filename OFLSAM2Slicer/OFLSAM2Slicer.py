@@ -40,6 +40,7 @@ if (_core_folder / "OFLSAM2Core" / "errors.py").is_file() and str(_core_folder) 
 from OFLSAM2SlicerLib.cases import SupportPair  # noqa: E402
 from OFLSAM2SlicerLib.controller import Controller  # noqa: E402
 from OFLSAM2SlicerLib.effect_registration import register_effect  # noqa: E402
+from OFLSAM2SlicerLib.further_volumes import PART, why_not_so_many  # noqa: E402
 from OFLSAM2SlicerLib.method_options import checked_options  # noqa: E402
 from OFLSAM2SlicerLib.sample_data import register_sample_data  # noqa: E402
 from OFLSAM2SlicerLib.scene_nodes import nodes_of_class  # noqa: E402
@@ -128,6 +129,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.setup(self)
         from OFLSAM2SlicerLib.installer import Installer
         from OFLSAM2SlicerLib.panel.cohort_part import CohortPart
+        from OFLSAM2SlicerLib.panel.further_part import FurtherPart
         from OFLSAM2SlicerLib.panel.model_part import ModelPart
         from OFLSAM2SlicerLib.panel.options_part import OptionsPart
         from OFLSAM2SlicerLib.panel.review_part import ReviewPart
@@ -158,6 +160,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.taskPart = TaskPart(self.ui, controller, self.showStatus, self.logic.useWorker)
         self.optionsPart = OptionsPart(self.ui, self.showStatus)
         self.supportPart = SupportPart(self.ui, self.showStatus)
+        self.furtherPart = FurtherPart(self.ui, self.supportPart, self.showStatus)
         self.cohortPart = CohortPart(
             self.ui,
             controller,
@@ -262,10 +265,12 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller: Any, event: Any, node: Any) -> None:
-        if self._parameterNode is not None and any(
-            node in (pair.volume_node, pair.labels_node) for pair in self.supportPart.pairs
-        ):
+        if self._parameterNode is None:
+            return
+        if any(node in pair.nodes for pair in self.supportPart.pairs):
             self.supportPart.refresh()
+        self.furtherPart.update()
+        self.showStatus()
 
     def initializeParameterNode(self) -> None:
         assert self.logic is not None
@@ -290,6 +295,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.taskPart,
             self.optionsPart,
             self.supportPart,
+            self.furtherPart,
             self.reviewPart,
         ):
             part.show(parameterNode)
@@ -298,6 +304,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onParametersModified(self, caller: Any = None, event: Any = None) -> None:
         self.supportPart.enable(not self._parameterNode.useLearnedTask)
         self.optionsPart.show(self._parameterNode)
+        self.furtherPart.update()
         self.reviewPart.update_views()
         self.reviewPart.update_result()
         self.showStatus()
@@ -308,15 +315,25 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Why a run cannot start now; "" where it can."""
         if self._parameterNode is None:
             return _("The scene is being closed.")
+        target, further = self._parameterNode.target, self.furtherPart.of_target()
         if not self._parameterNode.useLearnedTask:
-            return self.supportPart.why_not()
-        if self._parameterNode.target is None:
+            method = self.optionsPart.method
+            if further and not method.further_volumes:
+                return _(
+                    "The method '{name}' sees one volume of a patient: choose another method, or "
+                    "take the others out, in the part {part}."
+                ).format(name=method.name, part=PART)
+            return self.supportPart.why_not(further)
+        if target is None:
             return _("Pick the volume to segment.")
-        if self.logic is None or (
-            self.logic.controller.learned is None and not self.taskPart.can_load()
-        ):
+        learned = self.logic.controller.learned if self.logic is not None else None
+        if learned is None:
+            if self.taskPart.can_load():
+                return ""
             return _("Load a learned task, in the part Learned task.")
-        return ""
+        count = 1 + len(further)
+        each = _("each case of the learned task")
+        return why_not_so_many(target.GetName(), count, learned.volume_count, each)
 
     def onStatus(self, status: Status) -> None:
         if self._parameterNode is None or self.logic is None:
@@ -393,6 +410,10 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             weights=self.modelPart.weights_of(backbone) if backbone else "",
         )
 
+    def furtherVolumes(self, volume: Any) -> tuple[Any, ...]:
+        """Those that are co-registered with a volume, as the panel has them."""
+        return self.furtherPart.of(volume)
+
     def effectSettings(self) -> RunSettings:
         """For the Segment Editor's effect, which uses the learned task. Raises InputError."""
         assert self.logic is not None
@@ -421,6 +442,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 segmentation=chosen.segmentation,
                 confidence=chosen.confidence,
                 wanted=None if use_task else self.supportPart.wanted(),
+                further=self.furtherPart.of_target(),
             )
             run = controller.run
             chosen.confidence = run.confidence if run is not None else None
@@ -436,12 +458,13 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.reviewCollapsibleButton.collapsed = False
         self.logic.onSettled.append(self.onSettled)
 
-    def onCaseShown(self, volume: Any, segmentation: Any, confidence: Any) -> None:
+    def onCaseShown(self, volume: Any, segmentation: Any, confidence: Any, further: Any) -> None:
         """A case of the cohort is in the scene: show it as if it had been segmented here."""
         chosen = self._parameterNode
         if chosen is None:
             return
         chosen.target, chosen.segmentation, chosen.confidence = volume, segmentation, confidence
+        self.furtherPart.set_of_target(further)
         for view in nodes_of_class(slicer.mrmlScene, "vtkMRMLSliceCompositeNode"):
             view.SetBackgroundVolumeID(volume.GetID())
         self.ui.reviewCollapsibleButton.collapsed = False
@@ -468,7 +491,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         chosen, controller = self._parameterNode, self.logic.controller
         node = chosen.segmentation
         volume = volume_segmented(node) or chosen.target
-        pair = SupportPair(volume, node)
+        pair = SupportPair(volume, node, self.furtherPart.of(volume))
         name = volume.GetName()
         try:
             if controller.learned is not None:

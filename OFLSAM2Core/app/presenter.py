@@ -563,4 +563,5 @@ def learned_from(event: Event) -> Learned:
             str(name): (float(least), float(most))
             for name, (least, most) in (event.header.get("sizes") or {}).items()
         },
+        volume_count=int(event.header.get("volume_count", 1)),
     )

@@ -23,7 +23,8 @@ from OFLSAM2Core.methods import DEFAULT, get_method
 class Learned:
     """A learned task: the bytes of its file, and the description of it that the worker sent.
 
-    sizes: of the support, by a structure's name the least and the greatest, ml.
+    sizes: of the support, by a structure's name the least and the greatest, ml. volume_count: how
+    many co-registered volumes a case has.
     """
 
     content: npt.NDArray[np.uint8]
@@ -32,6 +33,7 @@ class Learned:
     summary: Any = ""
     method: str = ""
     sizes: Sizes = field(default_factory=dict)
+    volume_count: int = 1
 
 
 @dataclass(frozen=True)

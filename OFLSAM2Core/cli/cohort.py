@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ from OFLSAM2Core.cohort.status import counts, problem_lines, status_lines
 from OFLSAM2Core.cohort.task_segmenter import TaskSegmenter, sha256_of
 from OFLSAM2Core.cohort.workers import ThisProcess, Workers
 from OFLSAM2Core.data.results import Progress
+from OFLSAM2Core.data.volume_count import count_in_words
 from OFLSAM2Core.errors import InputError, OFLSAM2Error, ResourceError
 from OFLSAM2Core.learned_task import SUFFIX
 
@@ -66,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUTS",
-        help="image files, folders, globs, CSV, TSV or JSON lists, DICOM folders",
+        help="image files, folders, globs, CSV, TSV or JSON lists, DICOM folders, IMAGE+IMAGE2",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--task", type=Path, metavar=f"TASK{SUFFIX}", help="a learned task")
@@ -74,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--support",
         action="append",
         metavar="IMAGE=LABELS",
-        help="a volume and its segmentation to learn from first; two or three of them",
+        help="a volume and its segmentation to learn from first; two or three of them "
+        "(IMAGE+IMAGE2=LABELS of co-registered volumes)",
     )
     outputs = parser.add_argument_group("output")
     outputs.add_argument("--out", type=Path, metavar="DIR", help="the cohort's folder")
@@ -160,9 +163,10 @@ def _about_folder(words: list[str]) -> int:
 
 
 def _manifest(out: Path, resume: bool, bars: ProgressBars) -> Manifest:
-    if not (out / FILE_NAME).exists():
+    path = out / FILE_NAME
+    if not path.exists():
         return Manifest.create(out)
-    if not resume:
+    if not resume and path.stat().st_size:  # Else it was refused before it began.
         raise InputError(
             f"'{out}' holds a cohort already.",
             "Add --resume to go on with it, or choose another --out.",
@@ -179,7 +183,10 @@ def _manifest(out: Path, resume: bool, bars: ProgressBars) -> Manifest:
 def _run(
     args: argparse.Namespace, found: FoundCases, manifest: Manifest, out: Path, bars: ProgressBars
 ) -> int:
+    if args.task is None:  # Before it is learned.
+        _check_volumes(found.cases, len(split_support(args.support[0]).images))
     segmenter, task, identity = _segmenter(args, manifest, out, bars)
+    _check_volumes(found.cases, task.volume_count)
     mark = cohort_folder.start_run(out)
     if args.layout == "bids":
         from OFLSAM2Core.cohort.bids import write_dataset_files
@@ -253,8 +260,6 @@ def _segmenter(
     check_identity(manifest, {**identity, "task": sha256_of_task(path)})
     identity["task"] = sha256_of_task(path)
     task = call_in_background(lambda report: LearnedTask.load(path), bars)
-    if task.volume_count > 1:
-        raise _several_volumes(f"'{path}' was learned from cases", task.volume_count)
     task.check_fits(
         args.method or task.method, args.backbone or task.backbone, task.backbone_identity
     )
@@ -280,11 +285,24 @@ def _segmenter(
     return segmenter, task, {**before, **identity}
 
 
-def _several_volumes(what: str, count: int) -> InputError:
-    return InputError(
-        f"{what} of {count} co-registered volumes, and a cohort's cases are one volume each.",
-        "Segment them one by one (oflsam2 segment IMAGE+IMAGE2), or learn from the first volume of "
-        "each case.",
+def _check_volumes(cases: Sequence[CaseInput], wanted: int) -> None:
+    """Raises InputError where no case has as many co-registered volumes as those that the task was
+    learned from. Where some have, the others fail by themselves, and are listed."""
+    counts = {len(case.sources) for case in cases}
+    if wanted in counts or not counts:
+        return
+    first = cases[0]
+    if wanted == 1:
+        hint = f"Name the volume that the task was learned from alone, such as '{first.source}'."
+    else:
+        hint = (
+            f"Give {wanted} of each, in the order of the support cases: as IMAGE+IMAGE2 on the "
+            "command line or in a list, or as nnU-Net's channels (CASE_0000, CASE_0001)."
+        )
+    raise InputError(
+        f"The case '{first.name}' is {count_in_words(len(first.sources))}; the task is learned from "
+        f"cases of {count_in_words(wanted)}, and none of {len(cases)} cases is that.",
+        hint,
     )
 
 
@@ -300,9 +318,6 @@ def sha256_of_task(path: Path) -> str:
 
 def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
     support = [split_support(text) for text in args.support]
-    for files in support:
-        if len(files.images) > 1:
-            raise _several_volumes(f"'{files.images[0]}' is a support case", len(files.images))
     method = default_method(support)
     check_options(args, method)
     cases = call_in_background(lambda report: read_support(support, args.labels, report), bars)

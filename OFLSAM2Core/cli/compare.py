@@ -32,7 +32,7 @@ from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cli.signals import raise_if_stopped
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2Core.evaluation.comparison import COMPARISON_FILES, ComparedMethod, Comparison
-from OFLSAM2Core.evaluation.datasets import Dataset
+from OFLSAM2Core.evaluation.datasets import Dataset, for_method
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES
 from OFLSAM2Core.methods.base import Method
@@ -84,12 +84,13 @@ def run(args: argparse.Namespace) -> int:
         "support": support,
         "test": test,
     }
-    about = {**common, "machine": describe_machine()}
+    seen = {name: for_method(dataset, method).volumes for name, method in chosen.items()}
+    about = {**common, "volumes": seen, "machine": describe_machine()}
     # All folders before the first evaluation: it may take hours.
     _fitting(args.out, COMPARISON_FILES, common, overwrite=args.overwrite)
     wanted, reports = {}, {}
     for name, method in chosen.items():
-        wanted[name] = {**common, **_settings(args, method)}
+        wanted[name] = {**common, "volumes": seen[name], **_settings(args, method)}
         reports[name] = _fitting(
             args.out / name, REPORT_FILES, wanted[name], overwrite=args.overwrite
         )

@@ -22,11 +22,11 @@ from OFLSAM2Core.cli.options import (
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.evaluation.datasets import Dataset
+from OFLSAM2Core.evaluation.datasets import Dataset, for_method
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, FailedCase, Learned, evaluate
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES, EvaluationReport
-from OFLSAM2Core.methods import default_for
+from OFLSAM2Core.methods import default_for, get_method
 from OFLSAM2Core.worker.failures import failure_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_allow_missing_option(parser)
     parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
     parser.add_argument(
+        "--volumes",
+        type=int,
+        metavar="N",
+        help="of several co-registered volumes of a case, the first N; default: all that the "
+        "method can use, up to 3",
+    )
+    parser.add_argument(
         "--minutes", type=float, metavar="M", help="begin no further case after so long"
     )
     add_overwrite_option(parser)
@@ -64,12 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     dataset = Dataset.open(args.dataset)
+    method = default_for(dataset.sequences)
+    check_options(args, method)
+    dataset = for_method(dataset, get_method(args.method or method), args.volumes)
     named = None
     if args.support_cases is not None:
         named = [name.strip() for name in args.support_cases.split(",") if name.strip()]
     support, test = dataset.choose(args.supports, named, args.cases)
-    method = default_for(dataset.sequences)
-    check_options(args, method)
     if not 0 < args.support_percent < 100:
         raise InputError(
             f"--support-percent {args.support_percent:g} leaves no frame on one side.",
@@ -81,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     report = EvaluationReport(
         {
             **about(args, dataset, session, support, test),
+            "volumes": dataset.volumes,
             **({"support_percent": args.support_percent} if dataset.sequences else {}),
         },
         dataset.table.structures,

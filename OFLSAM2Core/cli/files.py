@@ -6,14 +6,13 @@ import argparse
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
 from pathlib import Path
 
 from OFLSAM2Core.cli.claims import claim_output
 from OFLSAM2Core.data.results import Progress, ProgressCallback
-from OFLSAM2Core.data.validation import MOST_VOLUMES
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.image_names import split_images
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.memory_first import require_memory_to_learn, require_memory_to_segment
 from OFLSAM2Core.io.reading import check_writable, is_sequence, read_support_case
@@ -57,29 +56,6 @@ def default_method(support: Sequence[SupportFiles]) -> str:
     return default_for(any(is_sequence(files.images[0]) for files in support))
 
 
-def split_images(text: str | Path) -> tuple[Path, ...]:
-    """IMAGE, or IMAGE+IMAGE2+IMAGE3 of one patient. A plus sign in a name is no separator where the
-    files are there by that name.
-
-    Raises InputError.
-    """
-    pieces = str(text).split("+")
-    if len(pieces) == 1:
-        return (Path(text),)
-    for count in range(1, min(MOST_VOLUMES, len(pieces)) + 1):
-        for inner in combinations(range(1, len(pieces)), count - 1):
-            cuts = (0, *inner, len(pieces))
-            names = ["+".join(pieces[a:b]) for a, b in pairwise(cuts)]
-            if all(name and _is_there(name) for name in names):
-                return tuple(map(Path, names))
-    if len(pieces) > MOST_VOLUMES or not all(pieces):
-        raise InputError(
-            f"'{text}' is no file, and not two or three of them.",
-            "Write IMAGE+IMAGE2 (and +IMAGE3) for co-registered volumes of one patient.",
-        )
-    return tuple(map(Path, pieces))  # Their own reader says which is not there.
-
-
 def split_support(text: str) -> SupportFiles:
     """IMAGE=LABELS, or IMAGE+IMAGE2=LABELS. Where a path holds an equals sign, the split where
     labels exist is taken.
@@ -96,11 +72,6 @@ def split_support(text: str) -> SupportFiles:
     # An image may be FOLDER#SERIES: its own reader says whether it is there.
     images, labels = next((pair for pair in pairs if pair[1].exists()), pairs[0])
     return SupportFiles(split_images(images), labels)
-
-
-def _is_there(name: str) -> bool:
-    folder, _, _series = name.rpartition("#")
-    return Path(name).exists() or bool(folder and Path(folder).exists())
 
 
 def read_support(

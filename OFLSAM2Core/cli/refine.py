@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from OFLSAM2Core.cli.files import check_outputs, split_images
+from OFLSAM2Core.cli.files import check_outputs
 from OFLSAM2Core.cli.interrupt import call_in_background, in_background
 from OFLSAM2Core.cli.options import (
     add_overwrite_option,
@@ -22,6 +22,7 @@ from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.support import fit_structures
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.image_names import split_images
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.memory_first import require_memory_to_segment
 from OFLSAM2Core.io.reading import read_support_case, write_confidence, write_segmentation

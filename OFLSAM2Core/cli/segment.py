@@ -15,7 +15,6 @@ from OFLSAM2Core.cli.files import (
     check_resources,
     default_method,
     read_support,
-    split_images,
     split_support,
 )
 from OFLSAM2Core.cli.interrupt import call_in_background, in_background
@@ -40,6 +39,7 @@ from OFLSAM2Core.io.dicom_seg_writing import (
     check_dicom_seg,
     write_dicom_seg,
 )
+from OFLSAM2Core.io.image_names import split_images
 from OFLSAM2Core.io.reading import (
     read_volume,
     write_confidence,

@@ -156,7 +156,11 @@ def _lookup_table(structures: tuple[Structure, ...]) -> str:
 
 def _sidecar(case: CaseInput) -> dict[str, Any]:
     # A file's name, not its path: that says where somebody keeps their data.
-    return {"Manual": False, "SpatialReference": "orig", "RawSources": [Path(case.source).name]}
+    return {
+        "Manual": False,
+        "SpatialReference": "orig",
+        "RawSources": [Path(source).name for source in case.sources],
+    }
 
 
 def _json(content: dict[str, Any]) -> str:

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from OFLSAM2Core.data.validation import MOST_VOLUMES
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.image_names import split_images
 
 LIST_EXTENSIONS = (".csv", ".tsv", ".json")
 
@@ -23,16 +25,21 @@ _FORMS = (
 )
 
 
+Entry = tuple[str | None, tuple[Path, ...]]
+"""Name, and paths of the co-registered volumes, of a case."""
+
+
 def is_list(path: Path) -> bool:
     return path.suffix.lower() in LIST_EXTENSIONS
 
 
-def read_case_list(path: Path, section: str | None = None) -> list[tuple[str | None, str]]:
-    """Name (None where the list has none) and path of every case, in the list's order.
+def read_case_list(path: Path, section: str | None = None) -> list[Entry]:
+    """Name (None where the list has none) and paths of every case, in the list's order: several of
+    co-registered volumes (IMAGE+IMAGE2, or a list of them).
 
     Relative paths are taken from the list's own folder. section: of a datalist, another one than
     "testing" or "test". Raises InputError naming the file: unreadable, of another form, without
-    cases, or several channels a case.
+    cases, or too many volumes a case.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -44,10 +51,10 @@ def read_case_list(path: Path, section: str | None = None) -> list[tuple[str | N
         entries = _of_table(path, text)
     if not entries:
         raise InputError(f"The list '{path}' has no cases.", _FORMS)
-    return [(name, str(_placed(image, path.parent))) for name, image in entries]
+    return entries
 
 
-def _of_table(path: Path, text: str) -> list[tuple[str | None, str]]:
+def _of_table(path: Path, text: str) -> list[Entry]:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return []
@@ -58,12 +65,13 @@ def _of_table(path: Path, text: str) -> list[tuple[str | None, str]]:
     name = next((columns[key] for key in _NAME_COLUMNS if key in columns), None)
     if image is None:
         raise InputError(f"The list '{path}' has no column 'image'.", _FORMS)
-    entries: list[tuple[str | None, str]] = []
+    entries: list[Entry] = []
     for number, row in enumerate(rows, start=2):
         value = (row.get(image) or "").strip()
         if not value:
             raise InputError(f"The list '{path}' names no image in line {number}.", _FORMS)
-        entries.append(((row.get(name) or "").strip() or None if name else None, value))
+        own = (row.get(name) or "").strip() or None if name else None
+        entries.append((own, _split(path, value)))
     return entries
 
 
@@ -72,7 +80,7 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _of_json(path: Path, text: str, section: str | None) -> list[tuple[str | None, str]]:
+def _of_json(path: Path, text: str, section: str | None) -> list[Entry]:
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -99,24 +107,26 @@ def _section(path: Path, content: Mapping[str, Any], section: str | None) -> Any
     return content[wanted[0]]
 
 
-def _entry(path: Path, entry: Any) -> tuple[str | None, str]:
+def _entry(path: Path, entry: Any) -> Entry:
     name = None
     if isinstance(entry, Mapping):
         name = next((str(entry[key]) for key in _NAME_COLUMNS if entry.get(key)), None)
         entry = next((entry[key] for key in _IMAGE_COLUMNS if key in entry), None)
-    if isinstance(entry, list) and len(entry) == 1:
-        entry = entry[0]
-    if isinstance(entry, list):
-        raise InputError(
-            f"The list '{path}' gives {len(entry)} images (channels) for one case, and one volume "
-            "a case is segmented.",
-            "List one image a case.",
-        )
-    if not isinstance(entry, str) or not entry:
+    images = entry if isinstance(entry, list) else [entry]
+    if not images or not all(isinstance(image, str) and image for image in images):
         raise InputError(f"The list '{path}' holds something that is no path: {entry!r}.", _FORMS)
-    return name, entry
+    if len(images) > MOST_VOLUMES:
+        raise InputError(
+            f"The list '{path}' gives {len(images)} images (channels) for one case.",
+            f"List {MOST_VOLUMES} at most a case: those that the task was learned from.",
+        )
+    if isinstance(entry, list) and len(images) > 1:
+        return name, tuple(path.parent / Path(image).expanduser() for image in images)
+    return name, _split(path, images[0])
 
 
-def _placed(image: str, folder: Path) -> Path:
-    path = Path(image).expanduser()
-    return path if path.is_absolute() else folder / path
+def _split(path: Path, text: str) -> tuple[Path, ...]:
+    try:
+        return split_images(text, path.parent)
+    except InputError as error:
+        raise InputError(f"The list '{path}': {error.message}", error.hint) from error

@@ -19,7 +19,7 @@ from OFLSAM2Core.cohort.cases import CaseInput
 from OFLSAM2Core.cohort.fingerprint import fingerprint, stamp_of
 from OFLSAM2Core.cohort.folder import check_still_wanted
 from OFLSAM2Core.cohort.judgement import judge
-from OFLSAM2Core.cohort.memory_estimate import bytes_for
+from OFLSAM2Core.cohort.memory_estimate import bytes_for, sizes_of
 from OFLSAM2Core.cohort.outputs import Layout, all_or_none, written_files
 from OFLSAM2Core.cohort.preview import write_preview
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
@@ -30,7 +30,7 @@ from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import Cancelled, InputError, OFLSAM2Error
 from OFLSAM2Core.io.dicom_seg_writing import check_dicom_seg, write_dicom_seg
 from OFLSAM2Core.io.reading import check_writable, read_volume
-from OFLSAM2Core.io.volume_size import VolumeSize, volume_size
+from OFLSAM2Core.io.volume_size import VolumeSize
 from OFLSAM2Core.runtime.memory_check import require_memory
 from OFLSAM2Core.runtime.memory_estimate import not_yet_held
 from OFLSAM2Core.runtime.peak_memory import PeakMemory
@@ -142,16 +142,15 @@ def software() -> dict[str, str]:
 def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback) -> dict[str, Any]:
     check_still_wanted(settings.folder, settings.mark)
     segmenter = _segmenter(settings.segmenter)
-    source = fingerprint(case.source)
+    source = fingerprint(*case.sources)
     structures = len(segmenter.structures)
-    size = volume_size(case.source)
-    if size is not None:
-        _require_room(settings, case, size, structures)
-    volume = read_volume(case.source)
-    if size is None:  # The header did not tell.
+    sizes = sizes_of(case)
+    _require_room(settings, case, sizes, structures)
+    volume = read_volume(case.source, further=case.further)
+    if sizes[0] is None:  # The header did not tell.
         array = volume.array
         size = VolumeSize(array.shape, array.nbytes, 0, SliceGeometry.for_volume(volume).count)
-        _require_room(settings, case, size, structures)
+        _require_room(settings, case, [size, *sizes[1:]], structures)
     outcome = SegmentationBuffer(volume)
     for result in segmenter.segment(volume, _ending(report, settings)):
         outcome.add(result)
@@ -159,9 +158,9 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
         raise RuntimeError(
             f"the method gave {outcome.slices_done} of {outcome.slices_total} slices"
         )
-    if stamp_of(case.source) != source.stamp:
+    if stamp_of(*case.sources) != source.stamp:
         raise InputError(
-            f"'{case.source}' was changed or removed while it was segmented.",
+            f"'{' + '.join(case.sources)}' was changed or removed while it was segmented.",
             "Run again with --resume when it is complete.",
         )
     judged = judge(outcome, segmenter.structures, settings.doubtful_below)
@@ -185,12 +184,16 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
 
 
 def _require_room(
-    settings: RunSettings, case: CaseInput, size: VolumeSize, structures: int
+    settings: RunSettings, case: CaseInput, sizes: list[VolumeSize | None], structures: int
 ) -> None:
-    """Raises ResourceError where disk or memory is too small for a volume of that size."""
-    check_writable(settings.folder / case.name, need_bytes=size.voxels)
+    """Raises ResourceError where disk or memory is too small for volumes of these sizes; nothing
+    where that of the first is not known."""
+    first, *further = sizes
+    if first is None:
+        return
+    check_writable(settings.folder / case.name, need_bytes=first.voxels)
     require_memory(
-        not_yet_held(bytes_for(size, structures)),
+        not_yet_held(bytes_for(first, structures, filter(None, further))),
         f"'{case.source}'",
         "Give workers more memory, or fewer of them.",
     )

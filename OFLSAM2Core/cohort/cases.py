@@ -23,14 +23,21 @@ SEGMENTED = (DONE, EMPTY, DOUBTFUL)
 
 @dataclass(frozen=True)
 class CaseInput:
-    """One volume to segment.
+    """One patient's volume to segment.
 
     name: unique in the cohort (case is ignored), fit for a file name.
     source: an absolute path as `read_volume` takes it: a file, a folder, `FOLDER#SERIES_UID`.
+    further: likewise, of volumes that are co-registered with it.
     """
 
     name: str
     source: str
+    further: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Of all its volumes, in order."""
+        return (self.source, *self.further)
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,13 @@ class Fingerprint:
         return asdict(self)
 
 
-def fingerprint(source: str) -> Fingerprint:
-    """The fingerprint of a case's source as `read_volume` takes it. Reads every file once.
+def fingerprint(*sources: str) -> Fingerprint:
+    """The fingerprint of a case's sources as `read_volume` takes them, in order. Reads every file once.
 
     Raises InputError where a file cannot be read.
     """
-    files = files_of(source)
-    stamp = _stamp(_near_files(source))
+    files = [path for source in sources for path in files_of(source)]
+    stamp = _stamp([path for source in sources for path in _near_files(source)])
     digest, size = hashlib.sha256(), 0
     for path in files:
         own = hashlib.sha256()
@@ -54,10 +54,10 @@ def fingerprint(source: str) -> Fingerprint:
     return Fingerprint(digest.hexdigest(), len(files), size, stamp)
 
 
-def stamp_of(source: str) -> str | None:
+def stamp_of(*sources: str) -> str | None:
     """`Fingerprint.stamp` without reading the files; None where the input is not there."""
     try:
-        return _stamp(_near_files(source))
+        return _stamp([path for source in sources for path in _near_files(source)])
     except InputError:
         return None
 

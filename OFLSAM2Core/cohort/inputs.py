@@ -7,21 +7,23 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from OFLSAM2Core.cohort.case_lists import is_list, read_case_list
 from OFLSAM2Core.cohort.cases import CaseInput, FoundCases, file_name, without_shared_ending
 from OFLSAM2Core.cohort.dicom_cases import Series, find_series
+from OFLSAM2Core.data.validation import MOST_VOLUMES
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.dicom_file import is_dicom
 from OFLSAM2Core.io.frames import frame_files
 from OFLSAM2Core.io.image_files import is_image_file
+from OFLSAM2Core.io.image_names import split_images
 from OFLSAM2Core.io.reading import case_name
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
-"""nnU-Net's names: CASE_0000 is the first channel of CASE."""
+"""nnU-Net's names: CASE_0000 is the first channel of CASE, CASE_0001 the second."""
 
 _LABELS = re.compile(r"^(?P<case>.+)_(label|labels|seg|mask)$")
 """Segmentations beside their images: left out where CASE_image is there."""
@@ -30,10 +32,11 @@ _LABELS = re.compile(r"^(?P<case>.+)_(label|labels|seg|mask)$")
 @dataclass(frozen=True)
 class _Place:
     """A volume that was found: its source, and names from short to long (later ones tell apart
-    volumes whose earlier ones are alike)."""
+    volumes whose earlier ones are alike). further: sources of co-registered volumes."""
 
     source: str
     names: tuple[str, ...]
+    further: tuple[str, ...] = ()
 
 
 def find_cases(
@@ -43,12 +46,13 @@ def find_cases(
 
     inputs: paths of image files, folders (searched with the folders in them), globs, lists (see
         `read_case_list`; `LIST.json#SECTION` for another section than "testing"), DICOM folders
-        (every series that is a volume is a case), `FOLDER#SERIES_UID`.
+        (every series that is a volume is a case), `FOLDER#SERIES_UID`; `IMAGE+IMAGE2` of
+        co-registered volumes. nnU-Net's channels of a case are such volumes, of folders and globs.
     skip: folders that are not searched (of outputs).
     limit: at most so many cases, the first ones.
 
     Case names come from file names, with the folder before where that tells them apart. Raises
-    InputError naming what was given: it does not exist, holds no volume, or several channels.
+    InputError naming what was given: it does not exist, holds no volume, or too many channels.
 
     >>> find_cases(["imagesTs"]).cases
     (CaseInput(name='heart_004', source='/data/imagesTs/heart_004_0000.nii.gz'), ...)
@@ -63,9 +67,9 @@ def find_cases(
                 f"'{text}' holds no volume to segment.", _why_nothing(left_out) or _KINDS
             )
         places += found
-    places = list({place.source: place for place in places}.values())
+    places = list({(place.source, *place.further): place for place in places}.values())
     cases = [
-        CaseInput(name, place.source)
+        CaseInput(name, place.source, place.further)
         for name, place in zip(_unique_names(places), places, strict=True)
     ]
     return FoundCases(tuple(cases[:limit]), tuple(dict(left_out).items()))
@@ -97,14 +101,16 @@ def _places_of(
         return [_Place(source, (f"{Path(before).name}_s{after[-8:]}",))]
     if glob.has_magic(str(path)):
         return _in_glob(path, is_skipped, left_out)
+    if "+" in text:
+        return [_of_volumes([each.absolute() for each in split_images(path)])]
     raise InputError(f"There is no file or folder '{text}'.", "Check the path.")
 
 
 def _in_list(path: Path, section: str | None = None) -> list[_Place]:
     places = []
-    for name, image in read_case_list(path.absolute(), section):
-        place = _of_file(Path(image).absolute())
-        places.append(_Place(place.source, (name, *place.names) if name else place.names))
+    for name, images in read_case_list(path.absolute(), section):
+        place = _of_volumes([image.absolute() for image in images])
+        places.append(replace(place, names=(name, *place.names)) if name else place)
     return places
 
 
@@ -119,9 +125,15 @@ def _in_glob(
     for match in matches:
         if match.is_dir() and not files:
             places += _in_folder(match, is_skipped, left_out)
-        elif match.is_file() and not is_list(match):
-            places.append(_of_file(match))
+    images = [match for match in files if not is_list(match)]
+    places += [_of_volumes(volumes) for volumes in _by_case(pattern, images)]
     return _shortened(places)
+
+
+def _of_volumes(paths: Sequence[Path]) -> _Place:
+    """Of one patient, co-registered; the first one names the case."""
+    first, *further = [_of_file(path) for path in paths]
+    return replace(first, further=tuple(place.source for place in further))
 
 
 def _of_file(path: Path) -> _Place:
@@ -156,7 +168,7 @@ def _in_folder(
         files = [entry for entry in entries if entry.is_file()]
         images = _images(files, left_out)
         dicom = [path for path in files if not is_image_file(path) and is_dicom(path)]
-        places += _shortened([_of_file(path) for path in _one_channel(folder, images)])
+        places += _shortened([_of_volumes(volumes) for volumes in _by_case(folder, images)])
         perhaps_dicom += dicom
         if not images and not dicom and len(frame_files(folder)) > 1:
             names = (folder.name, *_with_folders(folder.name, folder.parent))
@@ -191,19 +203,39 @@ def _images(files: list[Path], left_out: list[tuple[str, str]]) -> list[Path]:
     return images
 
 
-def _one_channel(folder: Path, images: list[Path]) -> list[Path]:
-    """Raises InputError where the files are channels of cases, several each."""
-    matches = [_CHANNEL.match(case_name(path)) for path in images]
-    channels = [match["channel"] for match in matches if match]
-    cases = Counter(match["case"] for match in matches if match)
-    if images and len(channels) == len(images) and max(cases.values()) > 1:
-        first = min(channels)
-        raise InputError(
-            f"The folder '{folder}' has several channels a case "
-            f"({', '.join(sorted(set(channels)))}), and one volume a case is segmented.",
-            f"Name the channel that the task was learned from: '{folder / f'*_{first}.*'}'.",
-        )
-    return images
+def _by_case(given: Path, images: list[Path]) -> list[list[Path]]:
+    """The channels of each case where the files are channels, else each file by itself.
+
+    They are where all are numbered, some case has a 0000 and a 0001, and there are several cases,
+    or no more numbers than volumes of a case (else patients are numbered so). Raises InputError
+    where a case then has too many, or lacks one.
+    """
+    cases: dict[tuple[Path, str], dict[str, Path]] = {}
+    for path in images:
+        match = _CHANNEL.match(case_name(path))
+        if match is None:
+            return [[path] for path in images]
+        cases.setdefault((path.parent, match["case"]), {})[match["channel"]] = path
+    if not any({"0000", "0001"} <= set(found) for found in cases.values()) or (
+        len(cases) == 1 and len(images) > MOST_VOLUMES
+    ):
+        return [[path] for path in images]
+    for (folder, case), found in cases.items():
+        one = f"Name the one that the task was learned from: '{folder / '*_0000.*'}'."
+        expected = [f"{number:04d}" for number in range(len(found))]
+        if sorted(found) != expected:
+            missing = min(set(expected) - set(found))
+            raise InputError(
+                f"The case '{case}' of '{given}' has channels, but no {missing}.",
+                f"Add it, or use one channel alone. {one}",
+            )
+        if len(found) > MOST_VOLUMES:
+            raise InputError(
+                f"The case '{case}' of '{given}' has {len(found)} channels, and {MOST_VOLUMES} at "
+                "most can be used.",
+                f"{one} Or give a list with IMAGE+IMAGE2 of each case.",
+            )
+    return [[found[channel] for channel in sorted(found)] for found in cases.values()]
 
 
 def _with_folders(name: str, folder: Path) -> tuple[str, ...]:
@@ -222,7 +254,7 @@ def _shortened(places: list[_Place]) -> list[_Place]:
         [place.names[0] for place in places], [*_channel_ending(places), "_image"]
     )
     return [
-        _Place(place.source, (name, *(f"{other}" for other in _longer(place, name))))
+        replace(place, names=(name, *_longer(place, name)))
         for name, place in zip(names, places, strict=True)
     ]
 

@@ -31,8 +31,9 @@ _CHECK = ', "crc": "'
 class CaseRecord:
     """What the manifest says of one case.
 
-    state: one of `STATES`. details: of its last event, the fields of `CaseResult` or of a failure.
-    attempts: how often it was begun since it last ended. times_segmented: how often it got outputs.
+    source, further: as of `CaseInput`. state: one of `STATES`. details: of its last event, the
+    fields of `CaseResult` or of a failure. attempts: how often it was begun since it last ended.
+    times_segmented: how often it got outputs.
     """
 
     name: str
@@ -41,6 +42,12 @@ class CaseRecord:
     details: dict[str, Any] = field(default_factory=dict)
     attempts: int = 0
     times_segmented: int = 0
+    further: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Of all its volumes, in order."""
+        return (self.source, *self.further)
 
     @property
     def reason(self) -> str:
@@ -90,7 +97,8 @@ class ManifestContent:
             raise ValueError(f"no state of a case: {state}")
         record = self.cases.setdefault(name, CaseRecord(name, event.get("source", "")))
         record.state = state
-        record.source = event.get("source", record.source)
+        if "source" in event:
+            record.source, record.further = event["source"], tuple(event.get("further", ()))
         if state == RUNNING:
             record.attempts += 1
         elif state == WAITING:
@@ -181,7 +189,8 @@ class Manifest:
     def waiting(self, case: CaseInput, details: Mapping[str, Any] | None = None) -> None:
         """A case is to be done; details: why again, or nothing."""
         event = {"event": "case", "case": case.name, "state": WAITING, "source": case.source}
-        self._append({**event, "details": dict(details or {})})
+        more = {"further": list(case.further)} if case.further else {}
+        self._append({**event, **more, "details": dict(details or {})})
 
     def running(self, name: str, worker: str) -> None:
         self._append({"event": "case", "case": name, "state": RUNNING, "worker": worker})

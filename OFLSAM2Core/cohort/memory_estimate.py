@@ -17,17 +17,28 @@ _USABLE = 0.9
 """Share of the free memory that cases may take; the rest is left to the system."""
 
 
-def bytes_for(size: VolumeSize, structures: int) -> int:
-    """What a process that segments such a volume is expected to hold in all."""
-    return bytes_to_segment(size.shape[-3:], size.itemsize, structures, size.slices)
+def bytes_for(size: VolumeSize, structures: int, further: Iterable[VolumeSize] = ()) -> int:
+    """What a process that segments such a volume is expected to hold in all. further: of volumes
+    that are co-registered with it, each held as stored and on the first one's grid."""
+    first = bytes_to_segment(size.shape[-3:], size.itemsize, structures, size.slices)
+    grid = math.prod(size.shape[-3:])
+    return first + sum(other.bytes + 4 * (other.voxels + grid) for other in further)
+
+
+def sizes_of(case: CaseInput) -> list[VolumeSize | None]:
+    """Of each of its volumes; None where a header does not tell."""
+    return [volume_size(source) for source in case.sources]
 
 
 def most_bytes(cases: Iterable[CaseInput], structures: int) -> int:
     """For the case that takes the most; of a process without a volume where no header can be read
     (segmenting will say why)."""
     with ThreadPoolExecutor(8) as threads:
-        sizes = threads.map(lambda case: volume_size(case.source), cases)
-        return max((bytes_for(size, structures) for size in sizes if size), default=BASE_BYTES)
+        found = [(first, more) for first, *more in threads.map(sizes_of, cases)]
+    return max(
+        (bytes_for(first, structures, filter(None, more)) for first, more in found if first),
+        default=BASE_BYTES,
+    )
 
 
 def workers_that_fit(cases: list[CaseInput], structures: int, cores: int, gpus: int = 0) -> int:

@@ -77,7 +77,7 @@ def _case(folder: Path, record: CaseRecord, structures: list[dict[str, Any]]) ->
     own = {one["name"]: one for one in details.get("structures", ())}
     return {
         "name": record.name,
-        "source": record.source,
+        "source": " + ".join(record.sources),
         "state": record.state,
         "reason": details.get("reason", ""),
         "hint": details.get("hint", ""),

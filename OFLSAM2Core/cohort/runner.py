@@ -7,7 +7,7 @@ import os
 import platform
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def plan(cases: Iterable[CaseInput], manifest: Manifest, folder: Path) -> tuple[
         if record is None:
             manifest.waiting(case)
         elif record.state in (FAILED, RUNNING, WAITING):
-            if record.state != WAITING or record.source != case.source:
+            if record.state != WAITING or record.sources != case.sources:
                 manifest.waiting(case, {"why": record.reason or "begun"})
         elif why := _why_again(case, record, folder):
             manifest.waiting(case, {"why": why})
@@ -130,8 +130,8 @@ def plan(cases: Iterable[CaseInput], manifest: Manifest, folder: Path) -> tuple[
 
 def _as_recorded(cases: Iterable[CaseInput], manifest: Manifest) -> tuple[CaseInput, ...]:
     """A case that was recorded keeps its name, whatever other cases there are now."""
-    names = {record.source: record.name for record in manifest.content.cases.values()}
-    return tuple(CaseInput(names.get(case.source, case.name), case.source) for case in cases)
+    names = {record.sources: record.name for record in manifest.content.cases.values()}
+    return tuple(replace(case, name=names.get(case.sources, case.name)) for case in cases)
 
 
 def _why_again(case: CaseInput, record: CaseRecord, folder: Path) -> str:
@@ -139,11 +139,11 @@ def _why_again(case: CaseInput, record: CaseRecord, folder: Path) -> str:
     known = record.details.get("input", {})
     if gone := missing_outputs(folder, record.details.get("outputs", {})):
         return f"the output '{gone[0]}' is gone or was changed"
-    stamp = stamp_of(case.source)
+    stamp = stamp_of(*case.sources)
     if stamp is not None and stamp != known.get("stamp"):
         # Copied or touched files have another stamp and the same contents.
         try:
-            if fingerprint(case.source).sha256 != known.get("sha256"):
+            if fingerprint(*case.sources).sha256 != known.get("sha256"):
                 return "the input has changed"
         except InputError:
             return "the input cannot be read any more"

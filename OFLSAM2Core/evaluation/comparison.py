@@ -106,6 +106,7 @@ class Comparison:
             "",
             f"Learned from {', '.join(self.about['support'])}. Mean over structures of means over "
             "cases, 95 % bootstrap interval over cases.",
+            *self._volumes(),
             "",
             f"| method | {' | '.join(names)} | cases | s to learn | s a volume | numbers learned | "
             "peak memory, MB | |",
@@ -126,6 +127,14 @@ class Comparison:
         if any(_point(row) for row in self.rows):
             lines += ["", "![Dice against time](comparison.png)"]
         return "\n".join(lines) + "\n"
+
+    def _volumes(self) -> list[str]:
+        """A sentence where cases have several volumes, of which not all methods see all."""
+        seen = dict(self.about.get("volumes", {}))
+        if max(seen.values(), default=1) == 1:
+            return []
+        told = ", ".join(f"{name} {count}" for name, count in seen.items())
+        return ["", f"Co-registered volumes of a case that a method sees: {told}."]
 
     def plot(self) -> Image.Image:
         """Mean Dice against the seconds to learn and segment one volume, on a logarithmic axis."""

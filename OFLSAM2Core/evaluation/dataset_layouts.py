@@ -3,10 +3,12 @@
 - our own: `CASE_image.nii.gz`, `CASE_label.nii.gz`, and `support` and `test` in `dataset.json`;
 - our own for sequences: `frames/NAME/*.jpg`, `masks/NAME/*.png`, and `sequences` in `dataset.json`;
 - Medical Segmentation Decathlon: `imagesTr`, `labelsTr`, and `training` in `dataset.json`;
-- nnU-Net: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`;
+- nnU-Net: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, or `dataset` in `dataset.json`;
 - BIDS: `sub-*/anat/*.nii.gz`, with labels beside them or in `derivatives`, paired by their names.
 
-Images with several channels are read by their first channel, with a note.
+Channels of a case are co-registered volumes of it, the first three where there are more, which is
+said: files of their own (nnU-Net's names, a list of them in `dataset.json`), or volumes of one 4D
+image where `dataset.json` names them (`modality`, `channel_names`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from OFLSAM2Core.data.validation import MOST_VOLUMES
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.image_files import IMAGE_EXTENSIONS
 from OFLSAM2Core.io.label_table_formats import read_text
@@ -34,23 +37,34 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class CaseFiles:
+    """images: of the co-registered volumes of a case, or one 4D image of them. labels: of the first
+    volume."""
+
+    images: tuple[Path, ...]
+    labels: Path
+
+
+@dataclass(frozen=True)
 class Layout:
     """What is in a folder.
 
-    files: image and labels by the case's name, in order.
+    files: by the case's name, in order.
     support, test: names, None where the folder does not say.
     labels: the data or the file of a label table; None where there is none.
-    channel: which volume of 4D images is read; None: there are none.
+    volumes: how many co-registered volumes a case has, those that are not used left out. stacked:
+        whether they are volumes of one 4D image.
     sequences: whether cases are sequences of frames, each learned from frames of its own.
     """
 
     name: str
-    files: dict[str, tuple[Path, Path]]
+    files: dict[str, CaseFiles]
     labels: Any = None
     support: tuple[str, ...] | None = None
     test: tuple[str, ...] | None = None
     nominal_spacing: bool = False
-    channel: int | None = None
+    volumes: int = 1
+    stacked: bool = False
     sequences: bool = False
 
 
@@ -67,8 +81,10 @@ def find_layout(folder: Path) -> Layout:
     data = _read_json(path)
     if "sequences" in data:
         return _sequences(folder, path, data)
-    listed = data.get("training")
-    if "support" in data or ("test" in data and not listed):
+    if "support" in data:
+        return _own(folder, path, data)
+    listed = _nnunet_list(path, data) or data.get("training")
+    if "test" in data and not listed:
         return _own(folder, path, data)
     if isinstance(listed, list) and all(isinstance(one, dict) for one in listed) and listed:
         return _decathlon(folder, path, data, listed)
@@ -101,7 +117,7 @@ def _own(folder: Path, path: Path, data: dict[str, Any]) -> Layout:
         pair = [folder / f"{case}_{kind}.nii.gz" for kind in ("image", "label")]
         for file in pair:
             _require(path, case, file)
-        files[case] = (pair[0], pair[1])
+        files[case] = CaseFiles((pair[0],), pair[1])
     return Layout(
         str(data.get("name", folder.name)),
         files,
@@ -125,7 +141,7 @@ def _sequences(folder: Path, path: Path, data: dict[str, Any]) -> Layout:
                     f"'{path}' lists the sequence '{name}', but there is no folder '{each}'.",
                     "Add the folder, or take the sequence off the list.",
                 )
-        files[name] = pair
+        files[name] = CaseFiles((pair[0],), pair[1])
     return Layout(
         str(data.get("name", folder.name)),
         files,
@@ -137,29 +153,57 @@ def _sequences(folder: Path, path: Path, data: dict[str, Any]) -> Layout:
     )
 
 
+def _nnunet_list(path: Path, data: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """nnU-Net's `dataset`, by the case's name, as a list like the Decathlon's; None without one."""
+    listed = data.get("dataset")
+    if not (isinstance(listed, dict) and listed):
+        return None
+    entries = []
+    for name, entry in listed.items():
+        if not (isinstance(entry, dict) and isinstance(entry.get("images"), list)):
+            raise InputError(f"The case '{name}' of '{path}' has no 'images'.", _FORM)
+        entries.append({**entry, "name": str(name), "image": entry["images"]})
+    return entries
+
+
 def _decathlon(
     folder: Path, path: Path, data: dict[str, Any], listed: list[dict[str, Any]]
 ) -> Layout:
     files = {}
     for entry in listed:
         try:
-            pair = folder / str(entry["image"]), folder / str(entry["label"])
+            images, labels = entry["image"], folder / str(entry["label"])
         except KeyError as error:
             raise InputError(f"A case of '{path}' has no {error}.", _FORM) from error
-        case = _stem(pair[1])
+        case = str(entry.get("name", _stem(labels)))
+        several = isinstance(images, list) and len(images) > 0
+        paths = [folder / str(image) for image in images] if several else [folder / str(images)]
         # nnU-Net took the list over, and gave images a channel in their names.
-        if not pair[0].is_file():
-            numbered = pair[0].with_name(f"{_stem(pair[0])}_0000{_extension(pair[0])}")
-            pair = (numbered if numbered.is_file() else pair[0]), pair[1]
-        for file in pair:
+        if not paths[0].is_file():
+            paths = _numbered(paths[0]) or paths
+        for file in (*paths, labels):
             _require(path, case, file)
-        files[case] = pair
-    modalities = data.get("modality")
-    several = isinstance(modalities, dict) and len(modalities) > 1
-    if several:
-        _log.warning("Cases in '%s' have several channels; the first one is read.", folder)
-    name = str(data.get("name", folder.name))
-    return Layout(name, files, data.get("labels"), channel=0 if several else None)
+        files[case] = CaseFiles(tuple(paths), labels)
+    named = _channel_names(data)
+    stacked = len(named) > 1 and all(len(each.images) == 1 for each in files.values())
+    count = len(named) if stacked else _most_images(files)
+    return Layout(
+        str(data.get("name", folder.name)),
+        files,
+        data.get("labels"),
+        volumes=_used(folder, count, named),
+        stacked=stacked,
+    )
+
+
+def _numbered(image: Path) -> list[Path]:
+    """CASE_0000, CASE_0001 and so on of CASE, as far as they are there."""
+    found: list[Path] = []
+    while True:
+        name = f"{_stem(image)}_{len(found):04d}{_extension(image)}"
+        if not image.with_name(name).is_file():
+            return found
+        found.append(image.with_name(name))
 
 
 def _folders(folder: Path, data: dict[str, Any]) -> Layout:
@@ -169,9 +213,9 @@ def _folders(folder: Path, data: dict[str, Any]) -> Layout:
     files, unlabelled = {}, []
     labels = {_stem(path): path for path in _images(folder / "labelsTr")}
     for case in sorted(channels or images):
-        image = images[f"{case}_0000" if channels else case]
+        found = _channels(images, case) if channels else [images[case]]
         if case in labels:
-            files[case] = (image, labels[case])
+            files[case] = CaseFiles(tuple(found), labels[case])
         else:
             unlabelled.append(case)
     without = sorted(set(labels) - set(files))
@@ -184,9 +228,45 @@ def _folders(folder: Path, data: dict[str, Any]) -> Layout:
         raise InputError(f"'{folder}' has no case with image and labels.", _FORM)
     if unlabelled:
         _log.warning("%d images in '%s' have no labels; left out.", len(unlabelled), folder)
-    if any(re.search(r"_0001$", name) for name in images):
-        _log.warning("Cases in '%s' have several channels; the first one is read.", folder)
-    return Layout(str(data.get("name", folder.name)), files, data.get("labels"))
+    used = _used(folder, _most_images(files), _channel_names(data))
+    return Layout(str(data.get("name", folder.name)), files, data.get("labels"), volumes=used)
+
+
+def _channels(images: dict[str, Path], case: str) -> list[Path]:
+    """Of a case, in order. Raises InputError where one is missing among others."""
+    found = sorted(name for name in images if re.fullmatch(re.escape(case) + r"_\d{4}", name))
+    for number, name in enumerate(found):
+        if name != f"{case}_{number:04d}":
+            raise InputError(
+                f"The case '{case}' has the channel '{images[name].name}', but no "
+                f"'{case}_{number:04d}'.",
+                "Add the channel that is missing, or take the others out.",
+            )
+    return [images[name] for name in found]
+
+
+def _channel_names(data: dict[str, Any]) -> list[str]:
+    """In order of their numbers, as `dataset.json` has them; none where it does not tell."""
+    named = data.get("channel_names", data.get("modality"))
+    return [str(name) for name in named.values()] if isinstance(named, dict) else []
+
+
+def _most_images(files: dict[str, CaseFiles]) -> int:
+    return max(len(each.images) for each in files.values())
+
+
+def _used(folder: Path, count: int, named: list[str]) -> int:
+    """How many volumes of a case are used; where not all are, that is said."""
+    if count > MOST_VOLUMES:
+        told = f" ({', '.join(named[:MOST_VOLUMES])})" if len(named) == count else ""
+        _log.warning(
+            "Cases in '%s' have %d channels; the first %d are used%s.",
+            folder,
+            count,
+            MOST_VOLUMES,
+            told,
+        )
+    return min(count, MOST_VOLUMES)
 
 
 def _bids(folder: Path) -> Layout:
@@ -197,17 +277,17 @@ def _bids(folder: Path) -> Layout:
         for path in found
         if path not in set(labels) and "derivatives" not in path.relative_to(folder).parts
     ]
-    files: dict[str, tuple[Path, Path]] = {}
+    files: dict[str, CaseFiles] = {}
     for path in labels:
         image = _image_of(path, images)
         case = _stem(image)
         if case in files:
             raise InputError(
-                f"The image '{image.name}' has several labels: '{files[case][1].name}' and "
+                f"The image '{image.name}' has several labels: '{files[case].labels.name}' and "
                 f"'{path.name}'.",
                 "Leave one kind of labels in the folder.",
             )
-        files[case] = (image, path)
+        files[case] = CaseFiles((image,), path)
     if not files:
         raise InputError(
             f"'{folder}' has subjects, but no labels (*_dseg.nii.gz, *_mask.nii.gz).", _FORM

@@ -12,6 +12,7 @@ in voxels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,13 +22,17 @@ import numpy as np
 
 import OFLSAM2Core
 from OFLSAM2Core.data.volume import SupportCase
+from OFLSAM2Core.data.volume_count import count_in_words
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
-from OFLSAM2Core.evaluation.dataset_layouts import SUPPORT, find_layout
+from OFLSAM2Core.evaluation.dataset_layouts import SUPPORT, CaseFiles, find_layout
 from OFLSAM2Core.io.first_look import look_at_segmentation, look_at_volume
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.memory_first import require_memory_to_learn, require_memory_to_segment
 from OFLSAM2Core.io.reading import read_segmentation, read_support_case
+from OFLSAM2Core.methods.base import Method, uses_further_volumes
 from OFLSAM2Core.runtime.redaction import keep_out
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,9 @@ class Dataset:
     support, test: names of the cases to learn from and to segment, in order. Where the folder does
         not say, the first three are learned from.
     nominal_spacing: whether the spacing in the files means nothing.
-    files: image and labels of every case. channel: which volume of 4D images.
+    files: images and labels of every case.
+    volumes: how many co-registered volumes of a case are read: the first ones.
+    stacked: whether they are volumes of one 4D image.
     sequences: whether cases are sequences of frames, each learned from frames of its own.
     """
 
@@ -47,8 +54,9 @@ class Dataset:
     support: tuple[str, ...]
     test: tuple[str, ...]
     nominal_spacing: bool = False
-    files: dict[str, tuple[Path, Path]] = field(default_factory=dict)
-    channel: int | None = None
+    files: dict[str, CaseFiles] = field(default_factory=dict)
+    volumes: int = 1
+    stacked: bool = False
     sequences: bool = False
 
     @classmethod
@@ -69,9 +77,25 @@ class Dataset:
             test=names if found.test is None else found.test,
             nominal_spacing=found.nominal_spacing,
             files=found.files,
-            channel=found.channel,
+            volumes=found.volumes,
+            stacked=found.stacked,
             sequences=found.sequences,
         )
+
+    def with_volumes(self, count: int) -> Dataset:
+        """The same cases, fewer co-registered volumes of each. Raises InputError where they have
+        not so many."""
+        if not 1 <= count <= self.volumes:
+            raise InputError(
+                f"Cases of '{self.folder}' have {count_in_words(self.volumes)} that can be used, not "
+                f"{count}.",
+                f"Ask for 1 to {self.volumes}." if self.volumes > 1 else "Leave --volumes out.",
+            )
+        return replace(self, volumes=count)
+
+    def images_of(self, name: str) -> tuple[Path, ...]:
+        """The files of a case that are read: of its co-registered volumes, or of all in one."""
+        return self.files[name].images[: self.volumes]
 
     def choose(
         self, supports: int | None, support_cases: Sequence[str] | None, cases: int | None
@@ -123,15 +147,16 @@ class Dataset:
         Raises InputError naming the file, or ResourceError where there is not enough memory for
         what the image's header announces.
         """
-        image, labels = self.files[name]
-        look_at_volume(image)
-        look_at_segmentation(labels, image)
-        require_memory_to_segment(image)
+        images = self.images_of(name)
+        for image in images:
+            look_at_volume(image)
+        look_at_segmentation(self.files[name].labels, images[0])
+        self._require_memory(images)
 
     def read_support(self, names: Sequence[str]) -> list[SupportCase]:
         """The cases that are learned from. Raises InputError, or ResourceError where they do not
         fit into memory together, before any of them is read."""
-        require_memory_to_learn(self.files[name][0] for name in names)
+        require_memory_to_learn(image for name in names for image in self.images_of(name))
         return [self.read_case(name) for name in names]
 
     def read_case(self, name: str, *, may_be_empty: bool = False) -> SupportCase:
@@ -140,15 +165,25 @@ class Dataset:
 
         may_be_empty: of a test case, in which there may be nothing to find.
         """
-        image, labels = self.files[name]
-        require_memory_to_segment(image)
+        images = self.images_of(name)
+        self._require_memory(images)
         case = read_support_case(
-            image, labels, table=self.table, may_be_empty=may_be_empty, channel=self.channel
+            images[0],
+            self.files[name].labels,
+            table=self.table,
+            may_be_empty=may_be_empty,
+            channel=range(self.volumes) if self.stacked else None,
+            further=images[1:],
         )
         return replace(case, volume=replace(case.volume, name=name))
 
+    def _require_memory(self, images: Sequence[Path]) -> None:
+        require_memory_to_segment(images[0])
+        if len(images) > 1:
+            require_memory_to_learn(images)
 
-def _table(folder: Path, labels: Any, files: dict[str, tuple[Path, Path]]) -> LabelTable:
+
+def _table(folder: Path, labels: Any, files: dict[str, CaseFiles]) -> LabelTable:
     """From the folder's own table, else from the values that the labels have."""
     if isinstance(labels, Path):
         return LabelTable.read(labels)
@@ -156,7 +191,7 @@ def _table(folder: Path, labels: Any, files: dict[str, tuple[Path, Path]]) -> La
         return LabelTable.from_json(labels, str(folder / "dataset.json"))
     values: set[int] = set()
     damaged: list[OFLSAM2Error] = []
-    for _, path in files.values():
+    for path in (each.labels for each in files.values()):
         try:
             read, _, structures = read_segmentation(path, may_be_empty=True)
         except OFLSAM2Error as error:  # Named when it is the case's turn.
@@ -168,6 +203,22 @@ def _table(folder: Path, labels: Any, files: dict[str, tuple[Path, Path]]) -> La
     if damaged and len(damaged) == len(files):
         raise damaged[0]
     return LabelTable.for_values(sorted(values))
+
+
+def for_method(dataset: Dataset, method: Method, volumes: int | None = None) -> Dataset:
+    """The data set as it is evaluated by a method: with all co-registered volumes of a case, or so
+    many, or the first alone where the method sees one volume; then that is said. Raises InputError
+    where cases have not so many."""
+    if volumes is not None:
+        return dataset.with_volumes(volumes)
+    if dataset.volumes > 1 and not uses_further_volumes(method):
+        _log.warning(
+            "The method '%s' sees one volume of a case: the first of %d is used.",
+            method.name,
+            dataset.volumes,
+        )
+        return dataset.with_volumes(1)
+    return dataset
 
 
 def sample_data() -> Dataset:

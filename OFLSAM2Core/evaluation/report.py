@@ -123,6 +123,8 @@ class EvaluationReport:
             f"Method {self.about.get('method')}, backbone {self.about.get('backbone')}, "
             f"seed {self.about.get('seed')}.",
         ]
+        if self.about.get("volumes", 1) > 1:
+            lines += ["", f"{self.about['volumes']} co-registered volumes of each case were seen."]
         for failed in self._failed:
             message = failed["message"].replace("\n", " ")
             lines += ["", f"**{failed['case']} has no result.** {message}"]

@@ -130,13 +130,15 @@ def read_image(
     require_memory(bytes_to_read(header), f"Reading '{path}'", "Close other programs, or crop it.")
     array = scaled(read_voxels(header), header)
     header.say_notes()
-    if channel is not None and header.components == 1 and array.ndim == 4:
-        if not 0 <= channel < len(array):
+    if channel is not None and header.components == 1:
+        count = len(array) if array.ndim == 4 else 1
+        if not 0 <= channel < count:
             raise InputError(
-                f"'{path}' has {len(array)} volumes, none of the number {channel}.",
+                f"'{path}' has {'one volume' if count == 1 else f'{count} volumes'}, none of the "
+                f"number {channel}.",
                 "Volumes are counted from 0.",
             )
-        array = array[channel]
+        array = array[channel] if array.ndim == 4 else array
     return one_volume(path, array, header.components), header
 
 

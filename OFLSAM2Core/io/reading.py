@@ -43,17 +43,37 @@ __all__ = [
 
 @in_words
 def read_volume(
-    path: str | Path, *, channel: int | None = None, further: Sequence[str | Path] = ()
+    path: str | Path,
+    *,
+    channel: int | Sequence[int] | None = None,
+    further: Sequence[str | Path] = (),
 ) -> Volume:
     """A volume, or a sequence where `path` is a folder of JPEG or PNG frames.
 
     The voxels keep their stored type, unless the header scales them. What a header does not say,
     or says in two ways, is chosen by one rule, with a warning. NaN and infinite voxels become
-    background, colours grey. channel: of a file with several volumes (4D), which one, from 0.
-    further: co-registered volumes of the same patient, which become `Volume.further`.
+    background, colours grey. channel: of a file with several volumes (4D), which one, from 0; or
+    several that are co-registered. further: files of co-registered volumes. The first of all is the
+    volume, the others become its `further`.
     Raises InputError naming the file: missing, damaged, several volumes, geometry that is none.
     """
     path = Path(path)
+    channels = [channel] if channel is None or isinstance(channel, int) else channel
+    first = _read_one(path, channels[0])
+    others = []
+    for number in channels[1:]:
+        other = _read_one(path, number)
+        others.append(replace(other, name=f"{other.name}, channel {number}"))
+    _refuse_one_twice([path, *map(Path, further)])
+    others += [_read_one(Path(each), None) for each in further]
+    if not others:
+        return first
+    volume = replace(first, further=tuple(others))
+    check_volume(volume)
+    return volume
+
+
+def _read_one(path: Path, channel: int | None) -> Volume:
     file, series = _split(path)
     if os.path.isdir(file):  # False also for names that no file can have
         volume = _read_folder(file, series, channel)
@@ -62,9 +82,7 @@ def read_volume(
         if kind == "zip":
             with unpacked(file) as inside:
                 return replace(
-                    read_volume(
-                        inside if series is None else f"{inside}#{series}", channel=channel
-                    ),
+                    _read_one(inside if series is None else Path(f"{inside}#{series}"), channel),
                     name=case_name(file),
                     source=path,
                 )
@@ -78,11 +96,6 @@ def read_volume(
     array = replace_not_finite(volume.array, path)
     volume = replace(volume, array=array, name=case_name(file), source=path)
     check_volume(volume)
-    if not further:
-        return volume
-    _refuse_one_twice([path, *map(Path, further)])
-    volume = replace(volume, further=tuple(read_volume(each) for each in further))
-    check_volume(volume)
     return volume
 
 
@@ -93,7 +106,7 @@ def read_support_case(
     *,
     table: LabelTable | None = None,
     may_be_empty: bool = False,
-    channel: int | None = None,
+    channel: int | Sequence[int] | None = None,
     further: Sequence[str | Path] = (),
 ) -> SupportCase:
     """A volume and its segmentation, put onto the volume's grid.

@@ -47,6 +47,20 @@ class SupportPair:
     def name(self) -> str:
         return str(self.volume_node.GetName())
 
+    @property
+    def nodes(self) -> tuple[Any, ...]:
+        """All that must be in the scene."""
+        return (self.volume_node, self.labels_node, *self.further_nodes)
+
+    @property
+    def volume_count(self) -> int:
+        return 1 + len(self.further_nodes)
+
+    @property
+    def volumes_in_words(self) -> str:
+        """Names of its volumes, joined as on the command line."""
+        return " + ".join(node.GetName() for node in (self.volume_node, *self.further_nodes))
+
 
 @dataclass
 class ReadCase:
@@ -91,7 +105,12 @@ def volume_with_further(volume_node: Any, further_nodes: Sequence[Any]) -> tuple
     """
     volume, notes = volume_from_node(volume_node)
     further = []
-    for node in further_nodes:
+    for place, node in enumerate(further_nodes):
+        if node is volume_node or any(node is other for other in further_nodes[:place]):
+            raise InputError(
+                f"'{node.GetName()}' is given twice as a volume of one case.",
+                "Give each co-registered volume once.",
+            )
         other, own_notes = volume_from_node(node)
         further.append(other)
         notes = notes + own_notes
@@ -107,7 +126,7 @@ def structures_of(labels_node: Any) -> list[Structure]:
 
 def check_pair(pair: SupportPair) -> Notes:
     """The note on a pair before it is used; cheap. Raises InputError."""
-    volume, notes = volume_from_node(pair.volume_node)
+    volume, notes = volume_with_further(pair.volume_node, pair.further_nodes)
     if not structures_of(pair.labels_node):
         raise InputError(
             f"'{pair.labels_node.GetName()}' has no structures.",

@@ -40,7 +40,8 @@ CONFIDENCE = ("_confidence.nrrd", "_confidence.nii.gz")
 
 @dataclass(frozen=True)
 class CohortCase:
-    """state: of the cohort's manifest. verdict: of a person, "" before that.
+    """source, further: of its co-registered volumes. state: of the cohort's manifest. verdict: of a
+    person, "" before that.
 
     milliliters: by structure. confidence: None before the case is segmented.
     """
@@ -53,6 +54,7 @@ class CohortCase:
     confidence: float | None = None
     milliliters: Mapping[str, float | None] | None = None
     outputs: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
 
     @property
     def is_segmented(self) -> bool:
@@ -181,20 +183,26 @@ def last_words(folder: Path) -> str:
     return " ".join(line.rsplit("\r", 1)[-1].strip() for line in lines[-2:])
 
 
-def load_case(cohort: Cohort, case: CohortCase) -> tuple[Any, Any, Any]:
-    """Nodes of a case's volume, segmentation and confidence (None where there is none).
+def load_case(cohort: Cohort, case: CohortCase) -> tuple[Any, Any, Any, tuple[Any, ...]]:
+    """Nodes of a case's volume, segmentation and confidence (None where there is none), and of the
+    volumes that are co-registered with it.
 
     Raises InputError.
     """
     labels = cohort.labels_of(case)
     if labels is None:
         raise InputError(f"There is no result of '{case.name}' yet.", "Wait until it is segmented.")
-    if not Path(case.source).is_file():
-        raise InputError(
-            f"'{case.source}' is no file that can be loaded here.",
-            "Load a DICOM series by the module DICOM, and the result by Add Data.",
-        )
+    for source in (case.source, *case.further):
+        if not Path(source).is_file():
+            raise InputError(
+                f"'{source}' is no file that can be loaded here.",
+                "Load a DICOM series by the module DICOM, and the result by Add Data.",
+            )
     volume = slicer.util.loadVolume(case.source, {"name": case.name})
+    further = [
+        slicer.util.loadVolume(source, {"name": f"{case.name} ({place})"})
+        for place, source in enumerate(case.further, start=2)
+    ]
     segmentation = slicer.util.loadSegmentation(str(labels), {"name": f"{case.name} segmentation"})
     segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     file = cohort.confidence_of(case)
@@ -202,13 +210,15 @@ def load_case(cohort: Cohort, case: CohortCase) -> tuple[Any, Any, Any]:
     if file is not None:
         confidence = slicer.util.loadVolume(str(file), {"name": f"{case.name} confidence"})
         show_as_confidence(confidence)
-    return volume, segmentation, confidence
+    return volume, segmentation, confidence, tuple(further)
 
 
-def reviewed_run(volume: Any, segmentation: Any, confidence: Any) -> Steps[SceneRun]:
+def reviewed_run(
+    volume: Any, segmentation: Any, confidence: Any, further: Sequence[Any] = ()
+) -> Steps[SceneRun]:
     """A result of elsewhere as if a run had made it here, so that it can be reviewed and corrected:
     slices along the axis with the thickest of them; in steps. Raises InputError."""
-    run = SceneRun(volume, segmentation, confidence)
+    run = SceneRun(volume, segmentation, confidence, further=further)
     read = yield from read_support_case(SupportPair(volume, segmentation))
     case = read.case
     yield from run.adopt(case.structures, case.labels)
@@ -254,6 +264,7 @@ def _case(record: CaseRecord, verdict: str) -> CohortCase:
         confidence=details.get("confidence") if record.state in SEGMENTED else None,
         milliliters={str(one["name"]): one.get("ml") for one in structures},
         outputs=tuple(details.get("outputs", ())) if record.state in SEGMENTED else (),
+        further=record.further,
     )
 
 

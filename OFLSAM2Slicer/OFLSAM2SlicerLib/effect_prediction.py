@@ -18,10 +18,12 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure, find_structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.data.volume_count import count_in_words
 from OFLSAM2Core.errors import InputError
 from OFLSAM2SlicerLib import geometry
-from OFLSAM2SlicerLib.cases import volume_from_node
+from OFLSAM2SlicerLib.cases import volume_with_further
 from OFLSAM2SlicerLib.controller import Controller, Failure
+from OFLSAM2SlicerLib.further_volumes import PART
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 from OFLSAM2SlicerLib.structures import structure_of
 
@@ -31,14 +33,15 @@ Mask = npt.NDArray[np.bool_]
 class LabelsRun:
     """The scene side of a run that writes into no node.
 
+    further: volume nodes that are co-registered with it.
     labels: (K, J, I), values are `Structure.label`.
     """
 
     frame_count = 1
 
-    def __init__(self, volume_node: Any) -> None:
+    def __init__(self, volume_node: Any, further: Sequence[Any] = ()) -> None:
         self._node = volume_node
-        self._volume, self.notes = volume_from_node(volume_node)
+        self._volume, self.notes = volume_with_further(volume_node, further)
         self.labels = np.zeros(self._volume.grid_shape, np.uint8)
 
     @property
@@ -75,12 +78,19 @@ class LabelsRun:
 class Prediction:
     """Predicts volumes with the module's learned task and worker; keeps the last one.
 
-    settings: called for where to calculate, and with what.
+    settings: called for where to calculate, and with what. further: called for the volumes that
+        are co-registered with one.
     """
 
-    def __init__(self, controller: Controller, settings: Callable[[], RunSettings]) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        settings: Callable[[], RunSettings],
+        further: Callable[[Any], Sequence[Any]] = lambda volume: (),
+    ) -> None:
         self._controller = controller
         self._settings = settings
+        self._further = further
         self._key: tuple[Any, ...] = ()
         self._labels: npt.NDArray[np.uint8] | None = None
 
@@ -105,19 +115,20 @@ class Prediction:
         volume is known, else when the worker has predicted it. say: called with the state, as a
         sentence.
 
-        Raises InputError where there is no task, the task knows no such structure, or the worker
-        is busy.
+        Raises InputError where there is no task, the task knows no such structure, it was learned
+        from cases of another number of volumes, or the worker is busy.
         """
         learned = self.learned
         if learned is None:
             raise InputError("Nothing is learned yet.", "Load a learned task, or learn one.")
         structure = _structure(segment, learned)
-        image = volume_node.GetImageData()
-        key = (volume_node.GetID(), image.GetMTime() if image is not None else 0, id(learned))
+        further = self._further(volume_node)
+        _check_count(volume_node, 1 + len(further), learned.volume_count)
+        key = (*(_state_of(node) for node in (volume_node, *further)), id(learned))
         if key == self._key and self._labels is not None:
             then(self._labels == structure.label)
             return
-        run = LabelsRun(volume_node)
+        run = LabelsRun(volume_node, further)
 
         def on_status(status: Status) -> None:
             if status.is_running:
@@ -201,6 +212,26 @@ def editable_overlay(
         image, reference, overlay, False, False, transform
     )
     return overlay
+
+
+def _state_of(volume_node: Any) -> tuple[str, int]:
+    """Changes when the node is another one, or has other voxels."""
+    image = volume_node.GetImageData()
+    return volume_node.GetID(), image.GetMTime() if image is not None else 0
+
+
+def _check_count(volume_node: Any, count: int, wanted: int) -> None:
+    """Raises InputError."""
+    if count == wanted:
+        return
+    raise InputError(
+        f"'{volume_node.GetName()}' is {count_in_words(count)}; the task was learned from cases of "
+        f"{count_in_words(wanted)}.",
+        f"In the module OFL-SAM2, choose it as the volume to segment, and {wanted - 1} more in the "
+        f"part {PART}."
+        if count < wanted
+        else f"Take the others out in the module OFL-SAM2, part {PART}.",
+    )
 
 
 def _structure(segment: Any, learned: Learned) -> Structure:

@@ -18,7 +18,8 @@ class MethodInfo:
     """A method as the panel offers it.
 
     presets: values by name, by preset. options: in the order in which they are shown.
-    for_learning: names of those that a learned task has settled.
+    for_learning: names of those that a learned task has settled. further_volumes: whether it sees
+    several co-registered volumes of a patient.
     """
 
     name: str
@@ -27,6 +28,7 @@ class MethodInfo:
     presets: Mapping[str, Mapping[str, Any]]
     options: tuple[OptionInfo, ...]
     for_learning: frozenset[str]
+    further_volumes: bool
 
     def value(self, option: OptionInfo, preset: str, changed: Mapping[str, Any]) -> Any:
         """What an option is with a preset and the user's changes."""
@@ -63,4 +65,5 @@ def _info(described: Mapping[str, Any]) -> MethodInfo:
         presets=described["presets"],
         options=tuple(infos),
         for_learning=frozenset(learning),
+        further_volumes=described["further_volumes"],
     )

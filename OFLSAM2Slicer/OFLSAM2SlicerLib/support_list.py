@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError
 from OFLSAM2SlicerLib.cases import SupportPair, check_pair, structures_of
+from OFLSAM2SlicerLib.further_volumes import read_references, why_not_so_many, write_references
 from OFLSAM2SlicerLib.structures import FoundStructure, structures_across
 
 COUNT = "supportCount"
@@ -40,7 +41,8 @@ class SupportList:
             volume = self._node.GetNodeReference(f"support{position}.volume")
             labels = self._node.GetNodeReference(f"support{position}.labels")
             if volume is not None and labels is not None:
-                found.append(SupportPair(volume, labels))
+                further = read_references(self._node, f"support{position}.")
+                found.append(SupportPair(volume, labels, further))
         return found
 
     def set_pairs(self, pairs: Iterable[SupportPair]) -> None:
@@ -55,15 +57,24 @@ class SupportList:
             ):
                 node_id = node.GetID() if node is not None else None
                 self._node.SetNodeReferenceID(f"support{position}.{role}", node_id)
+            further = pair.further_nodes if pair else ()
+            write_references(self._node, f"support{position}.", further)
         self._node.SetParameter(COUNT, str(len(pairs)))
         self._node.EndModify(modified)
 
     def add(self, pairs: Iterable[SupportPair]) -> int:
-        """Add pairs that are not in the list yet; returns how many."""
+        """Add pairs of nodes that are not in the list yet; returns how many."""
         known = self.pairs()
-        new = [pair for pair in pairs if pair not in known]
+        listed = [(pair.volume_node, pair.labels_node) for pair in known]
+        new = [pair for pair in pairs if (pair.volume_node, pair.labels_node) not in listed]
         self.set_pairs(known + new)
         return len(new)
+
+    def set_further(self, position: int, volumes: Iterable[Any]) -> None:
+        """Of a pair: the volumes that are co-registered with its own."""
+        pairs = self.pairs()
+        pairs[position] = replace(pairs[position], further_nodes=tuple(volumes))
+        self.set_pairs(pairs)
 
     def remove(self, positions: Iterable[int]) -> None:
         gone = set(positions)
@@ -101,8 +112,12 @@ def why_not(
     found: list[FoundStructure],
     ignored: set[str],
     allow_missing: bool,
+    further: Sequence[Any] = (),
 ) -> str:
-    """Why a run cannot be started, in one sentence; "" where it can."""
+    """Why a run cannot be started, in one or two sentences; "" where it can.
+
+    further: volumes that are co-registered with the target.
+    """
     if target is None:
         return "Pick the volume to segment."
     if not rows:
@@ -112,6 +127,14 @@ def why_not(
         return broken[0].problem
     if any(row.pair.volume_node is target for row in rows):
         return f"'{target.GetName()}' is the volume to segment and a support case at once."
+    counts = {row.pair.volume_count: row.pair.name for row in rows}
+    if len(counts) > 1:
+        most = max(counts)
+        few, others = counts[min(counts)], f"'{counts[most]}'"
+        return why_not_so_many(few, min(counts), most, others)
+    wanted = rows[0].pair.volume_count
+    if several := why_not_so_many(target.GetName(), 1 + len(further), wanted, "each support case"):
+        return several
     ticked = [one for one in found if one.structure.name not in ignored]
     if not ticked:
         return "Tick at least one structure."

@@ -75,7 +75,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):
         there yet when effects are registered."""
         if self._prediction is None:
             panel = slicer.modules.oflsam2slicer.widgetRepresentation().self()
-            self._prediction = Prediction(panel.logic.controller, panel.effectSettings)
+            self._prediction = Prediction(
+                panel.logic.controller, panel.effectSettings, panel.furtherVolumes
+            )
         return self._prediction
 
     def activate(self) -> None:

@@ -1,5 +1,6 @@
-"""A method without a backbone for cohorts: it labels what is bright, and misbehaves where a case's
-name says so. Every case that it begins is a line in the file $COHORT_TOY_LOG."""
+"""A method without a backbone for cohorts: it labels what is bright, in the mean of co-registered
+volumes, and misbehaves where a case's name says so. Every case that it begins is a line in the file
+$COHORT_TOY_LOG."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from OFLSAM2Core.data.corrections import Corrections
@@ -38,9 +40,10 @@ class ToyRun:
         dark, bright = self._task.state.tensors["intensities"].tolist()
         level = dark + self._options.threshold * (bright - dark)
         structure = self._task.structures[0]
-        for index, plane in enumerate(self._volume.array):
-            self._ctx.report(Progress("segment", index, len(self._volume.array)))
-            if index == len(self._volume.array) // 2:
+        array = mean_of(self._volume)
+        for index, plane in enumerate(array):
+            self._ctx.report(Progress("segment", index, len(array)))
+            if index == len(array) // 2:
                 misbehave(name, times)
             yield SliceResult(
                 index,
@@ -63,6 +66,7 @@ class ToyMethod:
     needs_backbone = False
     sequences = True
     corrections = False
+    further_volumes = True
     LearnOptions = ToyOptions
     SegmentOptions = ToyOptions
     presets = {"fast": {}, "balanced": {}, "accurate": {}}
@@ -71,13 +75,20 @@ class ToyMethod:
         self, ctx: Context, support: Sequence[SupportCase], options: ToyOptions
     ) -> MethodState:
         begun("learn")
-        inside = np.concatenate([case.volume.array[case.labels > 0] for case in support])
-        outside = np.concatenate([case.volume.array[case.labels == 0] for case in support])
+        inside = np.concatenate([mean_of(case.volume)[case.labels > 0] for case in support])
+        outside = np.concatenate([mean_of(case.volume)[case.labels == 0] for case in support])
         means = torch.tensor([float(outside.mean()), float(inside.mean())])
         return MethodState(1, {}, {"intensities": means})
 
     def open(self, ctx: Context, volume: Volume, task: LearnedTask, options: ToyOptions) -> ToyRun:
         return ToyRun(ctx, volume, task, options)
+
+
+def mean_of(volume: Volume) -> npt.NDArray:
+    """Of its co-registered volumes; a volume alone as it is."""
+    if not volume.further:
+        return volume.array
+    return np.mean([volume.array, *(each.array for each in volume.further)], axis=0)
 
 
 def begun(name: str) -> int:

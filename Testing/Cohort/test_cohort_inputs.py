@@ -65,12 +65,70 @@ def test_nnu_net_s_images_are_cases_without_their_channel(tmp_path: Path) -> Non
     assert names(tmp_path / "imagesTs") == ["heart_001", "heart_002"]
 
 
-def test_several_channels_are_refused_and_one_can_be_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", ["", "*.nii.gz"])
+def test_nnu_net_s_channels_of_a_case_are_co_registered_volumes_of_one(
+    tmp_path: Path, given: str
+) -> None:
     write_cases(tmp_path, "brain_1_0000", "brain_1_0001", "brain_2_0000", "brain_2_0001")
-    with pytest.raises(InputError, match="several channels") as refused:
-        names(tmp_path)
-    assert "_0000.*" in refused.value.hint
+    first, second = find_cases([str(tmp_path / given)]).cases
+    assert (first.name, second.name) == ("brain_1", "brain_2")
+    assert [Path(source).name for source in second.sources] == [
+        *("brain_2_0000.nii.gz", "brain_2_0001.nii.gz")
+    ]
     assert names(tmp_path / "*_0001.*") == ["brain_1", "brain_2"]
+
+
+def test_a_case_with_too_many_channels_or_without_its_first_is_refused(tmp_path: Path) -> None:
+    write_cases(tmp_path / "four", *(f"b{case}_000{n}" for case in (1, 2) for n in range(4)))
+    with pytest.raises(InputError, match="'b1' of .* has 4 channels, and 3 at most") as refused:
+        names(tmp_path / "four")
+    assert "_0000.*" in refused.value.hint
+    write_cases(tmp_path / "gap", "a_0000", "a_0001", "b_0001")
+    with pytest.raises(InputError, match="'b' of .* has channels, but no 0000"):
+        names(tmp_path / "gap")
+
+
+def test_patients_that_are_numbered_with_four_digits_are_no_channels(tmp_path: Path) -> None:
+    write_cases(tmp_path / "from1", *(f"patient_000{n}" for n in range(1, 4)))
+    assert names(tmp_path / "from1") == ["patient_0001", "patient_0002", "patient_0003"]
+    write_cases(tmp_path / "from0", *(f"patient_000{n}" for n in range(5)))
+    assert len(names(tmp_path / "from0")) == 5
+
+
+def test_co_registered_volumes_of_a_case_are_given_with_a_plus_sign(tmp_path: Path) -> None:
+    write_cases(tmp_path, "t1", "t2", "a+b")
+    both = f"{tmp_path / 't1.nii.gz'}+{tmp_path / 't2.nii.gz'}"
+    (case,) = find_cases([both]).cases
+    assert case.name == "t1"
+    assert case.sources == (str(tmp_path / "t1.nii.gz"), str(tmp_path / "t2.nii.gz"))
+    assert names(tmp_path / "a+b.nii.gz") == ["a_b"]
+    assert len(names(both, tmp_path / "t1.nii.gz")) == 2  # Another case than the volume alone.
+
+
+def test_two_dicom_series_are_one_case(tmp_path: Path) -> None:
+    write_series(tmp_path / "study", "1.2.826.101", 2)
+    write_series(tmp_path / "study", "1.2.826.102", 3)
+    sources = [f"{tmp_path / 'study'}#1.2.826.10{n}" for n in (1, 2)]
+    (case,) = find_cases(["+".join(sources)]).cases
+    assert list(case.sources) == sources
+    assert read_volume(case.source, further=case.further).volume_count == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("list.csv", "case,image\np,deep/t1.nii.gz+deep/t2.nii.gz\n"),
+        ("list.json", '[{"name": "p", "image": "deep/t1.nii.gz+deep/t2.nii.gz"}]'),
+        ("list.json", '{"test": [{"case": "p", "image": ["deep/t1.nii.gz", "deep/t2.nii.gz"]}]}'),
+    ],
+)  # fmt: skip
+def test_a_list_names_co_registered_volumes_of_a_case(tmp_path: Path, file: str, text: str) -> None:
+    write_cases(tmp_path, "deep/t1", "deep/t2")
+    (tmp_path / file).write_text(text)
+    (case,) = find_cases([str(tmp_path / file)]).cases
+    assert case.name == "p"
+    assert [Path(source).name for source in case.sources] == ["t1.nii.gz", "t2.nii.gz"]
+    assert all(Path(source).is_file() for source in case.sources)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +174,9 @@ def test_of_a_monai_datalist_the_test_cases_are_taken_and_others_by_their_sectio
         ("l.csv", "", "no cases"),
         ("l.json", "{", "not JSON"),
         ("l.json", '{"training": ["a.nii.gz"]}', "testing"),
-        ("l.json", '[{"image": ["a.nii.gz", "b.nii.gz"]}]', "channels"),
+        ("l.json", '[{"image": ["a.nii", "b.nii", "c.nii", "d.nii"]}]', "4 images (channels)"),
+        ("l.json", '[{"image": ["a.nii", 3]}]', "no path"),
+        ("l.csv", "image\na.nii+b.nii+c.nii+d.nii\n", "not two or three"),
         ("l.json", "[3]", "no path"),
     ],
 )

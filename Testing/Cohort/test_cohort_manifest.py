@@ -139,3 +139,24 @@ def test_the_voxels_beside_a_header_belong_to_the_input(tmp_path: Path) -> None:
     first = fingerprint(str(tmp_path / "a.mhd"))
     (tmp_path / "a.raw").write_bytes(b"0001")
     assert first.files == 2 and fingerprint(str(tmp_path / "a.mhd")).sha256 != first.sha256
+
+
+def test_the_record_of_a_case_and_its_hash_are_of_all_its_volumes(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("t1.nii", "t2.nii")]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    sources = [str(path) for path in paths]
+    case = CaseInput("p", sources[0], (sources[1],))
+    with Manifest.create(tmp_path) as manifest:
+        manifest.begin({})
+        manifest.waiting(case)
+    assert read_manifest(tmp_path).cases["p"].sources == case.sources
+    found = fingerprint(*sources)
+    assert found.files == 2 and found.bytes == 12
+    assert found.sha256 != fingerprint(sources[0]).sha256
+    assert found.sha256 != fingerprint(*reversed(sources)).sha256
+    paths[1].write_bytes(b"another")
+    assert fingerprint(*sources).sha256 != found.sha256
+    assert stamp_of(*sources) != found.stamp
+    paths[1].unlink()
+    assert stamp_of(*sources) is None

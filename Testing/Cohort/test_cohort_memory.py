@@ -32,6 +32,15 @@ def test_more_slices_and_more_structures_take_more(tmp_path: Path) -> None:
     assert most_bytes([thick, thin], 1) == most_bytes([thin], 1)
 
 
+def test_a_co_registered_volume_takes_what_is_stored_of_it_and_its_copy_on_the_first_grid(
+    tmp_path: Path,
+) -> None:
+    first, second = (header_alone(tmp_path / f"{n}.nrrd", 100, 100, n) for n in (100, 50))
+    both = CaseInput("both", first.source, (second.source,))
+    more = most_bytes([both], 1) - most_bytes([first], 1)
+    assert more == 100 * 100 * (50 * 2 + 4 * 50 + 4 * 100)
+
+
 def test_a_dicom_series_counts_with_all_its_slices(tmp_path: Path) -> None:
     series = tmp_path / "series"
     write_series(series, "1.2.3", slices=5)

@@ -8,10 +8,11 @@ import time
 import pytest
 from command_line import support
 
-from OFLSAM2Core.cli.files import split_images, split_support
+from OFLSAM2Core.cli.files import split_support
 from OFLSAM2Core.cli.interrupt import call_in_background, in_background
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.errors import Cancelled, InputError
+from OFLSAM2Core.io.image_names import split_images
 
 
 def test_items_and_progress_come_in_order_in_the_calling_thread():

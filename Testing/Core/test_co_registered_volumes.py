@@ -23,6 +23,8 @@ from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.evaluation.datasets import Dataset
+from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, Learned, evaluate
 from OFLSAM2Core.io.one_grid import on_one_grid
 from OFLSAM2Core.io.reading import read_volume
 from OFLSAM2Core.learned_task import LearnedTask
@@ -251,6 +253,28 @@ def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
         read_volume(path, further=[path])
 
 
+def test_evaluate_reads_the_channels_of_nnu_net_as_volumes_of_one_case(
+    session: FewShotSession, tmp_path: Path
+) -> None:
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    for seed in (1, 2, 7):
+        one = case(seed)
+        for name, array in (
+            (f"imagesTr/p{seed}_0000", one.volume.array),
+            (f"imagesTr/p{seed}_0001", one.volume.further[0].array),
+            (f"labelsTr/p{seed}", one.labels),
+        ):
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing(one.volume.spacing)
+            sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    dataset = Dataset.open(tmp_path)
+    assert dataset.volumes == 2
+    learned, segmented = evaluate(session, dataset, ["p1", "p2"], ["p7"])
+    assert isinstance(learned, Learned) and learned.task.volume_count == 2
+    assert isinstance(segmented, EvaluatedCase) and segmented.mean_dice > 0.8
+
+
 @pytest.mark.slow
 def test_the_command_line_learns_from_and_segments_two_volumes_and_refuses_one(
     tmp_path: Path,
@@ -274,5 +298,6 @@ def test_the_command_line_learns_from_and_segments_two_volumes_and_refuses_one(
     )
     refused(
         run("cohort", one, "--task", task, "--out", tmp_path / "cohort"),
-        "a cohort's cases are one volume each",
+        "'new_first' is one volume",
+        "IMAGE+IMAGE2",
     )

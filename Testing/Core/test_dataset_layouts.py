@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.evaluation.datasets import Dataset
+from OFLSAM2Core.evaluation.datasets import Dataset, for_method
+from OFLSAM2Core.methods import get_method
 
 RNG = np.random.default_rng(0)
 LABELS = np.zeros((6, 7, 5), np.uint8)
@@ -25,57 +26,75 @@ def write(path: Path, array: np.ndarray) -> Path:
 
 
 def image(path: Path, *, channels: int = 1) -> np.ndarray:
+    """Written as one volume or a 4D image; (6, 7, 5, channels)."""
     array = RNG.integers(0, 900, (6, 7, 5, channels)).astype(np.int16)
     write(path, array if channels > 1 else array[..., 0])
-    return array[..., 0]
+    return array
 
 
 def decathlon(base: Path, channels: int = 1) -> dict[str, np.ndarray]:
-    first = {}
+    written = {}
     for n in range(4):
-        first[f"organ_{n}"] = image(base / f"imagesTr/organ_{n}.nii.gz", channels=channels)
+        written[f"organ_{n}"] = image(base / f"imagesTr/organ_{n}.nii.gz", channels=channels)
         write(base / f"labelsTr/organ_{n}.nii.gz", LABELS)
     listed = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
-              for name in first]  # fmt: skip
+              for name in written]  # fmt: skip
     about = {
         "name": "Organ",
-        "modality": {str(n): "MRI" for n in range(channels)},
+        "modality": {str(n): f"MRI {n}" for n in range(channels)},
         "labels": {"0": "background", "1": "organ", "2": "lesion"},
         "training": listed,
         "test": [],
     }
     # Written by another program, with a byte order mark.
     (base / "dataset.json").write_text(json.dumps(about), encoding="utf-8-sig")
-    return first
+    return written
 
 
 def read(dataset: Dataset, case: str, expected: np.ndarray) -> None:
+    """expected: (6, 7, 5, channels), of which those that are used are read, three at most."""
+    dataset.look_at_case(case)
     found = dataset.read_case(case)
-    np.testing.assert_array_equal(found.volume.array.T, expected)
+    for volume, channel in zip(
+        (found.volume, *found.volume.further), range(min(3, expected.shape[3])), strict=True
+    ):
+        np.testing.assert_array_equal(volume.array.T, expected[..., channel])
     np.testing.assert_array_equal(found.labels.T, LABELS)
     assert found.name == case
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_the_decathlons_folder_is_read_the_first_channel_of_several_with_a_word(
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_the_decathlons_4d_images_are_co_registered_volumes_three_at_most_with_a_word(
     tmp_path, channels, caplog
 ):
-    first = decathlon(tmp_path, channels)
+    written = decathlon(tmp_path, channels)
     dataset = Dataset.open(tmp_path)
     assert [one.name for one in dataset.table.structures] == ["organ", "lesion"]
-    read(dataset, "organ_2", first["organ_2"])
+    read(dataset, "organ_2", written["organ_2"])
     support, test = dataset.choose(2, None, None)
     assert (support, test) == (["organ_0", "organ_1"], ["organ_2", "organ_3"])
     assert dataset.choose(None, ["organ_3"], 1) == (["organ_3"], ["organ_0"])
-    assert ("several channels; the first one is read" in caplog.text) == (channels > 1)
+    told = "have 4 channels; the first 3 are used (MRI 0, MRI 1, MRI 2)"
+    assert (told in caplog.text) == (channels > 3)
+
+
+def test_an_image_without_the_channels_that_its_folder_tells_of_is_refused(tmp_path):
+    decathlon(tmp_path, 2)
+    image(tmp_path / "imagesTr/organ_1.nii.gz")
+    with pytest.raises(InputError, match=r"organ_1.nii.gz' has one volume, none of the number 1"):
+        Dataset.open(tmp_path).read_case("organ_1")
 
 
 def nnunet(base: Path, channels: int = 1, ending: str = ".nii.gz") -> dict[str, np.ndarray]:
-    first = {}
+    written = {}
     for n in range(4):
-        for channel in range(channels):
-            array = image(base / f"imagesTr/case_{n}_{channel:04d}{ending}")
-            first.setdefault(f"case_{n}", array)
+        written[f"case_{n}"] = np.concatenate(
+            [
+                image(base / f"imagesTr/case_{n}_{channel:04d}{ending}")
+                for channel in range(channels)
+            ],
+            axis=-1,
+        )
         write(base / f"labelsTr/case_{n}{ending}", LABELS)
     (base / "dataset.json").write_text(
         json.dumps(
@@ -87,18 +106,68 @@ def nnunet(base: Path, channels: int = 1, ending: str = ".nii.gz") -> dict[str, 
             }
         )
     )
-    return first
+    return written
 
 
-@pytest.mark.parametrize(("channels", "ending"), [(1, ".nii.gz"), (2, ".nii.gz"), (1, ".nii")])
-def test_nnunets_folder_is_read_the_first_channel_of_several_with_a_word(
+@pytest.mark.parametrize(
+    ("channels", "ending"), [(1, ".nii.gz"), (2, ".nii.gz"), (1, ".nii"), (4, ".nii.gz")]
+)
+def test_nnunets_channels_are_co_registered_volumes_three_at_most_with_a_word(
     tmp_path, channels, ending, caplog
 ):
-    first = nnunet(tmp_path, channels, ending)
+    written = nnunet(tmp_path, channels, ending)
     dataset = Dataset.open(tmp_path)
     assert [one.name for one in dataset.table.structures] == ["organ", "lesion"]
-    read(dataset, "case_1", first["case_1"])
-    assert ("several channels; the first one is read" in caplog.text) == (channels > 1)
+    read(dataset, "case_1", written["case_1"])
+    assert ("have 4 channels; the first 3 are used" in caplog.text) == (channels > 3)
+
+
+def test_the_first_volumes_alone_are_read_where_so_many_are_asked_for(tmp_path):
+    written = nnunet(tmp_path, 3)
+    dataset = Dataset.open(tmp_path)
+    read(dataset.with_volumes(2), "case_0", written["case_0"][..., :2])
+    read(dataset.with_volumes(1), "case_0", written["case_0"][..., :1])
+    with pytest.raises(InputError, match="have 3 co-registered volumes that can be used, not 4"):
+        dataset.with_volumes(4)
+
+
+def test_a_method_that_sees_one_volume_is_given_the_first_with_a_word(tmp_path, caplog):
+    nnunet(tmp_path, 2)
+    dataset = Dataset.open(tmp_path)
+    assert for_method(dataset, get_method("ofl-sam2-atlas")).volumes == 2
+    assert not caplog.records
+    assert for_method(dataset, get_method("atlas")).volumes == 1
+    assert "'atlas' sees one volume of a case: the first of 2 is used" in caplog.text
+    assert for_method(dataset, get_method("atlas"), 2).volumes == 2  # Its session refuses them.
+
+
+def test_a_channel_that_is_missing_among_others_is_told_by_name(tmp_path):
+    nnunet(tmp_path, 3)
+    (tmp_path / "imagesTr/case_2_0001.nii.gz").unlink()
+    with pytest.raises(InputError, match="'case_2_0002.nii.gz', but no 'case_2_0001'"):
+        Dataset.open(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["dataset", "training"])
+def test_a_list_in_dataset_json_names_the_co_registered_volumes_of_each_case(tmp_path, form):
+    written = nnunet(tmp_path / "raw", 2)
+    listed = {
+        case: {
+            "images": [f"raw/imagesTr/{case}_000{n}.nii.gz" for n in range(2)],
+            "label": f"raw/labelsTr/{case}.nii.gz",
+        }
+        for case in written
+    }
+    flat = [{"image": one["images"], "label": one["label"]} for one in listed.values()]
+    about = {"labels": {"1": "organ", "2": "lesion"}, "channel_names": {"0": "T2", "1": "ADC"}}
+    content = {**about, form: listed if form == "dataset" else flat}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    dataset = Dataset.open(tmp_path)
+    assert list(dataset.files) == list(written) and dataset.volumes == 2
+    read(dataset, "case_3", written["case_3"])
+    (tmp_path / "raw/imagesTr/case_0_0001.nii.gz").unlink()
+    with pytest.raises(InputError, match="'case_0', but there is no 'case_0_0001.nii.gz'"):
+        Dataset.open(tmp_path)
 
 
 def test_images_without_labels_are_reported_and_labels_without_image_refused(tmp_path, caplog):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from OFLSAM2SlicerLib.review import jump_to
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
 from panels import Panel, application
 from PySide6 import QtWidgets
-from scenes import add_segmentation, load_segmentation, load_volume, segment_mask
+from scenes import add_segmentation, add_volume, load_segmentation, load_volume, segment_mask
+from scipy import ndimage
 
 from OFLSAM2Core.data.overlap import dice
 from OFLSAM2Core.io.reading import read_volume
 
-PARTS = ("inputs", "model", "segment", "review", "task", "cohort", "advanced")
+PARTS = ("inputs", "further", "model", "segment", "review", "task", "cohort", "advanced")
 CORRECTED = 3
 """Slices that are corrected: doubtful ones, apart from each other."""
 
@@ -31,6 +32,27 @@ Photograph = Callable[[Path], None]
 def fold_all_but(panel: Panel, *names: str) -> None:
     for name in PARTS:
         getattr(panel.ui, f"{name}CollapsibleButton").collapsed = name not in names
+
+
+def more_volumes(panel: Panel, target: Any, pairs: Sequence[tuple[Any, Any]], path: Path) -> None:
+    """The panel with a second volume of each patient, here a smoothed copy; then without again."""
+
+    def smoothed(volume: Any) -> Any:
+        array = ndimage.gaussian_filter(slicer.util.arrayFromVolume(volume), 1)
+        affine = geometry.volume_to_local(volume)
+        return add_volume(volume.GetScene(), array, f"{volume.GetName()} smoothed", affine)
+
+    ui = panel.ui
+    made = [smoothed(volume) for volume in (target, *(volume for volume, _ in pairs))]
+    ui.furtherCollapsibleButton.collapsed = False
+    ui.targetSecondSelector.setCurrentNode(made[0])
+    for row, volume in enumerate(made[1:]):
+        ui.supportTable.selectRow(row)
+        ui.supportSecondSelector.setCurrentNode(volume)
+    panel.picture(path)
+    for volume in made:
+        volume.GetScene().RemoveNode(volume)
+    ui.furtherCollapsibleButton.collapsed = True
 
 
 def after_corrections(panel: Panel, target: Any, photograph: Photograph, output: Path) -> None:

@@ -116,6 +116,8 @@ def main() -> None:
         panel.ui.methodComboBox.setCurrentText(arguments.method)
     panel.ui.presetComboBox.setCurrentText(arguments.preset)
     panel.picture(arguments.output / "panel-start.png")
+    more = arguments.output / "panel-more-volumes.png"
+    loop_pictures.more_volumes(panel, target, pairs, more)
     if arguments.task:
         panel.widget.taskPart.load(str(arguments.task))
         panel.wait(lambda: panel.controller.is_idle)

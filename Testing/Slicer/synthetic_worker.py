@@ -1,4 +1,5 @@
-"""A worker that speaks the real protocol but segments by intensity: structure n is brightness n.
+"""A worker that speaks the real protocol but segments by intensity: structure n is brightness n, of
+the sum of co-registered volumes.
 
 For tests of what the panel does with a worker (streams, hangs, dies, warns), and for measuring the
 panel without the method. Options: --delay seconds a slice, --mode hang | die | deaf | warn |
@@ -37,13 +38,20 @@ def task_of(frame: Frame) -> list[dict[str, Any]]:
 
 
 def about_task(structures: list[dict[str, Any]]) -> dict[str, Any]:
-    own = ("levels", "cases")
+    own = ("levels", "cases", "volumes")
     plain = [{key: one[key] for key in one if key not in own} for one in structures]
     # Of the support, ml: a large structure, and smaller ones.
     sizes = {
         one["name"]: [1.0, 2.0] if place == 0 else [0.05, 0.1] for place, one in enumerate(plain)
     }
-    return {"structures": plain, "backbone": "litemedsam", "summary": "synthetic", "sizes": sizes}
+    about = {"structures": plain, "summary": "synthetic", "sizes": sizes}
+    return {**about, "backbone": "litemedsam", "volume_count": structures[0].get("volumes", 1)}
+
+
+def image_of(frame: Frame) -> Any:
+    """The sum of the co-registered volumes of a request."""
+    images = [array for name, array in frame.arrays.items() if name.split("+")[0] == "image"]
+    return images[0] if len(images) == 1 else np.sum(images, axis=0)
 
 
 class Worker:
@@ -103,6 +111,7 @@ class Worker:
             time.sleep(self._options.delay)
         for place, structure in enumerate(found):
             structure["levels"] = [(place + 1) * STEP]
+            structure["volumes"] = 1 + len(frame.header["support"][0].get("further", []))
         about = {"backbone": frame.header["backbone"], "sent_at": time.time()}
         return {**about_task(found), **about}, {"task": self._content(found)}
 
@@ -121,8 +130,8 @@ class Worker:
     def _segment(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         structures = task_of(frame)
         if frame.header.get("keep"):
-            self._kept = {frame.header["id"]: (frame.arrays["image"].copy(), structures)}
-        return self._slices(frame, frame.arrays["image"], structures)
+            self._kept = {frame.header["id"]: (image_of(frame).copy(), structures)}
+        return self._slices(frame, image_of(frame), structures)
 
     def _correct(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         """Learns which label each brightness has in the known voxels."""
@@ -130,7 +139,7 @@ class Worker:
             message = "This method does not learn from corrections."
             return {"event": "failed", "kind": "input", "message": message, "hint": ""}, {}
         if "image" in frame.arrays:
-            image, structures = frame.arrays["image"], task_of(frame)
+            image, structures = image_of(frame), task_of(frame)
         else:
             image, structures = self._kept[frame.header["segmented"]]
         labels, known = frame.arrays["labels"], frame.arrays["known"].astype(bool)

@@ -91,7 +91,7 @@ def test_no_filter_works_in_the_panels_process_where_it_would_hold_pythons_lock(
     segmentation = node.GetSegmentation()
     labelmap = segmentation.GetSegment("large").GetRepresentation(BINARY_LABELMAP)
     steps = closed_surfaces(segmentation, labelmap, [1])
-    worked, threads = 0.0, threading.active_count()
+    longest, threads = 0.0, threading.active_count()
     while True:
         began = time.process_time()  # of this process, all its threads
         try:
@@ -100,13 +100,14 @@ def test_no_filter_works_in_the_panels_process_where_it_would_hold_pythons_lock(
             (surface,) = end.value.values()
             break
         finally:
-            worked += time.process_time() - began
+            # Not their sum: on a busy machine the other process is looked after many times.
+            longest = max(longest, time.process_time() - began)
         assert threading.active_count() == threads
         time.sleep(0.002)
     began = time.process_time()
     assert node.CreateClosedSurfaceRepresentation()
     assert surface.GetNumberOfPoints() > 5000
-    assert worked < (time.process_time() - began) / 2
+    assert longest < (time.process_time() - began) / 2
 
 
 def test_where_the_process_cannot_be_started_slicer_makes_the_surface(node, monkeypatch, caplog):

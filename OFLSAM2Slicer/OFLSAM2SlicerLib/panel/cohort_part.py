@@ -43,14 +43,15 @@ REFRESH_MS = 3000
 
 
 class CohortPart:
-    """shown: called with volume, segmentation and confidence node of a case that was loaded.
+    """shown: called with volume, segmentation and confidence node of a case that was loaded, and
+    the nodes of volumes that are co-registered with it.
     not_queued: volumes of the scene that are not to be segmented, as support cases."""
 
     def __init__(
         self,
         ui: Any,
         controller: Controller,
-        shown: Callable[[Any, Any, Any], None],
+        shown: Callable[[Any, Any, Any, tuple[Any, ...]], None],
         say: Callable[[str], None],
         not_queued: Callable[[], list[Any]] = list,
     ) -> None:
@@ -105,6 +106,8 @@ class CohortPart:
     def start_scene(self, parent: Path) -> None:
         """Segment the volumes of the scene with the learned task. They are written to a folder of
         `parent` first, a volume a tick; what was queued there before stays in the queue."""
+        if self._refuses_scene():
+            return
         others = [*self._not_queued(), *self._nodes]
         nodes = volumes_to_queue(slicer.mrmlScene, others)
         if not nodes:
@@ -112,6 +115,20 @@ class CohortPart:
             return
         self._say(_("{count} volumes are written to files.").format(count=len(nodes)))
         self._controller.review(self._queue(nodes, parent), self._say)
+
+    def _refuses_scene(self) -> bool:
+        """Say why the scene cannot be queued, where its task is of several volumes a case."""
+        learned = self._controller.learned
+        if learned is None or learned.volume_count == 1:
+            return False
+        self._say(
+            _(
+                "The task was learned from cases of {count} co-registered volumes, and which "
+                "volumes of the scene belong to one patient is not known. Segment them one by one, "
+                "or give a folder with nnU-Net's channels (CASE_0000, CASE_0001)."
+            ).format(count=learned.volume_count)
+        )
+        return True
 
     def _queue(self, nodes: list[Any], parent: Path) -> Steps[None]:
         try:
@@ -200,11 +217,13 @@ class CohortPart:
             self._say(str(error))
             return
         self._leave()
-        self._current, self._nodes = case, tuple(node for node in nodes if node is not None)
+        *three, further = nodes
+        self._current = case
+        self._nodes = tuple(node for node in (*three, *further) if node is not None)
         self._controller.review(self._steps(nodes), self._say)
         self._fill()
 
-    def _steps(self, nodes: tuple[Any, Any, Any]) -> Steps[Any]:
+    def _steps(self, nodes: tuple[Any, Any, Any, tuple[Any, ...]]) -> Steps[Any]:
         run = yield from reviewed_run(*nodes)
         self._controller.run = run
         self._shown(*nodes)
@@ -294,6 +313,8 @@ class CohortPart:
     def _on_start_scene(self, *_args: Any) -> None:
         if self._controller.learned is None:
             self._say(_("Learn or load a task first, in the part Learned task."))
+            return
+        if self._refuses_scene():
             return
         parent = qt.QFileDialog.getExistingDirectory(
             slicer.util.mainWindow(), _("Where the volumes of the scene and their results go")

@@ -7,9 +7,11 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from OFLSAM2Core.app.states import State, Status
+from OFLSAM2SlicerLib.further_volumes import PART
 
 TITLES = {
     "inputs": "Volume and support cases",
+    "further": PART,
     "model": "Model",
     "review": "Review",
     "task": "Learned task",
@@ -25,7 +27,7 @@ class RunPart:
         self._message_shown = ""
 
     def show(self, status: Status, why_not: str, can_undo: bool) -> None:
-        """why_not: why a run cannot start now; shown where there is nothing more important."""
+        """why_not: why a run cannot start now; below what is to be said of the last one."""
         ui = self._ui
         running = status.is_running
         ui.segmentButton.text = _("Cancel") if running else _("Segment")
@@ -65,7 +67,7 @@ class RunPart:
         if status.state is State.FAILED and status.log:
             parts.append(_("Last lines of the log:") + "\n" + "\n".join(status.log[-5:]))
         parts += list(status.notes)
-        if not parts and not status.is_running and why_not:
+        if not status.is_running and why_not:
             parts.append(why_not)
         return "\n".join(parts)
 

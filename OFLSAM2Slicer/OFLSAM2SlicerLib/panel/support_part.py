@@ -74,6 +74,24 @@ class SupportPart:
             getattr(self._ui, name).enabled = enabled
 
     @property
+    def is_enabled(self) -> bool:
+        return self._is_enabled
+
+    @property
+    def selected(self) -> SupportPair | None:
+        """The support case whose row is selected; None where it is none or several."""
+        rows = tables.selected_rows(self._ui.supportTable)
+        return self.pairs[rows[0]] if len(rows) == 1 and rows[0] < len(self._rows) else None
+
+    def set_further(self, volumes: tuple[Any, ...]) -> None:
+        """Of the selected case: the volumes that are co-registered with its own."""
+        support = self._support()
+        rows = tables.selected_rows(self._ui.supportTable)
+        if support and len(rows) == 1:
+            support.set_further(rows[0], volumes)
+            self.refresh()
+
+    @property
     def pairs(self) -> list[SupportPair]:
         return [row.pair for row in self._rows]
 
@@ -82,13 +100,19 @@ class SupportPart:
         ignored = self._ignored()
         return [one.structure for one in self._found if one.structure.name not in ignored]
 
-    def why_not(self) -> str:
-        """Why a run with these support cases cannot start; "" where it can."""
+    def why_not(self, further: tuple[Any, ...] = ()) -> str:
+        """Why a run with these support cases cannot start; "" where it can. further: volumes that
+        are co-registered with the one to segment."""
         parameters = self._parameters
         if parameters is None:
             return _("The scene is being closed.")
         return why_not(
-            parameters.target, self._rows, self._found, self._ignored(), parameters.allowMissing
+            parameters.target,
+            self._rows,
+            self._found,
+            self._ignored(),
+            parameters.allowMissing,
+            further,
         )
 
     def _show_rows(self) -> None:
@@ -98,7 +122,7 @@ class SupportPart:
             [
                 (
                     "",
-                    row.pair.volume_node.GetName(),
+                    _volumes(row.pair),
                     row.pair.labels_node.GetName(),
                     row.problem or row.remark or _("fine"),
                 )
@@ -108,6 +132,7 @@ class SupportPart:
         for position, row in enumerate(self._rows):
             color = PROBLEM if row.problem else REMARK if row.remark else FINE
             table.item(position, 0).setIcon(tables.dot(color))
+            table.item(position, 1).setToolTip(row.pair.volumes_in_words)
         tables.fit(table, ROWS)
 
     def _show_structures(self, ignored: set[str]) -> None:
@@ -140,6 +165,7 @@ class SupportPart:
             self._ui.supportVolumeSelector.setCurrentNode(None)
             self._ui.supportLabelsSelector.setCurrentNode(None)
             self.refresh()
+            self._ui.supportTable.selectRow(len(self._rows) - 1)
 
     def add(self, pair: SupportPair) -> None:
         support = self._support()
@@ -185,3 +211,9 @@ class SupportPart:
 
     def _support(self) -> SupportList | None:
         return SupportList(self._parameters.parameterNode) if self._parameters else None
+
+
+def _volumes(pair: SupportPair) -> str:
+    """Short, so that the remark beside it can be read; all names are in the tool tip."""
+    count = len(pair.further_nodes)
+    return _("{name} + {count} more").format(name=pair.name, count=count) if count else pair.name

@@ -151,9 +151,14 @@ def in_words(learned: Learned | None) -> str:
         return _("Nothing is learned yet.")
     names = ", ".join(structure.name for structure in learned.structures)
     size = len(learned.content) / 1e6
-    return _("Learned: {names} (model {backbone}, {size:.1f} MB).").format(
+    told = _("Learned: {names} (model {backbone}, {size:.1f} MB).").format(
         names=names, backbone=learned.backbone, size=size
     )
+    if learned.volume_count > 1:
+        told += " " + _("It wants {count} volumes of each patient.").format(
+            count=learned.volume_count
+        )
+    return told
 
 
 def _path(answer: Any) -> str:

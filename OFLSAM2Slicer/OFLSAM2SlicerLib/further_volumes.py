@@ -1,0 +1,59 @@
+"""Volumes of the same patient that are co-registered with the volume to segment, or with that of a
+support case; kept in the parameter node and so in the saved scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from OFLSAM2Core.data.validation import MOST_VOLUMES
+from OFLSAM2Core.data.volume_count import count_in_words
+
+ROLES = tuple(f"further{place}" for place in range(1, MOST_VOLUMES))
+"""Of the node references, each after a prefix."""
+
+_TARGET = "target."
+_OF = f"{_TARGET}furtherOf"
+PART = "More volumes of each patient"
+
+
+def read_references(node: Any, prefix: str) -> tuple[Any, ...]:
+    """The volumes that a parameter node refers to and that are in the scene, in order."""
+    found = (node.GetNodeReference(f"{prefix}{role}") for role in ROLES)
+    return tuple(volume for volume in found if volume is not None)
+
+
+def write_references(node: Any, prefix: str, volumes: Sequence[Any]) -> None:
+    """Those and no others, three with the first one at most."""
+    for place, role in enumerate(ROLES):
+        node_id = volumes[place].GetID() if place < len(volumes) else None
+        node.SetNodeReferenceID(f"{prefix}{role}", node_id)
+
+
+def further_of_target(node: Any, target: Any) -> tuple[Any, ...]:
+    """Of the volume to segment; none where they were chosen for another one: the next patient's
+    volume must not be seen together with this one's."""
+    if target is None or node.GetNodeReference(_OF) is not target:
+        return ()
+    return read_references(node, _TARGET)
+
+
+def set_further_of_target(node: Any, target: Any, volumes: Sequence[Any]) -> None:
+    modified = node.StartModify()
+    node.SetNodeReferenceID(_OF, target.GetID() if volumes else None)
+    write_references(node, _TARGET, volumes)
+    node.EndModify(modified)
+
+
+def why_not_so_many(name: str, count: int, wanted: int, others: str) -> str:
+    """Why a volume with further ones cannot be used with others; "" where it can.
+
+    count: of its volumes, the first one included. wanted: of the others. others: what they are
+    called, such as "each support case".
+    """
+    if count == wanted:
+        return ""
+    does = f"Choose as many of it, in the same order, in the part {PART}."
+    if count > wanted:
+        does = f"Take those that are too many out, in the part {PART}."
+    return f"'{name}' is {count_in_words(count)}, and {others} is {count_in_words(wanted)}. {does}"
