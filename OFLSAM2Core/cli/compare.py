@@ -37,6 +37,7 @@ from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES
 from OFLSAM2Core.methods.base import Method
 from OFLSAM2Core.methods.changed_options import ChangedOptions
+from OFLSAM2Core.runtime.device import choose_device
 
 _POLL_S = 0.1
 _SHOWN_LETTERS = 24
@@ -53,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--supports", type=int, metavar="N", help="learn from the first N; default: all listed"
     )
     parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="of the test cases, one of N; default: 1"
+    )
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="a method begins no further case after so long"
     )
@@ -75,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: methods.get_method(name) for name in names}
     _check_settings(args, chosen.values())
     dataset = Dataset.open(args.dataset)
-    support, test = dataset.choose(args.supports, None, args.cases)
+    support, test = dataset.choose(args.supports, None, args.cases, args.every)
     output_folder(args.out, (), overwrite=args.overwrite)
     common = {
         "dataset": dataset.name,
@@ -84,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
         "support": support,
         "test": test,
     }
-    about = {**common, "machine": describe_machine()}
+    device = str(choose_device(args.device))
+    about = {**common, "device": device, "machine": describe_machine()}
     # All folders before the first evaluation: it may take hours.
     _fitting(args.out, COMPARISON_FILES, common, overwrite=args.overwrite)
     wanted, reports = {}, {}
@@ -129,6 +134,7 @@ def _evaluate(args: argparse.Namespace, method: Method, *, overwrite: bool) -> s
         ("--weights", args.weights),
         ("--supports", args.supports),
         ("--cases", args.cases),
+        ("--every", args.every),
         ("--minutes", args.minutes),
         ("--preset", _preset(args, method)),
     ):

@@ -28,7 +28,8 @@ class ComparedMethod:
 
     cases: that it segmented, of `of`. measures: by name, mean over structures of the means over
     cases and its 95 % bootstrap interval. seconds_to_learn, seconds_a_volume: of the clock, the
-    latter the mean. learned_values: numbers in the learned task. peak_memory_mb: of its process.
+    latter the mean; core_seconds: of processor cores, whatever else they did. learned_values:
+    numbers in the learned task. peak_memory_mb: of its process.
     reason: why there is no result, or not of all cases; "" where there is.
     """
 
@@ -38,6 +39,8 @@ class ComparedMethod:
     measures: Mapping[str, Mapping[str, float | None]] | None = None
     seconds_to_learn: float | None = None
     seconds_a_volume: float | None = None
+    core_seconds_to_learn: float | None = None
+    core_seconds_a_volume: float | None = None
     learned_values: int | None = None
     peak_memory_mb: float | None = None
     reason: str = ""
@@ -73,7 +76,9 @@ class ComparedMethod:
             wanted,
             measures or None,
             _number(report["seconds_to_learn"]),
-            float(np.mean([case["seconds"] for case in cases])) if cases else None,
+            _mean([case["seconds"] for case in cases]),
+            _number(report.get("core_seconds_to_learn")),
+            _mean([case.get("core_seconds") for case in cases]),
             _number(report.get("learned_values")),
             _number(max((case["peak_memory_mb"] for case in cases), default=None)),
             reason,
@@ -82,7 +87,8 @@ class ComparedMethod:
 
 @dataclass(frozen=True)
 class Comparison:
-    """about: what all methods had in common (data set, support, machine). unit: of distances."""
+    """about: what all methods had in common (data set, support, device, machine). unit: of
+    distances."""
 
     about: Mapping[str, Any]
     unit: str
@@ -93,7 +99,7 @@ class Comparison:
         content = {**self.about, "unit": self.unit, "methods": [asdict(row) for row in self.rows]}
         write_text(folder / "comparison.json", json.dumps(content, indent=1) + "\n")
         write_text(folder / "comparison.md", self.to_markdown())
-        if any(_point(row) for row in self.rows):
+        if self._points():
             write_picture(folder / "comparison.png", self.plot())
 
     def to_markdown(self) -> str:
@@ -107,15 +113,17 @@ class Comparison:
             f"Learned from {', '.join(self.about['support'])}. Mean over structures of means over "
             "cases, 95 % bootstrap interval over cases.",
             "",
-            f"| method | {' | '.join(names)} | cases | s to learn | s a volume | numbers learned | "
-            "peak memory, MB | |",
-            "|---" * (len(names) + 7) + "|",
+            f"| method | {' | '.join(names)} | cases | s to learn | s a volume | core-s to learn | "
+            "core-s a volume | numbers learned | peak memory, MB | |",
+            "|---" * (len(names) + 9) + "|",
         ]
         for row in sorted(self.rows, key=lambda each: -_dice(each)):
             cells = [_cell(row, key, 4 if key == "dice" else 2) for key in MEASURES]
             figures = (
                 row.seconds_to_learn,
                 row.seconds_a_volume,
+                row.core_seconds_to_learn,
+                row.core_seconds_a_volume,
                 row.learned_values,
                 row.peak_memory_mb,
             )
@@ -123,13 +131,14 @@ class Comparison:
             cells += ["-" if value is None else f"{value:.4g}" for value in figures]
             said = row.reason.replace("\n", " ").replace("|", "/")
             lines.append(f"| {row.method} | {' | '.join(cells)} | {said} |")
-        if any(_point(row) for row in self.rows):
+        if self._points():
             lines += ["", "![Dice against time](comparison.png)"]
         return "\n".join(lines) + "\n"
 
     def plot(self) -> Image.Image:
-        """Mean Dice against the seconds to learn and segment one volume, on a logarithmic axis."""
-        points = {row.method: found for row in self.rows if (found := _point(row))}
+        """Mean Dice against the seconds to learn and segment one volume, on a logarithmic axis: of
+        the clock, on a processor of its cores, so that what else it does is not counted."""
+        points = self._points()
         picture = Image.new("RGB", _SIZE, "white")
         draw = ImageDraw.Draw(picture)
         width, height = _SIZE
@@ -153,8 +162,9 @@ class Comparison:
             x, y = place(10**low, tenth / 10)
             draw.line((x, y, width - 5 * _AROUND, y), "#dddddd")
             draw.text((x - 6, y), f"{tenth / 10:.1f}", "black", anchor="rm")
+        unit = "core-seconds" if self._of_cores else "seconds"
         draw.text(
-            (width / 2, height - 12), "seconds to learn and segment one", "black", anchor="mm"
+            (width / 2, height - 12), f"{unit} to learn and segment one", "black", anchor="mm"
         )
         draw.text((6, 4), "mean Dice", "black")
         for method, (seconds, dice) in points.items():
@@ -162,6 +172,32 @@ class Comparison:
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), "#2060b0")
             draw.text((x + 8, y), method, "black", anchor="lm")
         return picture
+
+    @property
+    def _of_cores(self) -> bool:
+        return self.about.get("device") == "cpu" and all(
+            None not in (row.core_seconds_to_learn, row.core_seconds_a_volume)
+            for row in self.rows
+            if row.measures
+        )
+
+    def _points(self) -> dict[str, tuple[float, float]]:
+        """Seconds and mean Dice, by method, of those that have both."""
+        found = {}
+        for row in self.rows:
+            times = (row.seconds_to_learn, row.seconds_a_volume)
+            if self._of_cores:
+                times = (row.core_seconds_to_learn, row.core_seconds_a_volume)
+            learning, segmenting = times
+            if _dice(row) >= 0 and learning is not None and segmenting is not None:
+                found[row.method] = max(learning + segmenting, 0.01), _dice(row)
+        return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one is not known, or there is none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def _number(value: Any) -> Any:
@@ -175,12 +211,6 @@ def _dice(row: ComparedMethod) -> float:
     """-1 where there is none."""
     mean = row.measures["dice"]["mean"] if row.measures else None
     return -1.0 if mean is None else mean
-
-
-def _point(row: ComparedMethod) -> tuple[float, float] | None:
-    if _dice(row) < 0 or row.seconds_to_learn is None or row.seconds_a_volume is None:
-        return None
-    return max(row.seconds_to_learn + row.seconds_a_volume, 0.01), _dice(row)
 
 
 def _cell(row: ComparedMethod, key: str, digits: int) -> str:
