@@ -53,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--supports", type=int, metavar="N", help="learn from the first N; default: all listed"
     )
+    parser.add_argument(
+        "--support-percent",
+        type=float,
+        default=5.0,
+        metavar="P",
+        help="of sequences: percent of each one's frames that are learned from; default: 5",
+    )
     parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="of the test cases, one of N; default: 1"
@@ -87,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "support": support,
         "test": test,
+        **({"support_percent": args.support_percent} if dataset.sequences else {}),
     }
     device = str(choose_device(args.device))
     about = {**common, "device": device, "machine": describe_machine()}
@@ -133,6 +141,7 @@ def _evaluate(args: argparse.Namespace, method: Method, *, overwrite: bool) -> s
     for option, value in (
         ("--weights", args.weights),
         ("--supports", args.supports),
+        ("--support-percent", None if args.supports else args.support_percent),
         ("--cases", args.cases),
         ("--every", args.every),
         ("--minutes", args.minutes),

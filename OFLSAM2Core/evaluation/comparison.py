@@ -30,7 +30,8 @@ class ComparedMethod:
     cases and its 95 % bootstrap interval. seconds_to_learn, seconds_a_volume: of the clock, the
     latter the mean; core_seconds: of processor cores, whatever else they did. learned_values:
     numbers in the learned task. peak_memory_mb: of its process.
-    reason: why there is no result, or not of all cases; "" where there is.
+    reason: why there is no result, or not of all cases; "" where there is. region, boundary: of
+    sequences, J and F, means over structures and sequences.
     """
 
     method: str
@@ -44,6 +45,9 @@ class ComparedMethod:
     learned_values: int | None = None
     peak_memory_mb: float | None = None
     reason: str = ""
+    region: float | None = None
+    boundary: float | None = None
+    frames_per_second: float | None = None
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any]) -> ComparedMethod:
@@ -82,6 +86,11 @@ class ComparedMethod:
             _number(report.get("learned_values")),
             _number(max((case["peak_memory_mb"] for case in cases), default=None)),
             reason,
+            *(
+                _mean([one[key] for case in cases for one in case.get("frames", {}).values()])
+                for key in ("region", "boundary")
+            ),
+            _mean([case.get("frames_per_second") for case in cases]),
         )
 
 
@@ -107,10 +116,14 @@ class Comparison:
         names = [
             label if key == "dice" else f"{label} ({self.unit})" for key, label in MEASURES.items()
         ]
+        support = ", ".join(self.about["support"])
+        if "support_percent" in self.about:
+            support = f"{self.about['support_percent']:g} % of the frames of each"
+            names += ["J", "F", "frames a second"]
         lines = [
             f"# {self.about['dataset']}",
             "",
-            f"Learned from {', '.join(self.about['support'])}. Mean over structures of means over "
+            f"Learned from {support}. Mean over structures of means over "
             "cases, 95 % bootstrap interval over cases.",
             "",
             f"| method | {' | '.join(names)} | cases | s to learn | s a volume | core-s to learn | "
@@ -119,6 +132,9 @@ class Comparison:
         ]
         for row in sorted(self.rows, key=lambda each: -_dice(each)):
             cells = [_cell(row, key, 4 if key == "dice" else 2) for key in MEASURES]
+            if "support_percent" in self.about:
+                of_frames = (row.region, row.boundary, row.frames_per_second)
+                cells += ["-" if value is None else f"{value:.3g}" for value in of_frames]
             figures = (
                 row.seconds_to_learn,
                 row.seconds_a_volume,

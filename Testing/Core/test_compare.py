@@ -344,6 +344,21 @@ def test_the_best_stands_first_and_a_failure_last() -> None:
     assert left.mean() > right.mean()
 
 
+def test_the_table_of_sequences_has_j_and_f() -> None:
+    report = _report("one", [0.5, 0.7], 2.0, 2)
+    for case, both in zip(report["cases"], ((0.5, 0.3), (0.7, 0.4)), strict=True):
+        case["frames"] = {"organ": {"region": both[0], "boundary": both[1]}}
+        case["frames_per_second"] = 4.0
+    row = ComparedMethod.of_report(report)
+    assert (row.region, row.frames_per_second) == (pytest.approx(0.6), 4.0)
+    about = {"dataset": "video", "support": [], "support_percent": 10.0}
+    table = Comparison(about, "voxel", [row]).to_markdown()
+    assert "10 % of the frames" in table and "| J | F | frames a second |" in table
+    assert "| 0.6 | 0.35 | 4 |" in table
+    header, rule, line = (each.count("|") for each in table.splitlines()[4:7])
+    assert header == rule == line
+
+
 def _where_the_only_point_is(about: dict[str, Any], row: ComparedMethod) -> int:
     picture = np.array(Comparison({"dataset": "set", "support": [], **about}, "mm", [row]).plot())
     blue = (picture == (0x20, 0x60, 0xB0)).all(axis=-1)
