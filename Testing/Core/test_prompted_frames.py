@@ -306,6 +306,15 @@ def test_mask_prompts_are_the_most_similar_slices_and_the_best_is_nearest() -> N
     assert visits[0].prompts == [(-2, 2), (-1, 1)]
 
 
+def test_mask_prompts_stand_for_the_whole_volume_and_not_for_where_patients_look_most_alike() -> (
+    None
+):
+    likeness = [[0.9, 0.1, 0.1], [0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.1, 0.2, 0.5]]
+    options = Sam2MaskPrompt.SegmentOptions(retrieved_slices=3)
+    (visit, *_) = Sam2MaskPrompt().plan(_query(3, likeness), options)
+    assert {which for _, which in visit.prompts} == {0, 2, 3}
+
+
 def test_fs_medsam2_takes_the_middle_of_each_part_and_goes_both_ways_from_the_middle() -> None:
     method, segment = FsMedSam2(), FsMedSam2.SegmentOptions()
     assert middles(range(4, 13), 3) == [5, 8, 11]
