@@ -45,7 +45,7 @@ from OFLSAM2Core.cohort.status import counts, problem_lines, status_lines
 from OFLSAM2Core.cohort.task_segmenter import TaskSegmenter, sha256_of
 from OFLSAM2Core.cohort.workers import ThisProcess, Workers
 from OFLSAM2Core.data.results import Progress
-from OFLSAM2Core.data.volume_count import count_in_words
+from OFLSAM2Core.data.volume_count import in_words
 from OFLSAM2Core.errors import InputError, OFLSAM2Error, ResourceError
 from OFLSAM2Core.learned_task import SUFFIX
 
@@ -300,8 +300,8 @@ def _check_volumes(cases: Sequence[CaseInput], wanted: int) -> None:
             "command line or in a list, or as nnU-Net's channels (CASE_0000, CASE_0001)."
         )
     raise InputError(
-        f"The case '{first.name}' is {count_in_words(len(first.sources))}; the task is learned from "
-        f"cases of {count_in_words(wanted)}, and none of {len(cases)} cases is that.",
+        f"The case '{first.name}' is {in_words(len(first.sources))}; the task is learned from "
+        f"cases of {in_words(wanted)}, and none of {len(cases)} cases is that.",
         hint,
     )
 

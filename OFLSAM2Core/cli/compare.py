@@ -37,6 +37,7 @@ from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES
 from OFLSAM2Core.methods.base import Method
 from OFLSAM2Core.methods.changed_options import ChangedOptions
+from OFLSAM2Core.runtime.device import choose_device
 
 _POLL_S = 0.1
 _SHOWN_LETTERS = 24
@@ -52,7 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--supports", type=int, metavar="N", help="learn from the first N; default: all listed"
     )
+    parser.add_argument(
+        "--support-percent",
+        type=float,
+        default=5.0,
+        metavar="P",
+        help="of sequences: percent of each one's frames that are learned from; default: 5",
+    )
     parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="of the test cases, one of N; default: 1"
+    )
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="a method begins no further case after so long"
     )
@@ -75,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: methods.get_method(name) for name in names}
     _check_settings(args, chosen.values())
     dataset = Dataset.open(args.dataset)
-    support, test = dataset.choose(args.supports, None, args.cases)
+    support, test = dataset.choose(args.supports, None, args.cases, args.every)
     output_folder(args.out, (), overwrite=args.overwrite)
     common = {
         "dataset": dataset.name,
@@ -83,9 +94,11 @@ def run(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "support": support,
         "test": test,
+        **({"support_percent": args.support_percent} if dataset.sequences else {}),
     }
     seen = {name: for_method(dataset, method).volumes for name, method in chosen.items()}
-    about = {**common, "volumes": seen, "machine": describe_machine()}
+    device = str(choose_device(args.device))
+    about = {**common, "volumes": seen, "device": device, "machine": describe_machine()}
     # All folders before the first evaluation: it may take hours.
     _fitting(args.out, COMPARISON_FILES, common, overwrite=args.overwrite)
     wanted, reports = {}, {}
@@ -129,7 +142,9 @@ def _evaluate(args: argparse.Namespace, method: Method, *, overwrite: bool) -> s
     for option, value in (
         ("--weights", args.weights),
         ("--supports", args.supports),
+        ("--support-percent", None if args.supports else args.support_percent),
         ("--cases", args.cases),
+        ("--every", args.every),
         ("--minutes", args.minutes),
         ("--preset", _preset(args, method)),
     ):

@@ -63,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "method can use, up to 3",
     )
     parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="of the test cases, one of N; default: 1"
+    )
+    parser.add_argument(
         "--minutes", type=float, metavar="M", help="begin no further case after so long"
     )
     add_overwrite_option(parser)
@@ -77,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
     named = None
     if args.support_cases is not None:
         named = [name.strip() for name in args.support_cases.split(",") if name.strip()]
-    support, test = dataset.choose(args.supports, named, args.cases)
+    support, test = dataset.choose(args.supports, named, args.cases, args.every)
+    method = default_for(dataset.sequences)
+    check_options(args, method)
     if not 0 < args.support_percent < 100:
         raise InputError(
             f"--support-percent {args.support_percent:g} leaves no frame on one side.",
@@ -112,6 +117,9 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(item, Learned):
                 # Sequences are learned one by one.
                 report.seconds_to_learn = (report.seconds_to_learn or 0.0) + item.seconds
+                report.core_seconds_to_learn = (
+                    report.core_seconds_to_learn or 0.0
+                ) + item.core_seconds
                 tensors = item.task.state.tensors.values()
                 report.learned_values = sum(tensor.numel() for tensor in tensors)
                 bars.say(f"Learned from {item.support} in {item.seconds:.1f} s.")

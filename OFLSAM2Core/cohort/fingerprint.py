@@ -34,7 +34,9 @@ class Fingerprint:
 
 
 def fingerprint(*sources: str) -> Fingerprint:
-    """The fingerprint of a case's sources as `read_volume` takes them, in order. Reads every file once.
+    """The fingerprint of a case's sources as `read_volume` takes them, in order.
+
+    Reads every file once.
 
     Raises InputError where a file cannot be read.
     """

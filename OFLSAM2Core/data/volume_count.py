@@ -14,8 +14,8 @@ def check_volume_counts(cases: Sequence[SupportCase]) -> None:
     for case in cases[1:]:
         if case.volume.volume_count != first.volume_count:
             raise InputError(
-                f"The support case '{case.name}' is {count_in_words(case.volume.volume_count)}, and "
-                f"'{first.name}' is {count_in_words(first.volume_count)}.",
+                f"The support case '{case.name}' is {in_words(case.volume.volume_count)}, and "
+                f"'{first.name}' is {in_words(first.volume_count)}.",
                 "Give the same number of co-registered volumes for each case, in the same order.",
             )
 
@@ -29,11 +29,11 @@ def check_volume_count(volume: Volume, wanted: int) -> None:
     else:
         hint = f"Give {wanted} volumes of the patient, in the order of the support cases."
     raise InputError(
-        f"'{volume.name}' is {count_in_words(volume.volume_count)}; the task was learned from cases of "
-        f"{count_in_words(wanted)}.",
+        f"'{volume.name}' is {in_words(volume.volume_count)}; the task was learned from cases of "
+        f"{in_words(wanted)}.",
         hint,
     )
 
 
-def count_in_words(count: int) -> str:
+def in_words(count: int) -> str:
     return "one volume" if count == 1 else f"{count} co-registered volumes"

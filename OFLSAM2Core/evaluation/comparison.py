@@ -28,8 +28,10 @@ class ComparedMethod:
 
     cases: that it segmented, of `of`. measures: by name, mean over structures of the means over
     cases and its 95 % bootstrap interval. seconds_to_learn, seconds_a_volume: of the clock, the
-    latter the mean. learned_values: numbers in the learned task. peak_memory_mb: of its process.
-    reason: why there is no result, or not of all cases; "" where there is.
+    latter the mean; core_seconds: of processor cores, whatever else they did. learned_values:
+    numbers in the learned task. peak_memory_mb: of its process.
+    reason: why there is no result, or not of all cases; "" where there is. region, boundary: of
+    sequences, J and F, means over structures and sequences.
     """
 
     method: str
@@ -38,9 +40,14 @@ class ComparedMethod:
     measures: Mapping[str, Mapping[str, float | None]] | None = None
     seconds_to_learn: float | None = None
     seconds_a_volume: float | None = None
+    core_seconds_to_learn: float | None = None
+    core_seconds_a_volume: float | None = None
     learned_values: int | None = None
     peak_memory_mb: float | None = None
     reason: str = ""
+    region: float | None = None
+    boundary: float | None = None
+    frames_per_second: float | None = None
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any]) -> ComparedMethod:
@@ -73,16 +80,27 @@ class ComparedMethod:
             wanted,
             measures or None,
             _number(report["seconds_to_learn"]),
-            float(np.mean([case["seconds"] for case in cases])) if cases else None,
+            _mean([case["seconds"] for case in cases]),
+            _number(report.get("core_seconds_to_learn")),
+            _mean([case.get("core_seconds") for case in cases]),
             _number(report.get("learned_values")),
             _number(max((case["peak_memory_mb"] for case in cases), default=None)),
             reason,
+            _mean_of_frames(cases, "region"),
+            _mean_of_frames(cases, "boundary"),
+            _mean([case.get("frames_per_second") for case in cases]),
         )
+
+
+def _mean_of_frames(cases: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Over all structures of all sequences; None where there are none."""
+    return _mean([one[key] for case in cases for one in case.get("frames", {}).values()])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """about: what all methods had in common (data set, support, machine). unit: of distances."""
+    """about: what all methods had in common (data set, support, device, machine). unit: of
+    distances."""
 
     about: Mapping[str, Any]
     unit: str
@@ -93,7 +111,7 @@ class Comparison:
         content = {**self.about, "unit": self.unit, "methods": [asdict(row) for row in self.rows]}
         write_text(folder / "comparison.json", json.dumps(content, indent=1) + "\n")
         write_text(folder / "comparison.md", self.to_markdown())
-        if any(_point(row) for row in self.rows):
+        if self._points():
             write_picture(folder / "comparison.png", self.plot())
 
     def to_markdown(self) -> str:
@@ -101,22 +119,31 @@ class Comparison:
         names = [
             label if key == "dice" else f"{label} ({self.unit})" for key, label in MEASURES.items()
         ]
+        support = ", ".join(self.about["support"])
+        if "support_percent" in self.about:
+            support = f"{self.about['support_percent']:g} % of the frames of each"
+            names += ["J", "F", "frames a second"]
         lines = [
             f"# {self.about['dataset']}",
             "",
-            f"Learned from {', '.join(self.about['support'])}. Mean over structures of means over "
+            f"Learned from {support}. Mean over structures of means over "
             "cases, 95 % bootstrap interval over cases.",
             *self._volumes(),
             "",
-            f"| method | {' | '.join(names)} | cases | s to learn | s a volume | numbers learned | "
-            "peak memory, MB | |",
-            "|---" * (len(names) + 7) + "|",
+            f"| method | {' | '.join(names)} | cases | s to learn | s a volume | core-s to learn | "
+            "core-s a volume | numbers learned | peak memory, MB | |",
+            "|---" * (len(names) + 9) + "|",
         ]
         for row in sorted(self.rows, key=lambda each: -_dice(each)):
             cells = [_cell(row, key, 4 if key == "dice" else 2) for key in MEASURES]
+            if "support_percent" in self.about:
+                of_frames = (row.region, row.boundary, row.frames_per_second)
+                cells += ["-" if value is None else f"{value:.3g}" for value in of_frames]
             figures = (
                 row.seconds_to_learn,
                 row.seconds_a_volume,
+                row.core_seconds_to_learn,
+                row.core_seconds_a_volume,
                 row.learned_values,
                 row.peak_memory_mb,
             )
@@ -124,7 +151,7 @@ class Comparison:
             cells += ["-" if value is None else f"{value:.4g}" for value in figures]
             reason = row.reason.replace("\n", " ").replace("|", "/")
             lines.append(f"| {row.method} | {' | '.join(cells)} | {reason} |")
-        if any(_point(row) for row in self.rows):
+        if self._points():
             lines += ["", "![Dice against time](comparison.png)"]
         return "\n".join(lines) + "\n"
 
@@ -137,8 +164,9 @@ class Comparison:
         return ["", f"Co-registered volumes of a case that a method sees: {told}."]
 
     def plot(self) -> Image.Image:
-        """Mean Dice against the seconds to learn and segment one volume, on a logarithmic axis."""
-        points = {row.method: found for row in self.rows if (found := _point(row))}
+        """Mean Dice against the seconds to learn and segment one volume, on a logarithmic axis: of
+        the clock, on a processor of its cores, so that what else it does is not counted."""
+        points = self._points()
         picture = Image.new("RGB", _SIZE, "white")
         draw = ImageDraw.Draw(picture)
         width, height = _SIZE
@@ -162,8 +190,9 @@ class Comparison:
             x, y = place(10**low, tenth / 10)
             draw.line((x, y, width - 5 * _AROUND, y), "#dddddd")
             draw.text((x - 6, y), f"{tenth / 10:.1f}", "black", anchor="rm")
+        unit = "core-seconds" if self._of_cores else "seconds"
         draw.text(
-            (width / 2, height - 12), "seconds to learn and segment one", "black", anchor="mm"
+            (width / 2, height - 12), f"{unit} to learn and segment one", "black", anchor="mm"
         )
         draw.text((6, 4), "mean Dice", "black")
         for method, (seconds, dice) in points.items():
@@ -171,6 +200,32 @@ class Comparison:
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), "#2060b0")
             draw.text((x + 8, y), method, "black", anchor="lm")
         return picture
+
+    @property
+    def _of_cores(self) -> bool:
+        return self.about.get("device") == "cpu" and all(
+            None not in (row.core_seconds_to_learn, row.core_seconds_a_volume)
+            for row in self.rows
+            if row.measures
+        )
+
+    def _points(self) -> dict[str, tuple[float, float]]:
+        """Seconds and mean Dice, by method, of those that have both."""
+        found = {}
+        for row in self.rows:
+            times = (row.seconds_to_learn, row.seconds_a_volume)
+            if self._of_cores:
+                times = (row.core_seconds_to_learn, row.core_seconds_a_volume)
+            learning, segmenting = times
+            if _dice(row) >= 0 and learning is not None and segmenting is not None:
+                found[row.method] = max(learning + segmenting, 0.01), _dice(row)
+        return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one is not known, or there is none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def _number(value: Any) -> Any:
@@ -184,12 +239,6 @@ def _dice(row: ComparedMethod) -> float:
     """-1 where there is none."""
     mean = row.measures["dice"]["mean"] if row.measures else None
     return -1.0 if mean is None else mean
-
-
-def _point(row: ComparedMethod) -> tuple[float, float] | None:
-    if _dice(row) < 0 or row.seconds_to_learn is None or row.seconds_a_volume is None:
-        return None
-    return max(row.seconds_to_learn + row.seconds_a_volume, 0.01), _dice(row)
 
 
 def _cell(row: ComparedMethod, key: str, digits: int) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 import OFLSAM2Core
 from OFLSAM2Core.data.volume import SupportCase
-from OFLSAM2Core.data.volume_count import count_in_words
+from OFLSAM2Core.data.volume_count import in_words
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2Core.evaluation.dataset_layouts import SUPPORT, CaseFiles, find_layout
 from OFLSAM2Core.io.first_look import look_at_segmentation, look_at_volume
@@ -87,7 +87,7 @@ class Dataset:
         not so many."""
         if not 1 <= count <= self.volumes:
             raise InputError(
-                f"Cases of '{self.folder}' have {count_in_words(self.volumes)} that can be used, not "
+                f"Cases of '{self.folder}' have {in_words(self.volumes)} that can be used, not "
                 f"{count}.",
                 f"Ask for 1 to {self.volumes}." if self.volumes > 1 else "Leave --volumes out.",
             )
@@ -98,25 +98,32 @@ class Dataset:
         return self.files[name].images[: self.volumes]
 
     def choose(
-        self, supports: int | None, support_cases: Sequence[str] | None, cases: int | None
+        self,
+        supports: int | None,
+        support_cases: Sequence[str] | None,
+        cases: int | None,
+        every: int = 1,
     ) -> tuple[list[str], list[str]]:
         """Names of the support cases and of the test cases.
 
         supports: the first so many of `support`; all of them where None.
         support_cases: these instead, from `support` or `test`.
         cases: the first so many test cases. A support case is never a test case.
+        every: one of so many test cases, the first one among them; `cases` counts these.
         Sequences have no support cases: each is learned from frames of its own.
         Raises InputError where a name is unknown or nothing is left.
         """
         if cases is not None and cases < 1:
             raise InputError(f"There cannot be {cases} test cases.", "Ask for one or more.")
+        if every < 1:
+            raise InputError(f"There is no one of {every} test cases.", "Ask for one of 1 or more.")
         if self.sequences:
             if supports is not None or support_cases is not None:
                 raise InputError(
                     f"'{self.folder}' has sequences, each learned from frames of its own.",
                     "Say with --support-percent of how many.",
                 )
-            return [], list(self.test[:cases])
+            return [], list(self.test[::every][:cases])
         if support_cases is not None:
             chosen = list(support_cases)
             unknown = sorted(set(chosen) - {*self.support, *self.test})
@@ -133,7 +140,7 @@ class Dataset:
                     "Choose fewer, or name them with --support-cases.",
                 )
             chosen = list(self.support[:count])
-        test = [case for case in self.test if case not in chosen][:cases]
+        test = [case for case in self.test if case not in chosen][::every][:cases]
         if not test or not chosen:
             raise InputError(
                 f"No case of '{self.folder}' is left to {'segment' if chosen else 'learn from'}.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """The support has been learned. support: names of its cases, or the sequence and how many
-    frames of it."""
+    """The support has been learned.
+
+    seconds: of the clock; core_seconds: of processor cores, in this process. support: names of its
+    cases, or the sequence and how many frames of it.
+    """
 
     task: LearnedTask
     seconds: float
+    core_seconds: float
     support: str
 
 
@@ -41,6 +45,7 @@ class EvaluatedCase:
 
     agreements: by structure name. peak_memory_mb: of this process so far. frames: by structure
         name, of a sequence; empty for volumes. parts: by structure name, of a volume.
+    core_seconds: of processor cores that segmenting took in this process; None where unknown.
     """
 
     truth: SupportCase
@@ -50,6 +55,7 @@ class EvaluatedCase:
     peak_memory_mb: float
     frames: dict[str, FrameAgreement] = field(default_factory=dict)
     parts: dict[str, PartAgreement] = field(default_factory=dict)
+    core_seconds: float | None = None
 
     @property
     def mean_dice(self) -> float:
@@ -102,9 +108,9 @@ def evaluate(
                 yield FailedCase(name, error)
         return
     cases = dataset.read_support(support)
-    started = time.monotonic()
+    started = _Stopwatch()
     task = session.learn(cases, on_progress, allow_missing=allow_missing)
-    yield Learned(task, time.monotonic() - started, ", ".join(support))
+    yield Learned(task, *started.seconds(), ", ".join(support))
     for name in test:
         try:
             yield from segment_cases(session, dataset, task, [name], on_progress)
@@ -142,10 +148,19 @@ def _one_sequence(
     on_progress: ProgressCallback | None,
 ) -> Iterator[Learned | EvaluatedCase]:
     learned, others = split_sequence(dataset.read_case(name), percent)
-    started = time.monotonic()
+    started = _Stopwatch()
     task = session.learn([learned], on_progress)
-    yield Learned(task, time.monotonic() - started, f"{len(learned.labels)} frames of {name}")
+    yield Learned(task, *started.seconds(), f"{len(learned.labels)} frames of {name}")
     yield _segment(session, others, task, on_progress, in_voxels=True)
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self._clock, self._cores = time.monotonic(), time.process_time()
+
+    def seconds(self) -> tuple[float, float]:
+        """Since it was made: of the clock, and of processor cores in this process."""
+        return time.monotonic() - self._clock, time.process_time() - self._cores
 
 
 class Segments(Protocol):
@@ -180,10 +195,11 @@ def _segment(
     *,
     in_voxels: bool,
 ) -> EvaluatedCase:
-    outcome = SegmentationBuffer(truth.volume)
+    outcome, started = SegmentationBuffer(truth.volume), _Stopwatch()
     for result in session.segment(truth.volume, task, on_progress):
         outcome.add(result)
-    return compare(truth, outcome, in_voxels=in_voxels)
+    _, core_seconds = started.seconds()
+    return replace(compare(truth, outcome, in_voxels=in_voxels), core_seconds=core_seconds)
 
 
 def compare(

@@ -42,6 +42,7 @@ class EvaluationReport:
         self.structures = tuple(structures)
         self.unit = unit
         self.seconds_to_learn: float | None = None
+        self.core_seconds_to_learn: float | None = None
         self.learned_values: int | None = None
         self.complete = False
         self.time_over = False
@@ -60,6 +61,7 @@ class EvaluationReport:
                 "structures": {name: found.to_json() for name, found in case.agreements.items()},
                 "slices": outcome.slices_done,
                 "seconds": round(outcome.seconds, 3),
+                "core_seconds": None if case.core_seconds is None else round(case.core_seconds, 3),
                 "seconds_to_first_slice": round(outcome.seconds_to_first, 3),
                 "seconds_per_slice": round(outcome.seconds_per_slice, 4),
                 "peak_memory_mb": round(case.peak_memory_mb),
@@ -95,6 +97,7 @@ class EvaluationReport:
             "time_over": self.time_over,
             "unit": self.unit,
             "seconds_to_learn": _number(self.seconds_to_learn),
+            "core_seconds_to_learn": _number(self.core_seconds_to_learn),
             "learned_values": self.learned_values,
             "summary": self._summary(),
             "cases": self._cases,

@@ -45,7 +45,9 @@ class FsMedSam2(PromptedMethod):
     def choice(self, options: FsMedSam2LearnOptions) -> SupportChoice:
         from OFLSAM2Core.methods.common.prompted_run import SupportChoice
 
-        return SupportChoice(lambda labelled: middles(labelled, options.parts))
+        return SupportChoice(
+            lambda labelled: middles(labelled, options.parts), together=3 * options.parts
+        )
 
     def plan(self, query: Query, options: FsMedSam2SegmentOptions) -> Iterator[Visit]:
         """All support slices before the volume; from the middle to the end, then to the beginning.

@@ -1,7 +1,8 @@
 """SAM2 with mask prompts, nothing learned: what every few-shot use of SAM2 is compared with.
 
-The K support slices most similar to the volume are prompted with their labels as the first frames
-of a video, the volume's slices follow from first to last (docs/decisions/0031-sam2-family.md).
+The K support slices that together are most similar to the volume are prompted with their labels as
+the first frames of a video, the volume's slices follow from first to last
+(docs/decisions/0031-sam2-family.md).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from OFLSAM2Core.methods.common.prompted_method import PromptedMethod, RetrievedSlices
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from OFLSAM2Core.methods.common.prompted_run import Query, Visit
 
 
@@ -22,16 +25,31 @@ class Sam2MaskPrompt(PromptedMethod):
     description = "SAM2 as it is: the most similar support slices as mask prompts, then propagation"
 
     def plan(self, query: Query, options: RetrievedSlices) -> Iterator[Visit]:
-        """From first to last, with the slices that are most similar to any probed slice."""
+        """From first to last, with the slices that together are most similar to the probed ones."""
         import torch
 
         from OFLSAM2Core.methods.common.prompted_frames import before_the_volume
         from OFLSAM2Core.methods.common.prompted_run import Visit
 
         probes = torch.stack([query.descriptor(index) for index in query.probes])
-        likeness = (query.memory.descriptors @ probes.T).amax(dim=1)
-        count = min(options.retrieved_slices, len(likeness))
-        best = torch.topk(likeness, count).indices.tolist()
+        best = covering(query.memory.descriptors @ probes.T, options.retrieved_slices)
         prompts = before_the_volume(best[::-1])  # The most similar is the nearest.
         for index in range(query.count):
             yield Visit(index, 1, prompts)
+
+
+def covering(likeness: Tensor, count: int) -> list[int]:
+    """`count` rows, one after the other the one with which the mean over columns of the largest
+    value among the rows chosen becomes largest.
+
+    likeness: of support slices (rows) and slices of the volume (columns). The rows with the largest
+    values would all be of the one height at which patients look most alike.
+    """
+    chosen: list[int] = []
+    covered = likeness.new_full((likeness.shape[1],), -1.0)
+    for _ in range(min(count, len(likeness))):
+        gains = likeness.maximum(covered).mean(dim=1)
+        gains[chosen] = -2.0
+        chosen.append(int(gains.argmax()))
+        covered = covered.maximum(likeness[chosen[-1]])
+    return chosen

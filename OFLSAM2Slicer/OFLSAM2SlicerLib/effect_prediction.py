@@ -18,7 +18,7 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure, find_structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.data.volume_count import count_in_words
+from OFLSAM2Core.data.volume_count import in_words
 from OFLSAM2Core.errors import InputError
 from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.cases import volume_with_further
@@ -225,8 +225,8 @@ def _check_count(volume_node: Any, count: int, wanted: int) -> None:
     if count == wanted:
         return
     raise InputError(
-        f"'{volume_node.GetName()}' is {count_in_words(count)}; the task was learned from cases of "
-        f"{count_in_words(wanted)}.",
+        f"'{volume_node.GetName()}' is {in_words(count)}; the task was learned from cases of "
+        f"{in_words(wanted)}.",
         f"In the module OFL-SAM2, choose it as the volume to segment, and {wanted - 1} more in the "
         f"part {PART}."
         if count < wanted

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from OFLSAM2Core.data.validation import MOST_VOLUMES
-from OFLSAM2Core.data.volume_count import count_in_words
+from OFLSAM2Core.data.volume_count import in_words
 
 ROLES = tuple(f"further{place}" for place in range(1, MOST_VOLUMES))
 """Of the node references, each after a prefix."""
@@ -56,4 +56,4 @@ def why_not_so_many(name: str, count: int, wanted: int, others: str) -> str:
     does = f"Choose as many of it, in the same order, in the part {PART}."
     if count > wanted:
         does = f"Take those that are too many out, in the part {PART}."
-    return f"'{name}' is {count_in_words(count)}, and {others} is {count_in_words(wanted)}. {does}"
+    return f"'{name}' is {in_words(count)}, and {others} is {in_words(wanted)}. {does}"

@@ -42,10 +42,9 @@ def main() -> None:
     test = dataset.test[: args.cases][:: args.every]
     args.out.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(test):
-        image, labels = (sitk.ReadImage(str(file)) for file in dataset.files[name])
-        other = sitk.ReadImage(
-            str(dataset.files[dataset.test[(number + 1) % len(dataset.test)]][0])
-        )
+        image, labels = (sitk.ReadImage(str(file)) for file in files_of(dataset, name))
+        next_one = dataset.test[(number + 1) % len(dataset.test)]
+        other = sitk.ReadImage(str(files_of(dataset, next_one)[0]))
         rng = np.random.default_rng(number)
         arrays = [sitk.GetArrayFromImage(each) for each in (image, labels, other)]
         found = changed(args.change, arrays[0], arrays[1], arrays[2], rng)
@@ -56,11 +55,17 @@ def main() -> None:
             written.SetDirection(like.GetDirection())
             sitk.WriteImage(written, str(args.out / f"{name}_{kind}.nii.gz"))
     for name in dataset.support:
-        for file, kind in zip(dataset.files[name], ("image", "label"), strict=True):
+        for file, kind in zip(files_of(dataset, name), ("image", "label"), strict=True):
             shutil.copy(file, args.out / f"{name}_{kind}.nii.gz")
     about = json.loads((args.dataset / "dataset.json").read_text(encoding="utf-8"))
     about.update(name=f"{dataset.name}, {args.change}", support=dataset.support, test=test)
     (args.out / "dataset.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def files_of(dataset: Dataset, name: str) -> tuple[Path, Path]:
+    """Image and labels of a case, whose image is one file."""
+    files = dataset.files[name]
+    return files.images[0], files.labels
 
 
 def changed(

@@ -39,6 +39,7 @@ def test_methods_are_compared_and_one_that_fails_has_its_reason_in_the_table(
     assert atlas["cases"] == atlas["of"] == 1 and atlas["reason"] == ""
     assert 0 <= atlas["measures"]["dice"]["mean"] <= 1
     assert atlas["seconds_a_volume"] > 0 and atlas["learned_values"] > 1000
+    assert atlas["core_seconds_to_learn"] > 0 and atlas["core_seconds_a_volume"] > 0
     assert prompted["measures"] is None and "none.pth" in prompted["reason"]
     table = (out / "comparison.md").read_text(encoding="utf-8")
     assert "| atlas |" in table and "none.pth" in table
@@ -296,6 +297,7 @@ def _report(method: str, dices: list[float], seconds: float, of: int) -> dict[st
             "case": f"case{number}",
             "structures": {"organ": {"dice": dice, "hd95": 10 * (1 - dice), "assd": None}},
             "seconds": seconds,
+            "core_seconds": seconds / 2,
             "peak_memory_mb": 100 + number,
         }
         for number, dice in enumerate(dices)
@@ -306,6 +308,7 @@ def _report(method: str, dices: list[float], seconds: float, of: int) -> dict[st
         "failed": [],
         "test": [f"case{number}" for number in range(of)],
         "seconds_to_learn": 5.0,
+        "core_seconds_to_learn": 3.0,
         "learned_values": 12,
     }
 
@@ -318,6 +321,8 @@ def test_a_row_says_what_its_report_says() -> None:
     assert row.measures["hd95"]["mean"] == pytest.approx(3.0)
     assert row.measures["assd"]["mean"] is None
     assert (row.cases, row.of, row.peak_memory_mb) == (3, 4, 102)
+    assert (row.seconds_to_learn, row.core_seconds_to_learn) == (5.0, 3.0)
+    assert (row.seconds_a_volume, row.core_seconds_a_volume) == (2.0, 1.0)
     assert "time" in row.reason
 
 
@@ -337,3 +342,36 @@ def test_the_best_stands_first_and_a_failure_last() -> None:
     left = np.flatnonzero(blue[rows_of_points.min() + 3])  # The higher point is the slower method.
     right = np.flatnonzero(blue[rows_of_points.max() - 3])
     assert left.mean() > right.mean()
+
+
+def test_the_table_of_sequences_has_j_and_f() -> None:
+    report = _report("one", [0.5, 0.7], 2.0, 2)
+    for case, both in zip(report["cases"], ((0.5, 0.3), (0.7, 0.4)), strict=True):
+        case["frames"] = {"organ": {"region": both[0], "boundary": both[1]}}
+        case["frames_per_second"] = 4.0
+    row = ComparedMethod.of_report(report)
+    assert (row.region, row.frames_per_second) == (pytest.approx(0.6), 4.0)
+    about = {"dataset": "video", "support": [], "support_percent": 10.0}
+    table = Comparison(about, "voxel", [row]).to_markdown()
+    assert "10 % of the frames" in table and "| J | F | frames a second |" in table
+    assert "| 0.6 | 0.35 | 4 |" in table
+    header, rule, line = (each.count("|") for each in table.splitlines()[4:7])
+    assert header == rule == line
+
+
+def _where_the_only_point_is(about: dict[str, Any], row: ComparedMethod) -> int:
+    picture = np.array(Comparison({"dataset": "set", "support": [], **about}, "mm", [row]).plot())
+    blue = (picture == (0x20, 0x60, 0xB0)).all(axis=-1)
+    return round(float(np.flatnonzero(blue.any(axis=0)).mean()))
+
+
+def test_the_plot_s_time_is_of_cores_on_a_processor_and_of_the_clock_elsewhere() -> None:
+    busy = ComparedMethod.of_report(_report("one", [0.5, 0.6], 80.0, 2))  # 85 s, 43 core-seconds.
+    assert busy.core_seconds_a_volume == 40.0
+    on_clock = _where_the_only_point_is({"device": "cuda:0"}, busy)
+    on_cores = _where_the_only_point_is({"device": "cpu"}, busy)
+    assert on_cores < on_clock - 50
+    report = _report("one", [0.5, 0.6], 80.0, 2)
+    del report["core_seconds_to_learn"]
+    unknown = ComparedMethod.of_report(report)
+    assert _where_the_only_point_is({"device": "cpu"}, unknown) == on_clock

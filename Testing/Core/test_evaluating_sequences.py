@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from surgical_sequence import write
+from toy_mask_backbone import ToyMaskBackbone
 
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.errors import InputError
@@ -117,6 +119,23 @@ def test_a_folder_of_sequences_is_evaluated(dataset: Path) -> None:
     assert told["frames_per_second"] > 0
     text = report.to_markdown()
     assert "25 % of the frames" in text and "| sequence | structure | J | F |" in text
+
+
+@pytest.mark.parametrize(
+    "method", ["ofl-sam2", "sam2-mask-prompt", "fs-medsam2", "fate-sam2", "support-matching"]
+)
+def test_instruments_that_leave_and_come_back_are_followed_through_surgery(
+    method: str, tmp_path: Path
+) -> None:
+    options = {"training_steps": 60, "learning_rate": 1e-2} if method == "ofl-sam2" else {}
+    session = FewShotSession(ToyMaskBackbone(), method=method, options=options)
+    opened = Dataset.open(write(tmp_path / "surgery"))
+    _, case = evaluate(session, opened, [], ["surgery"], support_percent=10)
+    assert isinstance(case, EvaluatedCase) and len(case.truth.labels) == 22
+    away = (case.truth.labels == 2).sum(axis=(1, 2)) < 100
+    assert 0 < away.sum() < 11
+    for name in ("left instrument", "right instrument"):
+        assert case.frames[name].region > 0.5, (name, case.frames[name])
 
 
 def test_a_sequence_without_masks_is_refused_by_its_name(dataset: Path) -> None:

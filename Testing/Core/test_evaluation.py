@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -318,6 +319,11 @@ def test_support_and_test_cases_are_chosen_as_asked_and_never_overlap():
     for wrong in ((4, None, None), (0, None, None), (None, ["nobody"], None), (None, [], None)):
         with pytest.raises(InputError):
             dataset.choose(*wrong)
+    many = replace(dataset, test=tuple(f"case{number}" for number in range(7)))
+    assert many.choose(None, None, 2, every=3)[1] == ["case0", "case3"]
+    assert many.choose(None, ["case0"], None, every=3)[1] == ["case1", "case4"]
+    with pytest.raises(InputError, match="one of 0"):
+        many.choose(None, None, None, every=0)
     with pytest.raises(InputError, match="left to segment"):
         dataset.choose(None, ["hippocampus_006", "hippocampus_007"], None)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from command_line import ROOT
 from toy_method import ToyMethod
 
 from OFLSAM2Core import methods
@@ -68,6 +69,12 @@ def test_every_method_of_the_package_describes_itself_with_a_sentence_for_each_o
         for values in each["presets"].values():
             assert set(values) <= set(names)
             ChangedOptions(methods.get_method(each["name"]), None, values)
+
+
+def test_every_method_of_the_package_has_a_decision_record() -> None:
+    records = [path.read_text("utf-8") for path in (ROOT / "docs/decisions").glob("*.md")]
+    for name in methods.names():
+        assert any(f"`{name}`" in record for record in records), name
 
 
 def test_a_name_in_both_classes_is_one_option_for_both() -> None:

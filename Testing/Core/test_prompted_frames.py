@@ -20,6 +20,7 @@ from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.backbones.sam2_config import CONFIGS, build_sam2
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.methods.common.mask_readout import at_levels, best_levels
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames, from_middle
 from OFLSAM2Core.methods.common.prompted_run import Query
 from OFLSAM2Core.methods.common.support_memory import SupportMemory
@@ -218,6 +219,72 @@ def test_each_method_works_on_a_backbone_of_litemedsams_kind(name: str) -> None:
     assert set(np.unique(labels)) == {0, 1, 4}
 
 
+# Where memory is a mask
+
+
+def _discs(*centres: int) -> Tensor:
+    """Masks (N, S, S)."""
+    row, column = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    return torch.stack([((row - 30) ** 2 + (column - at) ** 2 < 90).float() for at in centres])
+
+
+def test_what_is_read_too_weakly_is_found_at_its_own_level() -> None:
+    truth = [_discs(20, 40, 50), _discs(25, 35, 50)]
+    for each in truth:
+        each[2] = 0  # A structure that no slice shows.
+    strength = torch.tensor([0.3, 0.8, 0.4])[:, None, None]
+    read = [0.1 + strength * each for each in truth]
+    levels = best_levels(read, truth)
+    assert 0.1 <= levels[0] < 0.4 and 0.1 <= levels[1] < 0.9 and levels[2] == 0.5
+    assert not (read[0][0] > 0.5).any()
+    for one, masks in zip(read, truth, strict=True):
+        assert torch.equal(at_levels(one, levels)[:2] > 0.5, masks[:2] > 0.5)
+    ends = at_levels(torch.tensor([0.0, 0.2, 1.0]).view(1, 1, 3), torch.tensor([0.2]))
+    assert torch.allclose(ends.flatten(), torch.tensor([0.0, 0.5, 1.0]))
+
+
+def test_the_level_is_learned_from_support_slices_read_from_other_cases() -> None:
+    backbone = ToyMaskBackbone()
+    task = FewShotSession(backbone, method="sam2-mask-prompt").learn([_case(0), _case(1)])
+    levels = task.state.tensors["levels"]
+    assert levels.shape == (2,) and ((levels > 0) & (levels < 1)).all()
+    twice = FewShotSession(backbone, method="sam2-mask-prompt").learn([_case(0), _case(0)])
+    # What another case shows at the very same place is read as it is.
+    assert (twice.state.tensors["levels"] - 0.5).abs().max() <= (levels - 0.5).abs().max()
+
+
+def test_a_structure_that_earlier_slices_do_not_show_begins_where_a_prompt_shows_it() -> None:
+    """Also when all that is remembered of the volume says that it is not there."""
+    backbone = ToyMaskBackbone()
+    generator = torch.Generator().manual_seed(0)
+    plain = interpolate(torch.rand(1, 1, 8, 8, generator=generator) / 2, (64, 64), mode="bilinear")
+    masks = _discs(20, 44)[:, None]
+    images = [plain, plain + 0.5 * masks[:1], plain + 0.5 * masks.amax(0, keepdim=True)]
+    embeddings = torch.cat(
+        [backbone.encode(image.repeat(1, 3, 1, 1)).embedding for image in images]
+    )
+    middle, spread = embeddings.mean(dim=(0, 2, 3)), embeddings.std(dim=(0, 2, 3))
+    own = (embeddings - middle.view(1, -1, 1, 1)) / spread.view(1, -1, 1, 1)
+    features = [ImageFeatures(each[None], standardised=each[None]) for each in own]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        frames = PromptedFrames(backbone, backbone.new_attention().eval())
+    prompts = [
+        (-1, backbone.remember(features[2], masks)),
+        (-2, backbone.remember(features[0], 0 * masks)),
+    ]
+    # Nothing, nothing, the first structure, both of them.
+    dices = []
+    for number, shown in enumerate((0, 0, 1, 1, 2)):
+        with torch.no_grad():
+            found = frames.predict(number, features[shown], prompts) > 0.5
+        truth = masks[:, 0] > 0.5
+        truth[shown:] = False
+        both, either = (found & truth).sum(), found.sum() + truth.sum()
+        dices.append(float(2 * both / either) if either else 1.0)
+    assert min(dices) > 0.6, dices
+
+
 # Which slices are prompted, and in which order
 
 
@@ -237,6 +304,15 @@ def test_mask_prompts_are_the_most_similar_slices_and_the_best_is_nearest() -> N
     assert [visit.index for visit in visits] == [0, 1, 2]
     assert all(visit.direction == 1 for visit in visits)
     assert visits[0].prompts == [(-2, 2), (-1, 1)]
+
+
+def test_mask_prompts_stand_for_the_whole_volume_and_not_for_where_patients_look_most_alike() -> (
+    None
+):
+    likeness = [[0.9, 0.1, 0.1], [0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.1, 0.2, 0.5]]
+    options = Sam2MaskPrompt.SegmentOptions(retrieved_slices=3)
+    (visit, *_) = Sam2MaskPrompt().plan(_query(3, likeness), options)
+    assert {which for _, which in visit.prompts} == {0, 2, 3}
 
 
 def test_fs_medsam2_takes_the_middle_of_each_part_and_goes_both_ways_from_the_middle() -> None:

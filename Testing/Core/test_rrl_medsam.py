@@ -211,11 +211,11 @@ def test_the_prompt_is_the_general_branch_s_mask_and_carries_no_gradient_to_it()
 
 @pytest.mark.slow
 def test_organs_are_learned_from_two_cases_and_from_one(tmp_path: Path) -> None:
-    session = _session(training_steps=70, learning_rate=5e-3)
+    session = _session(training_steps=140, learning_rate=5e-3)
     truth = patient(5)
     for support in ([patient(0), patient(1)], [patient(0)]):
         task = LearnedTask.load(session.learn(support).save(tmp_path / "task.oflsam2"))
-        assert task.state.summary["training steps"] == 70
+        assert task.state.summary["training steps"] == 140
         labels = np.full(truth.labels.shape, 255, np.uint8)
         for result in session.segment(truth.volume, task):
             labels[result.index_expression] = result.labels

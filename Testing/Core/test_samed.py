@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,6 +213,21 @@ def test_the_same_seed_and_steps_give_the_same_task_and_it_segments_every_slice(
         for each in (one, read)
     )
     assert direct == again and [index for index, _ in direct] == list(range(6))
+
+
+def test_where_the_encoder_calculates_in_bfloat16_training_and_segmenting_do_so_too(
+    backbone: Sam2Backbone,
+) -> None:
+    quick = copy.copy(backbone)
+    quick.precision = "bfloat16"
+    found = {}
+    for each in (backbone, quick):
+        task = _session(each, training_steps=3).learn([_case(0)])
+        assert all(tensor.dtype == torch.float32 for tensor in task.state.tensors.values())
+        slices = _session(each).segment(_case(1).volume, task)
+        found[each.precision] = np.stack([result.confidence for result in slices]).astype(float)
+    apart = np.abs(found["float32"] - found["bfloat16"])
+    assert 0 < apart.mean() < 10  # Of 255: rounded otherwise, and learned much the same.
 
 
 def test_what_cannot_be_used_is_refused_in_words(backbone: Sam2Backbone) -> None:

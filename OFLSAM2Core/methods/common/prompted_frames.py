@@ -3,7 +3,10 @@
 Support slices and a volume's slices are the frames of one video, as the SAM2 family has it. On SAM2
 backbones the masks are those of `SAM2VideoPredictor` for the same frames and prompts (a test holds
 the two together). LiteMedSAM has no mask decoder that reads memory: there the masks are what its
-memory attention, as it is before any training, reads out of memory.
+memory attention, as it is before any training, reads out of memory (`mask_readout.py`). Prompts and
+predicted frames are read apart and count the same: a neighbour is so much more alike that it would
+be all that counts. A structure is read from those predicted frames that show it, and where none
+does from the prompts alone, so that it can begin in the middle of a volume.
 """
 
 from __future__ import annotations
@@ -16,18 +19,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures, LearnedAttention, Memory
+from OFLSAM2Core.methods.common.mask_readout import at_levels, read_masks
 
 REACH = 15
 """Frames back from which SAM2 takes object pointers; memory features come from the last 6."""
 
+RECENT = 6
+
 
 class PromptedFrames:
-    """The memory of one video: predicted frames by number; prompts are given with each call."""
+    """The memory of one video: predicted frames by number; prompts are given with each call.
 
-    def __init__(self, backbone: Backbone, attention: LearnedAttention | None = None) -> None:
+    levels: (N,), see `mask_readout.best_levels`; where memory is a mask, 0.5 if not given.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        attention: LearnedAttention | None = None,
+        levels: Tensor | None = None,
+    ) -> None:
         self._backbone = backbone
         self._attention = attention
+        self._levels = levels
         self._predicted: dict[int, Memory] = {}
+        self._shown: dict[int, list[bool]] = {}
         self._reads_masks = backbone.attended_channels == backbone.memory_channels
 
     @torch.no_grad()
@@ -50,20 +66,21 @@ class PromptedFrames:
             for back in range(1, REACH + 1)
             if frame - direction * back in self._predicted
         ]
-        offsets = [(frame - number) * direction for number, _ in prompts]
-        read = self._backbone.attend(
-            features,
-            [memory for _, memory in prompts],
-            recent[:6] if self._reads_masks else recent,
-            self._attention,
-            support_offsets=[each if each >= 0 else None for each in offsets],
-        )
         decoded: Decoded | None = None
         if self._reads_masks:
-            masks = F.pixel_shuffle(read, int(self._backbone.memory_channels**0.5))
-            probabilities = (masks[:, 0] / 2 + 0.5).clamp(0, 1)
+            near = [frame - direction * back for back, _ in recent[:RECENT]]
+            probabilities = self._read(features, [memory for _, memory in prompts], near)
             kept = (probabilities > 0.5).float()  # Soft masks would fade from slice to slice.
+            self._shown[frame] = kept.flatten(1).any(dim=1).tolist()
         else:
+            offsets = [(frame - number) * direction for number, _ in prompts]
+            read = self._backbone.attend(
+                features,
+                [memory for _, memory in prompts],
+                recent,
+                self._attention,
+                support_offsets=[each if each >= 0 else None for each in offsets],
+            )
             decoded = self._backbone.decode(features, read)
             logits = _shown(decoded)
             probabilities = logits[:, 0].sigmoid()
@@ -78,11 +95,30 @@ class PromptedFrames:
         self._predicted[frame] = memory
         return probabilities
 
+    def _read(
+        self, features: ImageFeatures, prompts: Sequence[Memory], near: Sequence[int]
+    ) -> Tensor:
+        """Probabilities (N, 4h, 4w). near: numbers of the predicted frames in memory."""
+        found = read_masks(self._backbone, features, prompts, self._attention)
+        if self._levels is not None:
+            found = at_levels(found, self._levels)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for structure in range(len(found)):
+            shown = tuple(number for number in near if self._shown[number][structure])
+            groups.setdefault(shown, []).append(structure)
+        for numbers, structures in groups.items():
+            if numbers:
+                memories = [self._predicted[number].of(structures) for number in numbers]
+                recent = read_masks(self._backbone, features, memories, self._attention)
+                found[structures] = (found[structures] + recent) / 2
+        return found
+
     def forget_beyond(self, *frames: int) -> None:
         """Drop what lies farther than memory reaches from each of these frames."""
         for number in list(self._predicted):
             if all(abs(number - frame) > REACH for frame in frames):
                 del self._predicted[number]
+                self._shown.pop(number, None)
 
 
 def _shown(decoded: Decoded) -> Tensor:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from OFLSAM2Core.backbones.base import ImageFeatures, LearnedAttention
+from OFLSAM2Core.backbones.base import ImageFeatures, LearnedAttention, Memory
 from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.structures import Structure
@@ -20,12 +20,13 @@ from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, statistics_slices
+from OFLSAM2Core.methods.common.mask_readout import MOST_READ, best_levels, read_masks
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames
 from OFLSAM2Core.methods.common.sliced_volume import SlicedVolume, SliceFeatures, SlicePreparation
 from OFLSAM2Core.methods.common.support_memory import SupportMemory, descriptor, spread
 from OFLSAM2Core.runtime.named_tensors import named, part_of
 
-VERSION = 1
+VERSION = 2
 
 MOST_SLICES = 120
 """Support slices that a task keeps, over all cases, where a method does not choose."""
@@ -47,21 +48,24 @@ def describe_features(image: Tensor, features: ImageFeatures) -> Tensor:
 class SupportChoice:
     """Which support slices are kept. choose: of a case's labelled slices; None: all, of very many
     an even part. describe: what they are compared by. copies: augmented copies of each, by
-    `augment`."""
+    `augment`. together: how many of them prompt a slice."""
 
     choose: Callable[[Sequence[int]], list[int] | None]
     describe: Describe = describe_features
     copies: int = 0
     augment: Augment | None = None
+    together: int = 3
 
 
 @dataclass(frozen=True)
 class PromptState:
-    """The support slices that may become prompted frames, and how volumes are shown."""
+    """The support slices that may become prompted frames, and how volumes are shown. levels: (N,),
+    see `mask_readout.best_levels`; None where the backbone has a decoder that reads memory."""
 
     slices: SlicePreparation
     memory: SupportMemory
     attention: LearnedAttention | None
+    levels: Tensor | None = None
 
     @classmethod
     def learn(
@@ -82,12 +86,15 @@ class PromptState:
             attention = backbone.new_attention()
         if attention is not None:
             attention = attention.eval().requires_grad_(False).to(backbone.device)
-        memories, descriptors, numbers = [], [], []
+        memories: list[Memory] = []
+        descriptors, numbers, sources = [], [], []
+        known: list[tuple[int, ImageFeatures, Tensor]] = []
         for number, case in enumerate(cases):
             labelled = case.labelled.tolist()
             indices = choice.choose(labelled) or spread(labelled, MOST_SLICES // len(cases))
             statistics = _statistics(ctx, case, SliceFeatures(backbone, case))
             copies = [(index, copy) for index in indices for copy in range(1 + choice.copies)]
+            read = set(spread(indices, -(-MOST_READ // len(cases))))
             for done, (index, copy) in enumerate(copies):
                 ctx.report(Progress("encode", done, len(copies), case.name))
                 image, masks = case.prepared.image(index), case.masks(index, structures)
@@ -98,21 +105,30 @@ class PromptState:
                     features = statistics.standardise(backbone.encode(shown))
                 there = torch.from_numpy(masks)[:, None].to(backbone.device)
                 memory = backbone.remember(features, there)
+                if attention is not None and not copy and index in read:
+                    known.append((len(memories), features, there[:, 0]))
                 memories.append(memory if attention is None else attention.compress(memory))
                 descriptors.append(choice.describe(shown, features))
                 numbers.append(number)
+                sources.append(index)
         support_memory = SupportMemory(
             memories,
             torch.stack(descriptors),
             torch.ones(len(memories), dtype=torch.bool, device=backbone.device),
             torch.tensor(numbers, device=backbone.device),
         )
-        return cls(prepared, support_memory, attention)
+        levels = None
+        if attention is not None:
+            with ctx.timings.stage("levels"):
+                levels = _levels(ctx, support_memory, sources, attention, known, choice.together)
+        return cls(prepared, support_memory, attention, levels)
 
     def encode(self) -> MethodState:
         tensors = named("memory", self.memory.to_tensors())
         if self.attention is not None:
             tensors |= named("attention", self.attention.state_dict())
+        if self.levels is not None:
+            tensors["levels"] = self.levels
         return MethodState(
             VERSION,
             {"slices": self.slices.to_json()},
@@ -137,7 +153,9 @@ class PromptState:
                 attention.load_state_dict(part_of(tensors, "attention"))
                 attention = attention.eval().requires_grad_(False).to(device)
             memory = SupportMemory.from_tensors(part_of(tensors, "memory"))
-            return cls(SlicePreparation.from_json(state.metadata["slices"]), memory, attention)
+            levels = None if attention is None else tensors["levels"]
+            prepared = SlicePreparation.from_json(state.metadata["slices"])
+            return cls(prepared, memory, attention, levels)
         except (KeyError, RuntimeError) as error:
             raise TaskError(
                 "The learned task lacks a part, or a part has another shape.",
@@ -209,7 +227,8 @@ class PromptedRun:
                 self.volume.image(index).to(ctx.needed_backbone.device), features(index)
             ),
         )
-        frames = PromptedFrames(ctx.needed_backbone, self.learned.attention)
+        learned = self.learned
+        frames = PromptedFrames(ctx.needed_backbone, learned.attention, learned.levels)
         start: int | None = None
         for done, visit in enumerate(self.plan(query)):
             start = visit.index if start is None else start
@@ -232,6 +251,39 @@ class PromptedRun:
 
     def state(self) -> MethodState:
         return self.learned.encode()
+
+
+@torch.no_grad()
+def _levels(
+    ctx: Context,
+    memory: SupportMemory,
+    sources: Sequence[int],
+    attention: LearnedAttention,
+    known: Sequence[tuple[int, ImageFeatures, Tensor]],
+    together: int,
+) -> Tensor:
+    """At which levels support slices agree with their own masks when they are read from those of
+    other cases that are most similar; of a single case, from its other slices.
+
+    sources: index in its case of the slice that each memory is of, or a copy of. known: number of a
+    memory, its slice's features and masks (N, S, S).
+    """
+    read, truth = [], []
+    for number, features, masks in known:
+        others = memory.cases != memory.cases[number]
+        if not others.any():
+            others = torch.tensor([source != sources[number] for source in sources])
+        places = torch.nonzero(others.cpu()).flatten().to(memory.descriptors.device)
+        if not len(places):
+            continue
+        likeness = memory.descriptors[places].float() @ memory.descriptors[number].float()
+        best = places[torch.topk(likeness, min(together, len(places))).indices].tolist()
+        memories = [memory.memories[which] for which in best]
+        read.append(read_masks(ctx.needed_backbone, features, memories, attention))
+        truth.append(masks)
+    if not read:
+        return torch.full((len(memory.memories[0].features),), 0.5)
+    return best_levels(read, truth)
 
 
 def _statistics(ctx: Context, volume: SlicedVolume, features: SliceFeatures) -> FeatureStatistics:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class SamedLearnOptions(SlicingOptions):
     core_minutes: float = option(
-        30.0,
+        15.0,
         "Minutes of one processor core's time that are trained; two cores take half as long.",
         low=0.0,
         high=100_000,
@@ -60,9 +60,9 @@ class Samed:
     LearnOptions = SamedLearnOptions
     SegmentOptions = SamedSegmentOptions
     presets: dict[str, dict[str, Any]] = {
-        "fast": {"core_minutes": 10.0},
+        "fast": {"core_minutes": 5.0},
         "balanced": {},
-        "accurate": {"core_minutes": 300.0},
+        "accurate": {"core_minutes": 150.0},
     }
 
     def learn(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from OFLSAM2Core.backbones.base import Backbone
 from OFLSAM2Core.backbones.trainable import TrainableSam
 
 
@@ -32,7 +33,7 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.frozen.weight
         for rows, down, up in zip(self.rows, self.down, self.up, strict=True):
-            weight = weight.index_add(0, rows.to(weight.device), up @ down)
+            weight = weight.index_add(0, rows.to(weight.device), (up @ down).to(weight.dtype))
         return F.linear(x, weight, self.frozen.bias)
 
 
@@ -47,6 +48,13 @@ def add_lora(sam: TrainableSam, rank: int) -> None:
         attention.layer.add_module("qkv", lora)
     sam.decoder.requires_grad_(True)
     sam.no_prompt.requires_grad_(True)
+
+
+def in_precision_of(backbone: Backbone) -> torch.autocast:
+    """Where the frozen encoder calculates in bfloat16, so do its layers in training: a step takes
+    0.6 of the time on a processor that has it."""
+    quick = backbone.precision == "bfloat16"
+    return torch.autocast(backbone.device.type, torch.bfloat16, enabled=quick)
 
 
 def learned_tensors(sam: TrainableSam) -> dict[str, Tensor]:

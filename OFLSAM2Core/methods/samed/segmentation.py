@@ -14,7 +14,11 @@ from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.sliced_volume import SlicePreparation
-from OFLSAM2Core.methods.samed.lora import add_lora, set_learned_tensors
+from OFLSAM2Core.methods.samed.lora import (
+    add_lora,
+    in_precision_of,
+    set_learned_tensors,
+)
 from OFLSAM2Core.runtime.named_tensors import part_of
 
 VERSION = 1
@@ -49,8 +53,9 @@ class SamedRun:
         volume, device = self.volume, self.ctx.needed_backbone.device
         for index in range(volume.count):
             self.ctx.report(Progress("segment", index, volume.count))
-            with self.ctx.timings.stage("encode"):
-                shares = self.sam(volume.image(index).to(device))[0].softmax(dim=0)[1:]
+            with self.ctx.timings.stage("encode"), in_precision_of(self.ctx.needed_backbone):
+                logits = self.sam(volume.image(index).to(device))[0]
+            shares = logits.float().softmax(dim=0)[1:]
             yield volume.result(index, shares, self.structures)[0]
         self.ctx.report(Progress("segment", volume.count, volume.count))
 

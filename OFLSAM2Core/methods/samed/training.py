@@ -19,7 +19,7 @@ from OFLSAM2Core.methods.common.augmentation import augment
 from OFLSAM2Core.methods.common.sliced_volume import SlicedCase, SlicePreparation
 from OFLSAM2Core.methods.common.training_clock import training_clock
 from OFLSAM2Core.methods.samed import SamedLearnOptions
-from OFLSAM2Core.methods.samed.lora import add_lora, learned_tensors
+from OFLSAM2Core.methods.samed.lora import add_lora, in_precision_of, learned_tensors
 from OFLSAM2Core.methods.samed.segmentation import VERSION
 from OFLSAM2Core.runtime.named_tensors import named
 
@@ -55,7 +55,9 @@ def train(ctx: Context, support: Sequence[SupportCase], options: SamedLearnOptio
                 group["lr"] = options.learning_rate * rate(part)
             images, labels = _batch(cases, structures, rng)
             with ctx.timings.stage("train"):
-                logits = sam(images.to(ctx.needed_backbone.device))
+                with in_precision_of(ctx.needed_backbone):
+                    logits = sam(images.to(ctx.needed_backbone.device))
+                logits = logits.float()
                 shares = F.adaptive_avg_pool2d(labels, logits.shape[-1]).to(logits)
                 loss = criterion(logits, shares)
                 optimiser.zero_grad()

@@ -79,6 +79,7 @@ class SupportMatching(PromptedMethod):
             _describe(options),
             options.augmented_copies,
             augment,
+            together=1,
         )
 
     def learn(
