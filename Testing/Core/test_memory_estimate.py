@@ -46,7 +46,11 @@ class Fused:
     peak_mb: int
 
 
-FUSED = [Fused(300, 30, 410, 1099), Fused(1000, 8, 556, 1110)]
+FUSED = [
+    Fused(300, 30, 410, 1099),
+    Fused(1000, 8, 556, 1110),
+    Fused(1000, 30, 556, 2910),
+]
 
 
 @pytest.mark.parametrize("found", FUSED, ids=str)
