@@ -25,12 +25,16 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.config import (
     COMPARED,
     MORE_SIMILAR,
     NEARBY,
+    PREDICTED,
     ROOM_AROUND,
 )
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, Scan
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 
 OnStep = Callable[[int], None]
+
+Planes = Callable[[int], npt.NDArray]
+"""Planes (N, rows, columns) of a canonical slice, by its index."""
 
 
 @dataclass(frozen=True)
@@ -131,29 +135,26 @@ class Atlases:
 
     @torch.no_grad()
     def pose(
-        self, scan: Scan, middles: Sequence[Point], which: Sequence[int], on_step: OnStep
+        self,
+        scan: Scan,
+        middles: Sequence[Point],
+        which: Sequence[int],
+        on_step: OnStep,
+        predicted: Planes | None = None,
     ) -> list[Pose]:
         """A pose for each place: affine maps of the atlases, found from there, each atlas by
         itself.
 
         middles: of the atlases' grid at first, mm from the middle of the first voxel. which:
-        numbers of the atlases. on_step: called before each step; raises what it raises.
+        numbers of the atlases. on_step: called before each step; raises what it raises. predicted:
+        probabilities in [0, 1] of the structures, which are compared with the atlases' labels.
         """
-        shown = [image_on(self.grid, scan, self.intensity, middle) for middle in middles]
-        volume = self.describe(torch.stack([image for image, _ in shown]))
-        inside = torch.stack([there for _, there in shown]).float()
-        cases, each = self.cases(which), len(which)
         found = []
-        for number, middle in enumerate(middles):
-            affine = coarse_affine(
-                self.grid,
-                volume[number : number + 1],
-                inside[number],
-                cases,
-                torch.zeros(each, 3),
-                on_step,
-            )
-            alike = self._similarity(volume[number : number + 1], inside[number], cases, affine)
+        for middle in middles:
+            volume, cases, there = self._compared(scan, middle, which, predicted)
+            inside, start = there.float(), torch.zeros(len(which), 3)
+            affine = coarse_affine(self.grid, volume, inside, cases, start, on_step)
+            alike = self._similarity(volume, inside, cases, affine)
             # The volume's point that lies in the middle of each atlas.
             at = torch.linalg.solve(affine[:, :, :3], -affine[:, :, 3:])[:, :, 0]
             best = alike.argmax()
@@ -162,6 +163,20 @@ class Atlases:
             centre = point(np.array(middle) + at[best].numpy())
             found.append(Pose(middle, affine, tuple(which), 1 - float(alike.mean()), centre))
         return found
+
+    def _compared(
+        self, scan: Scan, middle: Point, which: Sequence[int], predicted: Planes | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is compared: of the volume around a place, (1, C, D, H, W), and of some atlases,
+        (S, C, D, H, W); and which cells lie in the volume, (D, H, W)."""
+        image, there = image_on(self.grid, scan, self.intensity, middle)
+        volume, cases = self.describe(image[None]), self.cases(which)
+        if predicted is not None:
+            shown, _ = self.grid.show(predicted, scan.slicing, middle)
+            volume = torch.cat([volume, PREDICTED * shown[None]], dim=1)
+            labels = self.labels[list(which)].float() / 255
+            cases = torch.cat([cases, PREDICTED * labels], dim=1)
+        return volume, cases, there
 
     def _similarity(self, volume: Tensor, inside: Tensor, cases: Tensor, affine: Tensor) -> Tensor:
         """Correlation of a volume and each atlas, (S,), where both are."""
@@ -177,12 +192,20 @@ class Atlases:
         return (one * other).sum(dim=(1, 2, 3, 4)) / norms.sqrt().clamp(min=1e-6)
 
     @torch.no_grad()
-    def prior_of(self, scan: Scan, pose: Pose, *, deform: bool, on_step: OnStep) -> AtlasPrior:
+    def prior_of(
+        self,
+        scan: Scan,
+        pose: Pose,
+        *,
+        deform: bool,
+        on_step: OnStep,
+        predicted: Planes | None = None,
+    ) -> AtlasPrior:
         """The atlas prior at a pose. deform: whether the atlases are deformed from there; otherwise
-        affine maps alone on a coarser grid, which is enough to find where structures are."""
+        affine maps alone on a coarser grid, which is enough to find where structures are.
+        predicted: as of `pose`."""
         index = list(pose.which)
-        image, there = image_on(self.grid, scan, self.intensity, pose.middle)
-        volume, cases = self.describe(image[None]), self.cases(index)
+        volume, cases, there = self._compared(scan, pose.middle, index, predicted)
         labels = self.labels[index].float() / 255
         coarse = self.grid.coarser(COMPARED)
         if deform:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -66,22 +67,29 @@ def _score(hypothesis: Location) -> float:
 def registered(
     model: Model, scan: Scan, location: Location, predicted: dict[int, Tensor], on_step: OnStep
 ) -> Location:
-    """Atlases registered from where the structures were predicted, and deformed: from a start that
-    is off by a tenth of a gland they end somewhere else. The place from which they were predicted
-    is the other hypothesis; which of the two agrees better with the prediction stays. The window
-    stays, too, so that nothing is encoded twice.
+    """Atlases registered once more, and deformed, by the image and by what was predicted: where the
+    image alone misleads, features and head often see the structures. They start from where these
+    were predicted; the place from which they were predicted is the other hypothesis, and which of
+    the two agrees better with the prediction stays. The window stays, too, so that nothing is
+    encoded twice.
 
     predicted: probabilities of slices in bytes on the image's grid, (N, S, S).
     """
     if location.pose is None or location.prior is None:
         return location
+    atlases, which = model.atlases, location.pose.which
+    framing = location.encoded.window.framing
+    nothing = torch.zeros_like(next(iter(predicted.values())))
+
+    def planes(index: int) -> npt.NDArray:
+        return framing.to_grid(predicted.get(index, nothing).float() / 255).numpy()
+
     hypotheses = [(location.pose, location.prior)]
     middle = _middle_of(model, scan, location, predicted)
     if middle is not None:
-        (pose,) = model.atlases.pose(scan, [middle], location.pose.which, on_step)
-        prior = model.atlases.prior_of(scan, pose, deform=False, on_step=on_step)
+        (pose,) = atlases.pose(scan, [middle], which, on_step, planes)
+        prior = atlases.prior_of(scan, pose, deform=False, on_step=on_step, predicted=planes)
         hypotheses.append((pose, prior))
-    framing = location.encoded.window.framing
 
     def agreement(hypothesis: tuple[Pose, AtlasPrior]) -> float:
         # In single precision one slice at a time: a thousand slices of 30 structures are 8 GB.
@@ -89,7 +97,7 @@ def registered(
         return _agreement(hypothesis[1], shown, framing)
 
     pose, _ = max(hypotheses, key=agreement)
-    prior = model.atlases.prior_of(scan, pose, deform=True, on_step=on_step)
+    prior = atlases.prior_of(scan, pose, deform=True, on_step=on_step, predicted=planes)
     region = region_of(prior)
     if region is None:
         return replace(location, prior=None)
@@ -144,9 +152,9 @@ def _agreement_in_few(model: Model, location: Location) -> float:
 
 
 def _by_features(model: Model, location: Location, indices: Sequence[int]) -> dict[int, Tensor]:
-    """Probabilities (N, S, S) of some slices, without prior and position."""
+    """Probabilities (N, S, S) of some slices, without prior."""
     seen = standardised(location.encoded, location.encoded.statistics(indices))
-    return {index: predict_slice(model, seen(index), None, None) for index in indices}
+    return {index: predict_slice(model, seen(index), None) for index in indices}
 
 
 def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> Location:
