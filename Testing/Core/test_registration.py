@@ -241,3 +241,33 @@ def test_two_hippocampi_registered_to_a_third_say_where_it_is() -> None:
     best = min(poses, key=lambda each: each.dissimilarity)
     prior = atlases.prior_of(scans[2], best, deform=True, on_step=lambda step: None)
     assert overlap(prior, labels[2], structures).min() > 0.7
+
+
+def test_registration_by_image_and_prediction_is_better_than_by_the_image_alone() -> None:
+    """From several places beside a hippocampus, with its labels for a prediction."""
+    cases = [sample_data().read_case(f"hippocampus_{number}") for number in ("001", "003", "006")]
+    structures, slicing = cases[0].structures, [SliceGeometry.for_volume(c.volume) for c in cases]
+    scans = [
+        Scan(case.name, own.to_slices(case.volume.array), own)
+        for case, own in zip(cases, slicing, strict=True)
+    ]
+    *labels, truth = [own.to_slices(c.labels) for c, own in zip(cases, slicing, strict=True)]
+    atlases = Atlases.of_support(scans[:2], labels, structures, Intensity.fit(scans[:2], labels))
+    there = np.argwhere(truth)
+    middle = (there.min(axis=0) + there.max(axis=0)) / 2 * np.array(slicing[2].steps)
+
+    def predicted(index: int) -> npt.NDArray:
+        return np.stack([truth[index] == each.label for each in structures]).astype(np.float32)
+
+    for beside in ((0, 12, 0), (8, 0, 8), (0, 0, 12)):
+        slices, rows, columns = (float(each) for each in middle + np.array(beside))
+        worst = []
+        for planes in (None, predicted):
+            (pose,) = atlases.pose(
+                scans[2], [(slices, rows, columns)], (0, 1), lambda step: None, planes
+            )
+            prior = atlases.prior_of(
+                scans[2], pose, deform=True, on_step=lambda step: None, predicted=planes
+            )
+            worst.append(overlap(prior, truth, structures).min())
+        assert worst[1] > worst[0] + 0.04
