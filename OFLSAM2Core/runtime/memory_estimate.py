@@ -35,6 +35,10 @@ _ENCODED = 300
 _TRAINING = 4000
 """Bytes a pixel, of a step of training: eight slices at once, and all that the gradient needs."""
 
+_EQUATIONS = 33_000_000
+"""Bytes a structure: its normal equations without each case, and their solution in double
+precision."""
+
 _RESULT_BYTES = 2
 """Labels and confidence, of every voxel."""
 
@@ -78,4 +82,5 @@ def bytes_to_learn(
         BASE_BYTES
         + sum(voxels * (itemsize + 4) for voxels, itemsize in volumes)
         + side**2 * (_TRAINING + encoded * (_FEATURES + 2 * structures))
+        + structures * _EQUATIONS
     )
