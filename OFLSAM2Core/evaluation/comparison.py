@@ -86,11 +86,9 @@ class ComparedMethod:
             _number(report.get("learned_values")),
             _number(max((case["peak_memory_mb"] for case in cases), default=None)),
             reason,
-            *(
-                _mean([one[key] for case in cases for one in case.get("frames", {}).values()])
-                for key in ("region", "boundary")
-            ),
-            _mean([case.get("frames_per_second") for case in cases]),
+            region=_mean_of_frames(cases, "region"),
+            boundary=_mean_of_frames(cases, "boundary"),
+            frames_per_second=_mean([case.get("frames_per_second") for case in cases]),
         )
 
 
@@ -214,6 +212,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """None where one is not known, or there is none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _mean_of_frames(cases: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    return _mean([one[key] for case in cases for one in case.get("frames", {}).values()])
 
 
 def _number(value: Any) -> Any:
