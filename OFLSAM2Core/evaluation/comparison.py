@@ -86,9 +86,9 @@ class ComparedMethod:
             _number(report.get("learned_values")),
             _number(max((case["peak_memory_mb"] for case in cases), default=None)),
             reason,
-            _mean_of_frames(cases, "region"),
-            _mean_of_frames(cases, "boundary"),
-            _mean([case.get("frames_per_second") for case in cases]),
+            region=_mean_of_frames(cases, "region"),
+            boundary=_mean_of_frames(cases, "boundary"),
+            frames_per_second=_mean([case.get("frames_per_second") for case in cases]),
         )
 
 

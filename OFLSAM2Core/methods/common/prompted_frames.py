@@ -4,9 +4,9 @@ Support slices and a volume's slices are the frames of one video, as the SAM2 fa
 backbones the masks are those of `SAM2VideoPredictor` for the same frames and prompts (a test holds
 the two together). LiteMedSAM has no mask decoder that reads memory: there the masks are what its
 memory attention, as it is before any training, reads out of memory (`mask_readout.py`). Prompts and
-predicted frames are read apart and count the same: a neighbour is so much more alike that it would
-be all that counts. A structure is read from those predicted frames that show it, and where none
-does from the prompts alone, so that it can begin in the middle of a volume.
+predicted frames are read apart, since a neighbour is so much more alike that it would be all that
+counts, and masks would only shrink. A structure is read from those predicted frames that show it,
+and where none does from the prompts alone, so that it can begin in the middle of a volume.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ REACH = 15
 """Frames back from which SAM2 takes object pointers; memory features come from the last 6."""
 
 RECENT = 6
+"""Predicted frames whose memory features are read, as in SAM2."""
+
+PROMPTED_SHARE = 2 / 3
+"""What prompts count where memory is a mask; predicted frames count the rest. With one half a
+hippocampus is lost after few slices (docs/experiments/sam2-family-on-litemedsam.md)."""
 
 
 class PromptedFrames:
@@ -99,9 +104,9 @@ class PromptedFrames:
         self, features: ImageFeatures, prompts: Sequence[Memory], near: Sequence[int]
     ) -> Tensor:
         """Probabilities (N, 4h, 4w). near: numbers of the predicted frames in memory."""
-        found = read_masks(self._backbone, features, prompts, self._attention)
-        if self._levels is not None:
-            found = at_levels(found, self._levels)
+        levels = torch.full((len(prompts[0].features),), 0.5)
+        levels = levels if self._levels is None else self._levels.cpu()
+        found = at_levels(read_masks(self._backbone, features, prompts, self._attention), levels)
         groups: dict[tuple[int, ...], list[int]] = {}
         for structure in range(len(found)):
             shown = tuple(number for number in near if self._shown[number][structure])
@@ -110,7 +115,9 @@ class PromptedFrames:
             if numbers:
                 memories = [self._predicted[number].of(structures) for number in numbers]
                 recent = read_masks(self._backbone, features, memories, self._attention)
-                found[structures] = (found[structures] + recent) / 2
+                recent = at_levels(recent, levels[structures])
+                prompted = PROMPTED_SHARE * found[structures]
+                found[structures] = prompted + (1 - PROMPTED_SHARE) * recent
         return found
 
     def forget_beyond(self, *frames: int) -> None:
