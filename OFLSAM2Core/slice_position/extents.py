@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, special
 
-from OFLSAM2Core.slice_position.scale import PositionScale
+from OFLSAM2Core.slice_position.regression import PositionScale
 
 LEAST_AREA = 0.15
 """Share of a structure's largest area below which it counts as not begun, or as ended."""

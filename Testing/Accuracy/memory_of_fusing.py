@@ -28,7 +28,7 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.fuse import fuse
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
 from OFLSAM2Core.slice_position.extents import StructureExtents
-from OFLSAM2Core.slice_position.scale import PositionScale
+from OFLSAM2Core.slice_position.regression import PositionScale
 
 HEIGHT = 400.0
 """Millimetres along the slices: more slices are thinner ones."""

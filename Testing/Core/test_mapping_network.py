@@ -17,6 +17,7 @@ from OFLSAM2Core.methods.common.mapping_network import (
     NormalEquations,
     PcaFeatureMap,
 )
+from OFLSAM2Core.slice_position.encoding import PLACES, apply_rbf, rbf_encoding
 
 CHANNELS, SIDE, OUTPUTS = 12, 10, 4
 EVEN = PositionWeights(torch.ones(2), torch.ones(2))
@@ -60,12 +61,17 @@ def _loss(head: PcaFeatureMap, slices: list[Tensor], wanted: list[Tensor], tau: 
     return total / len(slices) + REGULARISER**2 * tau.square().sum(dim=(1, 2)) / 2
 
 
-def test_the_convolution_is_what_the_fitted_rows_mean(slices: list[Tensor]) -> None:
-    head = PcaFeatureMap.fit(slices, components=6)
+@pytest.mark.parametrize("with_places", [False, True])
+def test_the_convolution_is_what_the_fitted_rows_mean(
+    slices: list[Tensor], with_places: bool
+) -> None:
+    head = PcaFeatureMap.fit(slices, components=6, with_places=with_places)
     generator = torch.Generator().manual_seed(2)
     tau = torch.randn(2, head.unknowns, OUTPUTS, generator=generator)
-    by_rows = (head.rows(slices[0]) @ tau).transpose(1, 2).reshape(2, OUTPUTS, SIDE, SIDE)
+    by_rows = (head.rows(slices[0], 0.4) @ tau).transpose(1, 2).reshape(2, OUTPUTS, SIDE, SIDE)
     found = head.mapped_features(head(slices[0]), tau)
+    if with_places:
+        found = found + apply_rbf(tau[:, -PLACES:], 0.4, SIDE)
     torch.testing.assert_close(found, by_rows, atol=1e-4, rtol=1e-4)
 
 
@@ -124,3 +130,39 @@ def test_a_tiny_structure_is_found_because_of_the_balance(head: PcaFeatureMap) -
         for equations in (plain, balanced)
     ]
     assert found[0] < -0.5 < found[1]
+
+
+def test_places_distinguish_what_looks_the_same(slices: list[Tensor]) -> None:
+    """Two equal spots, of which only the left one is the structure: features alone cannot."""
+    embedding = slices[0].clone()
+    embedding[..., 4:6, 1:3] = embedding[..., 4:6, 7:9]
+    wanted = torch.full((1, 1, SIDE, SIDE), -1.0)
+    wanted[..., 4:6, 1:3] = 1
+    told = []
+    for with_places in (False, True):
+        head = PcaFeatureMap.fit([embedding], components=6, kernel=1, with_places=with_places)
+        rows = head.rows(embedding)
+        assert rows.shape == (SIDE * SIDE, head.unknowns)
+        tau = equations_of(rows, wanted).closed_form()
+        found = (rows @ tau[0]).view(SIDE, SIDE)
+        told.append(float(found[4:6, 1:3].mean() - found[4:6, 7:9].mean()))
+    assert told[0] == pytest.approx(0, abs=1e-4) and told[1] > 0.5
+
+
+def test_places_change_along_the_body_and_not_beyond_what_is_known() -> None:
+    def along(level: float) -> Tensor:
+        return rbf_encoding(level, 6, "cpu")
+
+    assert along(0.0).shape == (36, PLACES)
+    assert (along(0.0) - along(0.5)).abs().max() > 0.05
+    assert torch.equal(along(1.5), along(9.0))
+    torch.testing.assert_close(along(-0.7).sum(dim=1), torch.full((36,), 4.0))
+
+
+def test_places_are_mapped_at_any_level_as_their_rows_are() -> None:
+    weights = torch.randn(3, PLACES, 5, generator=torch.Generator().manual_seed(0))
+    for level in (-3.0, -0.4, 0.0, 1.2):
+        by_rows = (rbf_encoding(level, SIDE, "cpu") @ weights).transpose(1, 2)
+        torch.testing.assert_close(
+            apply_rbf(weights, level, SIDE).flatten(2), by_rows, atol=1e-4, rtol=1e-4
+        )

@@ -28,7 +28,8 @@ from OFLSAM2Core.postprocessing.confidence import (
     soft_label_competition,
 )
 from OFLSAM2Core.slice_position.extents import StructureExtents
-from OFLSAM2Core.slice_position.scale import (
+from OFLSAM2Core.slice_position.regression import (
+    PositionNoise,
     PositionScale,
 )
 
@@ -203,6 +204,19 @@ def test_the_level_of_a_support_case_comes_from_where_its_structures_end() -> No
     labels[5:12, 1:3, 1:3] = 1
     scale = PositionScale.of_labels(labels, spacing=2.5)
     assert [scale.level(2.5 * index) for index in (5, 8, 11)] == pytest.approx([-1, 0, 1])
+
+
+def test_the_error_of_levels_is_the_usual_one_and_not_that_of_an_outlier() -> None:
+    true = PositionScale(middle=50.0, half=20.0)
+    found = [
+        PositionScale(50.0 - 4.0, 20.0),
+        PositionScale(50.0 + 5.0, 16.0),
+        PositionScale(20.0, 18.0),
+    ]
+    error = PositionNoise.of_pairs([(each, true) for each in found])
+    assert error.shift == pytest.approx(5.0 / 16.0)
+    assert error.scaling == pytest.approx(20.0 / 18.0 - 1)
+    assert PositionNoise.of_pairs([(true, true)] * 3) == PositionNoise(shift=0.1, scaling=0.08)
 
 
 @pytest.mark.parametrize(("start", "count"), [(0, 5), (4, 5), (2, 5), (1, 7), (0, 1)])

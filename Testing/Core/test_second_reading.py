@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from OFLSAM2Core.slice_position.extents import StructureExtents
-from OFLSAM2Core.slice_position.scale import PositionScale
+from OFLSAM2Core.slice_position.regression import PositionScale
 
 
 def _ball(count: int, spacing: float, middle: float, half: float) -> npt.NDArray[np.float64]:

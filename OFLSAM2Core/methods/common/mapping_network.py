@@ -1,6 +1,7 @@
 """The mapping network of the default method: one convolution from image features to masks.
 
-It is fitted, not trained: its loss (mean square error over the positions of known slices,
+Where place helps it sees besides where positions lie (slice_position/encoding.py), which enters as
+linearly. It is fitted, not trained: its loss (mean square error over the positions of known slices,
 plus lambda^2 |tau|^2) is quadratic in tau, so all samples are held by two matrices, the normal
 equations, to which those of corrected slices are added exactly. The paper's own mapping network, by
 steepest descent, is methods/ofl_sam2/mapping_network.py.
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.methods.common.class_balance import PositionWeights
+from OFLSAM2Core.slice_position.encoding import PLACES, rbf_encoding
 
 REGULARISER = 1e-2
 """lambda of LWL and LLB: it multiplies tau inside the residual."""
@@ -23,15 +25,16 @@ REGULARISER = 1e-2
 
 class PcaFeatureMap:
     """What T_tau's convolution is applied to: principal components of the standardised
-    embedding, with a constant channel for the bias.
+    embedding, with a constant channel for the bias; and, in volumes, the places of positions.
 
     256 channels would make 2304 unknowns for each output and 21 MB a matrix; 96 components keep
     the normal equations small enough to be updated with every slice.
     """
 
-    def __init__(self, basis: Tensor, kernel: int = 3) -> None:
+    def __init__(self, basis: Tensor, kernel: int = 3, with_places: bool = False) -> None:
         self.basis = basis
         self.kernel = kernel
+        self.with_places = with_places
 
     @classmethod
     def fit(
@@ -39,8 +42,13 @@ class PcaFeatureMap:
         embeddings: list[Tensor],
         components: int = 96,
         kernel: int = 3,
+        with_places: bool = False,
     ) -> PcaFeatureMap:
-        """From standardised embeddings (1, C, h, w) of support slices."""
+        """From standardised embeddings (1, C, h, w) of support slices.
+
+        with_places: whether what is learned lies at much the same place in every case, as organs
+        do, and things in a video do not.
+        """
         channels = embeddings[0].shape[1]
         channels_first = [e.float().flatten(2)[0][:, ::4] for e in embeddings]
         second = torch.stack([_outer(x.T) / x.shape[1] for x in channels_first]).mean(dim=0)
@@ -50,30 +58,38 @@ class PcaFeatureMap:
         # One scale for all: the regulariser then weighs the same on every backbone, and small
         # components are not blown up to the size of large ones.
         basis = (vectors[:, -keep:] * (keep**0.5 / scale)).float().T.contiguous()
-        return cls(basis.to(second.device), kernel)
+        return cls(basis.to(second.device), kernel, with_places)
 
     @property
     def unknowns(self) -> int:
-        return self.basis.shape[0] * self.kernel**2 + 1
+        return self.basis.shape[0] * self.kernel**2 + 1 + PLACES * self.with_places
 
     def __call__(self, embedding: Tensor) -> Tensor:
         """(1, C, h, w) to (components, h, w)."""
         return torch.einsum("oc,chw->ohw", self.basis, embedding[0])
 
-    def rows(self, embedding: Tensor, positions: Tensor | None = None) -> Tensor:
-        """The unknowns' coefficients of a slice: (P, unknowns), at every position of h * w or at
-        some, by their indices."""
+    def rows(
+        self, embedding: Tensor, level: float = 0.0, positions: Tensor | None = None
+    ) -> Tensor:
+        """The unknowns' coefficients of a slice at a level: (P, unknowns), at every position of
+        h * w or at some, by their indices."""
         patches = F.unfold(self(embedding)[None], self.kernel, padding=self.kernel // 2)[0]
+        there = (
+            rbf_encoding(level, embedding.shape[-1], patches.device) if self.with_places else None
+        )
         if positions is not None:
             patches = patches[:, positions]
+            there = None if there is None else there[positions]
         # Each of the kernel's positions sees nearly the same; without this the sum of squares
         # would grow with the kernel's size.
         rows = patches.new_ones(patches.shape[1], self.unknowns)
         torch.div(patches.T, self.kernel, out=rows[:, : len(patches)])
+        if there is not None:
+            rows[:, len(patches) + 1 :] = there
         return rows
 
     def mapped_features(self, components: Tensor, tau: Tensor) -> Tensor:
-        """What tau (N, D, M) makes of components (F, h, w): (N, M, h, w).
+        """What tau (N, D, M) makes of components (F, h, w) without places: (N, M, h, w).
 
         The same as `rows(embedding) @ tau`, as the convolution it is: forming the
         rows takes six times as long.

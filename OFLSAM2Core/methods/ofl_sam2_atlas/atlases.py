@@ -173,9 +173,12 @@ class Atlases:
         volume, cases = self.describe(image[None]), self.cases(which)
         if predicted is not None:
             shown, _ = self.grid.show(predicted, scan.slicing, middle)
-            volume = torch.cat([volume, PREDICTED * shown[None]], dim=1)
             labels = self.labels[list(which)].float() / 255
-            cases = torch.cat([cases, PREDICTED * labels], dim=1)
+            # A structure leads as far as the features see it: what they miss is no reason to move.
+            size = labels.mean(dim=0).sum(dim=(1, 2, 3)).clamp(min=1e-6)
+            weight = PREDICTED * (shown.sum(dim=(1, 2, 3)) / size).clamp(max=1)[:, None, None, None]
+            volume = torch.cat([volume, weight * shown[None]], dim=1)
+            cases = torch.cat([cases, weight * labels], dim=1)
         return volume, cases, there
 
     def _similarity(self, volume: Tensor, inside: Tensor, cases: Tensor, affine: Tensor) -> Tensor:

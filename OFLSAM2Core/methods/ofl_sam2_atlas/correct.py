@@ -62,12 +62,14 @@ def correct_scan(
     location = segmented.location
     seen = standardised(location.encoded, location.encoded.statistics(location.statistics_slices))
     framing = location.encoded.window.framing
+    spacing = scan.slicing.slice_spacing
     slices = []
     for index in corrected.slices:
         embedding, detail = seen(index)
         masks, known = corrected.in_window(index, model.structures, framing)
+        level = location.level_of(index, spacing)
         prior = prior_in_window(location.prior, index, framing)
-        slices.append(CorrectedSlice(embedding, detail, masks, known, prior))
+        slices.append(CorrectedSlice(embedding, detail, masks, known, level, prior))
     rest = sorted(set(segmented.predicted) - set(corrected.slices))
     others = []
     for index in evenly(rest, config.OTHERS_KEPT):
@@ -77,6 +79,7 @@ def correct_scan(
                 model.mapping.features(embedding[None]),
                 detail,
                 segmented.predicted[index].float() / 255,
+                location.level_of(index, spacing),
                 prior_in_window(location.prior, index, framing),
             )
         )
@@ -105,7 +108,7 @@ def _predicted_again(
     wanted = _wanted(segmented, corrected, count)
     predicted = {}
     with timings.stage("predict"):
-        for index, probabilities in predict_again(model, location, wanted):
+        for index, probabilities in predict_again(model, location, wanted, spacing):
             masks, known = corrected.in_window(index, model.structures, framing)
             predicted[index] = as_bytes(torch.where(known > 0.5, masks, probabilities))
             report(Progress("segment", len(predicted), len(wanted)))

@@ -50,7 +50,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
     prior: AtlasPrior | None = None
     reliability = model.reliability
     with timings.stage("leave one out"):
-        if reliability.located:
+        if model.mapping.features.with_places:
 
             def on_step(step: int) -> None:
                 report(Progress("learn", step, step + 1, "registering the case"))
@@ -81,7 +81,9 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
         )
     features = model.mapping.features
     with timings.stage("mapping network"):
-        equations = equations_of(encoded, features, model.balance, rng)
+        equations = equations_of(
+            encoded, features, model.balance, model.reliability.level_error, rng
+        )
         summed = _mean_equations(model.equations, equations, count)
         mapping = Mapping(features, summed.closed_form())
     number = max(model.kept.without, default=count - 1) + 1
@@ -95,9 +97,10 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
         head = copy.deepcopy(model.head)
         train(
             head,
-            TrainingSet(shown, without, reliability.located),
+            TrainingSet(shown, without, features.with_places),
             max(options.training_steps // config.EXTENDING, 1),
             options.learning_rate * config.EXTENDING_RATE,
+            model.reliability.level_error,
             rng,
             lambda done, total, text: report(Progress("learn", done, total, text)),
             ctx.device,

@@ -62,12 +62,13 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         ctx.needed_backbone,
     )
     logger.info(
-        "prior %s, located %s, view %.0f mm in %d pixels, grey %.0f, beyond %.2f",
+        "prior %s, located %s, view %.0f mm in %d pixels, grey %.0f, %s, beyond %.2f",
         np.round(held_out.dice, 2),
         located,
         view.side,
         view.size,
         atlases.grey,
+        held_out.level_error,
         held_out.beyond,
     )
     backbone = ctx.needed_backbone.at_size(view.image_size)
@@ -97,17 +98,21 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
             partners,
         )
     with timings.stage("mapping network"):
-        mapping, without, equations, balance = fit_mapping(encoded, rng)
+        place = located and held_out.has_prior
+        mapping, without, equations, balance = fit_mapping(
+            encoded, place, held_out.level_error, rng
+        )
     with timings.stage("train"):
         head = Head(mapping.features.basis.shape[0], len(structures))
         data = TrainingSet(
-            [TrainingSlice.of(each, mapping.features) for each in encoded], without, located
+            [TrainingSlice.of(each, mapping.features) for each in encoded], without, place
         )
         train(
             head,
             data,
             options.training_steps,
             options.learning_rate,
+            held_out.level_error,
             rng,
             lambda done, total, text: report(Progress("learn", done, total, text)),
             ctx.device,
@@ -122,7 +127,9 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         intensity=intensity,
         view=view,
         atlases=atlases,
-        reliability=Reliability(tuple(held_out.dice.tolist()), located, held_out.beyond),
+        reliability=Reliability(
+            tuple(held_out.dice.tolist()), located, held_out.beyond, held_out.level_error
+        ),
         extents=StructureExtents.from_support(
             areas, [s.slice_spacing for s in slicings], [w.scale for w in windows]
         ),

@@ -17,6 +17,7 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.config import GREYS, OTHERS
 from OFLSAM2Core.methods.ofl_sam2_atlas.places import likely_places
 from OFLSAM2Core.methods.ofl_sam2_atlas.region import region_of
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Scan
+from OFLSAM2Core.slice_position.regression import PositionNoise, PositionScale
 
 OnStep = Callable[[int], None]
 
@@ -26,13 +27,14 @@ class LeaveOneOut:
     """The result of leave-one-out.
 
     priors: the atlas prior of each case by the other cases; None where there are none. dice: of
-    each structure's prior, mean of the cases, (N,), NaN where there are none. centre_error: of
-    the region's middle in a slice, mm. beyond: how far structures reach beyond the located slices,
-    as share of their height.
+    each structure's prior, mean of the cases, (N,), NaN where there are none. level_error: of slice
+    positions. centre_error: of the region's middle in a slice, mm. beyond: how far structures reach
+    beyond the located slices, as share of their height.
     """
 
     priors: tuple[AtlasPrior | None, ...]
     dice: npt.NDArray[np.float64]
+    level_error: PositionNoise
     centre_error: float
     beyond: float
 
@@ -40,7 +42,7 @@ class LeaveOneOut:
     def not_done(cls, cases: int, structures: int) -> LeaveOneOut:
         """The result where it was not done, or there is a single case."""
         unknown = np.full(structures, np.nan)
-        return cls((None,) * cases, unknown, 0.0, 0.0)
+        return cls((None,) * cases, unknown, PositionNoise(), 0.0, 0.0)
 
     @property
     def has_prior(self) -> bool:
@@ -69,18 +71,20 @@ def leave_one_out(
             overlaps.append(known)
         tried.append((float(np.nanmean(overlaps)), compared, poses))
     _, best, poses = max(tried, key=lambda each: each[0])
-    priors, overlaps, centres, beyond = [], [], [], []
+    priors, overlaps, pairs, centres, beyond = [], [], [], [], []
     for own, (scan, pose) in enumerate(zip(scans, poses, strict=True)):
         prior = best.prior_of(scan, pose, deform=True, on_step=on_step)
         priors.append(prior)
         overlaps.append(overlap(prior, labels[own], structures))
         found = region_of(prior)
         step = scan.slicing.steps
+        true = PositionScale.of_labels(labels[own], step[0])
         low, high = box_of(labels[own], step)
         if found is None:
             centres.append(float(max(high - low)) / 2)
             beyond.append(0.5)
             continue
+        pairs.append((found.scale, true))
         middle = (low + high)[1:] / 2 / np.array(step[1:]) + 0.5
         apart = (np.array(found.centre) - middle) * np.array(step[1:])
         centres.append(float(np.abs(apart).max()))
@@ -89,9 +93,11 @@ def leave_one_out(
             (found.first - 0.5) * step[0] - low[0], high[0] - (found.stop - 0.5) * step[0], 0.0
         )
         beyond.append(float(missed / height))
+    error = PositionNoise.of_pairs(pairs) if pairs else PositionNoise(0.4, 0.25)
     held_out = LeaveOneOut(
         tuple(priors),
         np.nanmean(np.array(overlaps), axis=0),
+        error,
         float(np.median(centres)),
         float(np.median(beyond)),
     )

@@ -154,7 +154,7 @@ def _agreement_in_few(model: Model, location: Location) -> float:
 def _by_features(model: Model, location: Location, indices: Sequence[int]) -> dict[int, Tensor]:
     """Probabilities (N, S, S) of some slices, without prior."""
     seen = standardised(location.encoded, location.encoded.statistics(indices))
-    return {index: predict_slice(model, seen(index), None) for index in indices}
+    return {index: predict_slice(model, seen(index), None, None) for index in indices}
 
 
 def _centred(model: Model, scan: Scan, location: Location, on_step: OnStep) -> Location:

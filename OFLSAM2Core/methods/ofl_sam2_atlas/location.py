@@ -11,7 +11,7 @@ from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
 from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Pose
 from OFLSAM2Core.methods.ofl_sam2_atlas.encoded import EncodedWindow
 from OFLSAM2Core.preprocessing.letterbox import Letterbox
-from OFLSAM2Core.slice_position.scale import PositionScale
+from OFLSAM2Core.slice_position.regression import PositionScale
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Location:
     prior: AtlasPrior | None
     pose: Pose | None
     agreement: float = float("nan")
+
+    def level_of(self, index: int, spacing: float) -> float | None:
+        """The slice position of a canonical slice; None where it is not known. spacing: mm between
+        slices."""
+        return None if self.scale is None else self.scale.level(index * spacing)
 
 
 def prior_in_window(prior: AtlasPrior | None, index: int, framing: Letterbox) -> Tensor | None:

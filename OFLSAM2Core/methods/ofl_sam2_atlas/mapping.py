@@ -20,22 +20,25 @@ from OFLSAM2Core.methods.common.mapping_network import (
 from OFLSAM2Core.methods.ofl_sam2_atlas.config import COMPONENTS, POSITIONS
 from OFLSAM2Core.methods.ofl_sam2_atlas.head import Mapping
 from OFLSAM2Core.methods.ofl_sam2_atlas.support import SupportSlice
+from OFLSAM2Core.slice_position.regression import PositionNoise
 
 
 def fit_mapping(
-    slices: Sequence[SupportSlice], rng: np.random.Generator
+    slices: Sequence[SupportSlice], place: bool, error: PositionNoise, rng: np.random.Generator
 ) -> tuple[Mapping, dict[int, Mapping], NormalEquations, PositionWeights]:
     """The mapping network fitted to all slices; one fitted without each case, by the case's number;
     the normal equations of all, to which corrections can be added; and the weights of positions."""
     originals = [each for each in slices if each.copy == 0]
-    features = PcaFeatureMap.fit([each.embedding.float()[None] for each in originals], COMPONENTS)
+    features = PcaFeatureMap.fit(
+        [each.embedding.float()[None] for each in originals], COMPONENTS, with_places=place
+    )
     side = slices[0].embedding.shape[-1]
     near = [near_foreground_mask(each.masks.float() / 255, side) for each in slices]
     balance = PositionWeights.from_support(near)
     sums: dict[int, NormalEquationsAccumulator] = {}
     for each, own_near in zip(slices, near, strict=True):
         total = sums.setdefault(each.case, NormalEquationsAccumulator())
-        _add(total, each, own_near, features, balance, rng)
+        _add(total, each, own_near, features, balance, error, rng)
     by_case = {case: total.mean() for case, total in sums.items()}
     without = {
         case: Mapping(
@@ -54,13 +57,14 @@ def equations_of(
     slices: Sequence[SupportSlice],
     features: PcaFeatureMap,
     balance: PositionWeights,
+    error: PositionNoise,
     rng: np.random.Generator,
 ) -> NormalEquations:
     """Normal equations of one more case, made as those of the others were."""
     total = NormalEquationsAccumulator()
     for each in slices:
         near = near_foreground_mask(each.masks.float() / 255, each.embedding.shape[-1])
-        _add(total, each, near, features, balance, rng)
+        _add(total, each, near, features, balance, error, rng)
     return total.mean()
 
 
@@ -70,11 +74,13 @@ def _add(
     near: Tensor,
     features: PcaFeatureMap,
     balance: PositionWeights,
+    error: PositionNoise,
     rng: np.random.Generator,
 ) -> None:
-    """Some positions of a slice."""
+    """Some positions of a slice, at a slice position as uncertain as it will be."""
     some = torch.from_numpy(rng.permutation(near.shape[1])[:POSITIONS])
-    rows = features.rows(each.embedding.float()[None], some)
+    level = error.disturbed(each.level, rng) if features.with_places else 0.0
+    rows = features.rows(each.embedding.float()[None], level, some)
     total.add(rows, wanted_of(each.masks.float() / 255)[..., some], near[:, some], balance)
 
 

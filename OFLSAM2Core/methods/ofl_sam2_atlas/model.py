@@ -12,6 +12,7 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head, Mapping
 from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import KeptSlices
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, View
 from OFLSAM2Core.slice_position.extents import StructureExtents
+from OFLSAM2Core.slice_position.regression import PositionNoise
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,12 @@ class Reliability:
 
     dice: of the atlas prior of each structure, NaN where it is not known. located: whether a region
     is located, or all of a volume predicted. beyond: how far structures reach beyond the located
-    slices, as share of their height."""
+    slices, as share of their height. level_error: of slice positions."""
 
     dice: tuple[float, ...]
     located: bool
     beyond: float
+    level_error: PositionNoise = PositionNoise()
 
 
 @dataclass(frozen=True)

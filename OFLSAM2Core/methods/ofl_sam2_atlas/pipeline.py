@@ -74,7 +74,7 @@ def segment_scan(
     framing = location.encoded.window.framing
     predicted: dict[int, Tensor] = {}
     again: dict[int, Tensor] = {}
-    slices = predict(model, location, count)
+    slices = predict(model, location, count, slicing.slice_spacing)
     while True:
         with timings.stage("predict"):
             step = next(slices, None)
@@ -93,7 +93,9 @@ def segment_scan(
     if location.prior is not None:
         with timings.stage("predict"):
             wanted = sorted({*predicted, *range(location.first, location.stop)})
-            for index, probabilities in predict_again(model, location, wanted):
+            for index, probabilities in predict_again(
+                model, location, wanted, slicing.slice_spacing
+            ):
                 again[index] = as_bytes(probabilities)
 
     # Fuse.

@@ -26,17 +26,21 @@ def standardised(encoded: EncodedWindow, statistics: FeatureStatistics) -> Stand
 
 
 @torch.no_grad()
-def predict_slice(model: Model, seen: tuple[Tensor, Tensor], prior: Tensor | None) -> Tensor:
-    """Probabilities (N, S, S) of a slice. prior: (N, S, S)."""
+def predict_slice(
+    model: Model, seen: tuple[Tensor, Tensor], prior: Tensor | None, level: float | None
+) -> Tensor:
+    """Probabilities (N, S, S) of a slice. prior: (N, S, S); level: slice position."""
     embedding, detail = seen
     components = model.mapping.features(embedding[None])
-    mapped = model.mapping(components)
+    mapped = model.mapping(components, level)
     known = torch.zeros_like(mapped) if prior is None else prior
     fine = torch.cat([detail, mapped, known])
-    return model.head(components[None], fine[None])[0].sigmoid()
+    return model.head(components[None], fine[None], [level])[0].sigmoid()
 
 
-def predict(model: Model, location: Location, count: int) -> Iterator[tuple[int, Tensor]]:
+def predict(
+    model: Model, location: Location, count: int, spacing: float
+) -> Iterator[tuple[int, Tensor]]:
     """Slices and their probabilities by what the features show, without the prior: outwards from
     the middle, beyond the located ends until nothing has been predicted for EMPTY_ENDS of the
     height."""
@@ -52,18 +56,20 @@ def predict(model: Model, location: Location, count: int) -> Iterator[tuple[int,
         if beyond and abs(index - last_found[direction]) > patience:
             open_.discard(direction)
             continue
-        found = predict_slice(model, seen(index), None)
+        level = location.level_of(index, spacing)
+        found = predict_slice(model, seen(index), None, level)
         if direction and bool((found > 0.5).any()):
             last_found[direction] = index
         yield index, found
 
 
 def predict_again(
-    model: Model, location: Location, indices: Iterable[int]
+    model: Model, location: Location, indices: Iterable[int], spacing: float
 ) -> Iterator[tuple[int, Tensor]]:
-    """Slices by the prior, too, from the features that are kept."""
+    """Slices by the prior, too, and a better position, from the features that are kept."""
     seen = standardised(location.encoded, location.encoded.statistics(location.statistics_slices))
     framing = location.encoded.window.framing
     for index in indices:
         prior = prior_in_window(location.prior, index, framing)
-        yield index, predict_slice(model, seen(index), prior)
+        level = location.level_of(index, spacing)
+        yield index, predict_slice(model, seen(index), prior, level)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
 from OFLSAM2Core.methods.ofl_sam2_atlas.config import PRESENT
-from OFLSAM2Core.slice_position.scale import PositionScale
+from OFLSAM2Core.slice_position.regression import PositionScale
 
 
 @dataclass(frozen=True)

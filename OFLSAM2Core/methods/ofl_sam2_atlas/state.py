@@ -20,8 +20,9 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.model import Model, Reliability
 from OFLSAM2Core.methods.ofl_sam2_atlas.scan import Intensity, View
 from OFLSAM2Core.runtime.named_tensors import named, part_of
 from OFLSAM2Core.slice_position.extents import StructureExtents
+from OFLSAM2Core.slice_position.regression import PositionNoise
 
-VERSION = 4
+VERSION = 3
 
 
 def encode_model(model: Model) -> MethodState:
@@ -50,8 +51,10 @@ def encode_model(model: Model) -> MethodState:
         "reliable": [None if math.isnan(each) else each for each in model.reliability.dice],
         "located": model.reliability.located,
         "beyond": model.reliability.beyond,
+        "level_error": [model.reliability.level_error.shift, model.reliability.level_error.scaling],
         "mirror": None if model.mirror is None else list(model.mirror),
         "kernel": model.mapping.features.kernel,
+        "with_places": model.mapping.features.with_places,
         "single": list(model.single),
         "touched": [list(own) for own in model.touched],
         "widths": list(model.widths),
@@ -82,7 +85,7 @@ def _decoded(
 ) -> Model:
     intensity = Intensity.from_json(data["intensity"])
     basis = tensors["mapping.basis"]
-    features = PcaFeatureMap(basis, int(data["kernel"]))
+    features = PcaFeatureMap(basis, int(data["kernel"]), bool(data["with_places"]))
     size = features.unknowns
     upper = torch.triu_indices(size, size)
     gram = torch.zeros(len(structures), size, size)
@@ -107,6 +110,7 @@ def _decoded(
             dice,
             bool(data["located"]),
             float(data["beyond"]),
+            PositionNoise(*(float(each) for each in data["level_error"])),
         ),
         extents=StructureExtents.from_stored(tensors["extents"].numpy()),
         mapping=Mapping(features, tensors["mapping.tau"]),

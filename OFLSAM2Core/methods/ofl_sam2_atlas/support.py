@@ -23,7 +23,7 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.config import (
 from OFLSAM2Core.methods.ofl_sam2_atlas.encoded import encode, statistics_of
 from OFLSAM2Core.postprocessing.probability_volume import as_bytes
 from OFLSAM2Core.preprocessing.preprocessing import PreprocessedVolume
-from OFLSAM2Core.slice_position.scale import PositionScale
+from OFLSAM2Core.slice_position.regression import PositionScale
 
 OnStep = Callable[[int, int], None]
 

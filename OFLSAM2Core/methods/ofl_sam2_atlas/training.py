@@ -21,6 +21,7 @@ from OFLSAM2Core.methods.ofl_sam2_atlas import config
 from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head
 from OFLSAM2Core.methods.ofl_sam2_atlas.head import Mapping as TauMapping
 from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import TrainingSlice
+from OFLSAM2Core.slice_position.regression import PositionNoise
 
 
 class TrainingSet:
@@ -31,11 +32,12 @@ class TrainingSet:
     """
 
     def __init__(
-        self, slices: Sequence[TrainingSlice], without: Mapping[int, TauMapping], with_prior: bool
+        self, slices: Sequence[TrainingSlice], without: Mapping[int, TauMapping], place: bool
     ) -> None:
         self.slices = slices
-        self.with_prior = with_prior
-        mapped = [without[s.case](s.components.float()).half() for s in slices]
+        self.without = without
+        self.place = place
+        mapped = [without[s.case].of_features(s.components.float()).half() for s in slices]
         self.components = torch.stack([s.components for s in slices])
         self.mapped = torch.stack(mapped)
         near = [
@@ -44,9 +46,9 @@ class TrainingSet:
         self.balance = PositionWeights.from_support(near, NEAR_SHARE_IN_LOSS)
 
     def batch(
-        self, numbers: Sequence[int], rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Components, fine maps and truth, as another volume may show them."""
+        self, numbers: Sequence[int], error: PositionNoise, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, list[float | None]]:
+        """Components, fine maps, truth and slice positions, as another volume may show them."""
         index = torch.tensor(list(numbers))
         slices = [self.slices[n] for n in numbers]
         components = self.components[index].float()
@@ -58,13 +60,23 @@ class TrainingSet:
         )
         prior = prior.float() / 255
         count = len(index)
+        levels: list[float | None] = []
+        for each in slices:
+            known = self.place and rng.random() < config.LEVEL_KNOWN
+            levels.append(error.disturbed(each.level, rng) if known else None)
         own = _affines(count, config.PRIOR_SCALE, config.PRIOR_SHIFT, rng)
         with_prior = torch.tensor(
-            [float(self.with_prior and rng.random() < config.PRIOR_GIVEN) for _ in slices]
+            [float(self.place and rng.random() < config.PRIOR_GIVEN) for _ in slices]
         )
         prior = _warped(prior, own) * with_prior[:, None, None, None]
         prior = _misplaced(prior, rng)
-        return components, torch.cat([detail, mapped, prior], dim=1), masks
+        side = components.shape[-1]
+        places = []
+        for each, level in zip(slices, levels, strict=True):
+            place = self.without[each.case].of_position(level or 0.0, side)
+            places.append(torch.zeros_like(mapped[0]) if place is None else place)
+        mapped = mapped + torch.stack(places)
+        return components, torch.cat([detail, mapped, prior], dim=1), masks, levels
 
 
 def train(
@@ -72,6 +84,7 @@ def train(
     data: TrainingSet,
     steps: int,
     rate: float,
+    error: PositionNoise,
     rng: np.random.Generator,
     on_step: Callable[[int, int, str], None],
     device: torch.device,
@@ -94,7 +107,7 @@ def train(
             order = [int(n) for n in rng.permutation(count)]
         numbers = [order.pop() for _ in range(batch)]
         balance = weights if step < config.BALANCED * steps else weights.even()
-        loss = batch_loss(head, data.batch(numbers, rng), balance, device)
+        loss = batch_loss(head, data.batch(numbers, error, rng), balance, device)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -106,15 +119,16 @@ def train(
 
 def batch_loss(
     head: Head,
-    batch: tuple[Tensor, Tensor, Tensor],
+    batch: tuple[Tensor, Tensor, Tensor, list[float | None]],
     balance: PositionWeights,
     device: torch.device,
 ) -> Tensor:
     """Loss of a batch as `TrainingSet.batch` gives it. head, balance: on the device."""
-    components, fine, truth = (each.to(device) for each in batch)
+    *tensors, levels = batch
+    components, fine, truth = (each.to(device) for each in tensors)
     near = torch.stack([near_foreground_mask(each, components.shape[-1]) for each in truth])
     with in_bfloat16(device):
-        logits = head(components, fine).float()
+        logits = head(components, fine, levels).float()
     return segmentation_loss(logits, truth, balance.weights(near))
 
 
@@ -126,18 +140,12 @@ def in_bfloat16(device: torch.device) -> torch.autocast | nullcontext[None]:
     return torch.autocast(device.type, torch.bfloat16) if quick else nullcontext()
 
 
-def _affines(
-    count: int, scale: float, shifts: tuple[float, float], rng: np.random.Generator
-) -> Tensor:
-    """(B, 2, 3), in the coordinates of `affine_grid`: scaled a little, and shifted in any direction
-    by a length of any order between two."""
-    least, most = shifts
+def _affines(count: int, scale: float, shift: float, rng: np.random.Generator) -> Tensor:
+    """(B, 2, 3), in the coordinates of `affine_grid`."""
     found = np.zeros((count, 2, 3))
     for each in found:
         each[0, 0] = each[1, 1] = math.exp(rng.uniform(-scale, scale))
-        length = math.exp(rng.uniform(math.log(least), math.log(most)))
-        angle = rng.uniform(0, 2 * math.pi)
-        each[:, 2] = 2 * length * np.array([math.cos(angle), math.sin(angle)])
+        each[:, 2] = 2 * rng.uniform(-shift, shift, 2)
     return torch.from_numpy(found).float()
 
 
