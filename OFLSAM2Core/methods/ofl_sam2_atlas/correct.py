@@ -70,10 +70,14 @@ def correct_scan(
         level = location.level_of(index, spacing)
         prior = prior_in_window(location.prior, index, framing)
         slices.append(CorrectedSlice(embedding, detail, masks, known, level, prior))
-    rest = sorted(set(segmented.predicted) - set(corrected.slices))
+    # Also what is not known of slices of which some voxels are: these were all wrong, and learned
+    # from alone they say that everything is.
+    whole = np.flatnonzero(corrected.known.all(axis=(1, 2))).tolist()
+    rest = sorted(set(segmented.predicted) - set(whole))
     others = []
     for index in evenly(rest, config.OTHERS_KEPT):
         embedding, detail = seen(index)
+        _, known = corrected.in_window(index, model.structures, framing)
         others.append(
             UncorrectedSlice(
                 model.mapping.features(embedding[None]),
@@ -81,6 +85,7 @@ def correct_scan(
                 segmented.predicted[index].float() / 255,
                 location.level_of(index, spacing),
                 prior_in_window(location.prior, index, framing),
+                known,
             )
         )
     with timings.stage("learn"), ctx.seeded():

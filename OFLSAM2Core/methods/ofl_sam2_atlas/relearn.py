@@ -28,14 +28,15 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class UncorrectedSlice:
-    """A slice of which nothing is known. components: (C, h, w). predicted: before anything was
-    corrected, (N, S, S) in [0, 1]. Else as `CorrectedSlice`."""
+    """A slice of which not all is known. components: (C, h, w). predicted: before anything was
+    corrected, (N, S, S) in [0, 1]; it counts where nothing is known. Else as `CorrectedSlice`."""
 
     components: Tensor
     detail: Tensor
     predicted: Tensor
     level: float | None
     prior: Tensor | None
+    known: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def relearned(
     on_step: OnStep,
 ) -> Model:
     """The model after learning from the slices; those of which too little is known are left out.
-    others: some of the volume's slices of which nothing is known."""
+    others: some of the volume's slices of which not all is known."""
     slices = [each for each in slices if bool(each.is_known.any())]
     if not slices:
         return model
@@ -214,7 +215,9 @@ def _of_others(model: Model, mapping: Mapping, others: Sequence[UncorrectedSlice
         fines.append(fine)
     before = torch.stack([one.predicted for one in others])
     near = torch.stack([near_foreground_mask(each, lasts[0].shape[-1]) for each in before])
-    return _Inputs(torch.cat(lasts), torch.cat(fines), before, model.balance.weights(near))
+    known_share = torch.stack([F.avg_pool2d(one.known[None], BLOCK).flatten() for one in others])
+    positions = model.balance.weights(near) * (1 - known_share)[:, None]
+    return _Inputs(torch.cat(lasts), torch.cat(fines), before, positions)
 
 
 def _seen(
