@@ -79,6 +79,14 @@ def align_labels_to_volume(
             f"'{volume.source or volume.name}'.",
             "Crop it to the volume, or pick the right pair.",
         )
+    if part.size < labels.size:
+        _log.warning(
+            "The segmentation '%s' reaches beyond the volume '%s', where nothing is labelled (%s). "
+            "Make sure that it is of this volume.",
+            source,
+            volume.source or volume.name,
+            _sizes(labels.shape, volume.grid_shape),
+        )
     result[tuple(slice(low, max(high, low)) for low, high in inside)] = part
     return result
 

@@ -413,3 +413,19 @@ def test_a_grey_picture_and_its_mask_are_a_volume_of_one_slice(tmp_path):
     case = read_support_case(tmp_path / "image.png", tmp_path / "mask.png")
     np.testing.assert_array_equal(case.volume.array, picture[np.newaxis])
     np.testing.assert_array_equal(case.labels[0], mask > 0)
+
+
+def test_labels_that_reach_beyond_their_volume_are_named_though_nothing_lies_there(
+    tmp_path: Path, labels: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As those of another patient whose volume has the same corner and spacing."""
+    image = np.random.default_rng(1).integers(0, 900, SHAPE).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(image), str(tmp_path / "image.nii.gz"))
+    larger = np.pad(labels, ((0, 0), (0, 3), (0, 0)))
+    for name, own in (("own.nii.gz", labels), ("larger.nii.gz", larger)):
+        sitk.WriteImage(sitk.GetImageFromArray(own), str(tmp_path / name))
+    read_support_case(tmp_path / "image.nii.gz", tmp_path / "own.nii.gz")
+    assert "reaches beyond" not in caplog.text
+    case = read_support_case(tmp_path / "image.nii.gz", tmp_path / "larger.nii.gz")
+    assert np.array_equal(case.labels, labels)
+    assert "larger.nii.gz' reaches beyond the volume" in caplog.text
