@@ -35,7 +35,7 @@ _ENCODED = 300
 _TRAINING = 4000
 """Bytes a pixel, of a step of training: eight slices at once, and all that the gradient needs."""
 
-_EQUATIONS = 33_000_000
+_EQUATIONS = 77_000_000
 """Bytes a structure: its normal equations without each case, and their solution in double
 precision."""
 
