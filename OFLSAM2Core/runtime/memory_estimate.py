@@ -35,9 +35,9 @@ _ENCODED = 300
 _TRAINING = 4000
 """Bytes a pixel, of a step of training: eight slices at once, and all that the gradient needs."""
 
-_EQUATIONS = 77_000_000
-"""Bytes a structure: its normal equations without each case, and their solution in double
-precision."""
+_EQUATIONS = 39_000_000
+"""Bytes a structure and support volume: its normal equations without each case, and their solution
+in double precision."""
 
 _RESULT_BYTES = 2
 """Labels and confidence, of every voxel."""
@@ -78,9 +78,10 @@ def bytes_to_learn(
     """volumes: (voxels, bytes of a voxel) of each support volume, all of which are held with their
     labels and what is made of both. structures, side: as in `bytes_to_segment`. encoded: slices and
     copies that are learned from."""
+    held = [voxels * (itemsize + 4) for voxels, itemsize in volumes]
     return (
         BASE_BYTES
-        + sum(voxels * (itemsize + 4) for voxels, itemsize in volumes)
+        + sum(held)
         + side**2 * (_TRAINING + encoded * (_FEATURES + 2 * structures))
-        + structures * _EQUATIONS
+        + len(held) * structures * _EQUATIONS
     )

@@ -31,6 +31,9 @@ LEARNED = [
     (Measured(16, 1, 256, 256, 1271), 2, 24),
     (Measured(8, 1, 128, 128, 824), 1, 8),
     (Measured(8, 8, 128, 128, 1003), 1, 8),
+    (Measured(24, 1, 128, 128, 998), 2, 40),
+    (Measured(24, 8, 128, 128, 1581), 2, 40),
+    (Measured(24, 30, 128, 128, 3329), 2, 40),
 ]
 """With the number of volumes, and of slices and copies that are encoded."""
 
