@@ -26,6 +26,11 @@ SEGMENTED = [
     Measured(200, 1, 128, 128, 1092),
     Measured(200, 8, 128, 128, 1116),
     Measured(200, 1, 256, 256, 1642),
+    Measured(50, 8, 128, 128, 1198),
+    Measured(50, 30, 128, 128, 1883),
+    Measured(1000, 8, 128, 128, 2556),
+    Measured(1000, 30, 128, 128, 5639),
+    Measured(2000, 1, 128, 128, 2693),
 ]
 LEARNED = [
     (Measured(16, 1, 256, 256, 1271), 2, 24),
@@ -60,6 +65,7 @@ FUSED = [
 def test_further_structures_take_about_what_is_estimated(found: Fused) -> None:
     one, all_of_them = (
         bytes_to_segment((found.slices, 128, 128), 2, count, side=128)
+        - bytes_to_segment((0, 128, 128), 2, count, side=128)
         for count in (1, found.structures)
     )
     assert 1 / 1.2 < (all_of_them - one) / (1e6 * (found.peak_mb - found.one_peak_mb)) < 1.2
