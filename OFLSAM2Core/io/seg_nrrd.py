@@ -86,7 +86,8 @@ def read_seg_nrrd(
     """Labels (K, J, I) on the file's own grid, its affine (RAS), the structures in file order.
 
     Label values are the file's own where they are unique (segments in several layers may share
-    one), else 1, 2, and so on. Where segments overlap, the later one is taken, with a warning.
+    one), else 1, 2, and so on. Where segments overlap, the later one is taken, and values that no
+    segment has count as background, each with a warning.
     Raises InputError naming the file: missing or damaged.
     """
     header = read_header(path, "nrrd")
@@ -119,11 +120,21 @@ def read_seg_nrrd(
         number_of[one.layer, one.value] = number + 1
     label_of = np.array([0, *(structure.label for structure in structures)], np.uint8)
     labels = np.zeros(layers.shape[:3], np.uint8)
-    shared = 0
+    shared = nameless = 0
     for plane, result in zip(layers, labels, strict=True):  # at once it takes 8 bytes a voxel
         numbers = [of_value[plane[..., layer]] for layer, of_value in enumerate(number_of)]
         result[:] = label_of[np.max(numbers, axis=0)]  # the later segment wins
         shared += int(np.count_nonzero(np.count_nonzero(numbers, axis=0) > 1))
+        nameless += sum(
+            int(np.count_nonzero((plane[..., layer] > 0) & (number == 0)))
+            for layer, number in enumerate(numbers)
+        )
+    if nameless:
+        _log.warning(
+            "%d voxels of '%s' have a value that no segment of it has; they count as background.",
+            nameless,
+            path,
+        )
     if shared:
         _log.warning(
             "Segments of '%s' overlap in %d voxels; there the later segment is taken.",

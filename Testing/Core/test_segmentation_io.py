@@ -153,6 +153,19 @@ def test_where_segments_overlap_the_later_one_is_taken_with_a_warning(
     np.testing.assert_array_equal(case.labels == case.structures[0].label, large & ~small)
 
 
+def test_voxels_of_a_value_that_no_segment_has_are_counted(tmp_path, volume, labels, caplog):
+    file = tmp_path / "odd.seg.nrrd"
+    write_segmentation(file, labels, volume, STRUCTURES)
+    read_segmentation(file)
+    assert not caplog.records
+    stored, header = nrrd.read(str(file))
+    stored[0, 0, :3] = 7
+    nrrd.write(str(file), stored, header)
+    found, *_ = read_segmentation(file)
+    assert set(np.unique(found)) == {0, 2, 5}
+    assert "3 voxels of" in caplog.text and "no segment of it has" in caplog.text
+
+
 def test_the_later_segment_wins_whatever_layer_it_is_in(tmp_path):
     """Segments 1 and 3 share a layer; 2, in its own, lies between them in order."""
     volume = Volume(np.zeros((1, 1, 3)))
