@@ -10,7 +10,7 @@ from OFLSAM2Core.data.validation import MOST_VOLUMES
 from OFLSAM2Core.data.volume_count import in_words
 
 ROLES = tuple(f"further{place}" for place in range(1, MOST_VOLUMES))
-"""Of the node references, each after a prefix."""
+"""Roles of the node references; each is written after a prefix."""
 
 _TARGET = "target."
 _OF = f"{_TARGET}furtherOf"
@@ -24,15 +24,15 @@ def read_references(node: Any, prefix: str) -> tuple[Any, ...]:
 
 
 def write_references(node: Any, prefix: str, volumes: Sequence[Any]) -> None:
-    """Those and no others, three with the first one at most."""
+    """Let the node refer to these volumes and no others, in order."""
     for place, role in enumerate(ROLES):
         node_id = volumes[place].GetID() if place < len(volumes) else None
         node.SetNodeReferenceID(f"{prefix}{role}", node_id)
 
 
 def further_of_target(node: Any, target: Any) -> tuple[Any, ...]:
-    """Of the volume to segment; none where they were chosen for another one: the next patient's
-    volume must not be seen together with this one's."""
+    """The further volumes of the volume to segment. There are none where they were chosen for
+    another target: two patients' volumes must not be used together."""
     if target is None or node.GetNodeReference(_OF) is not target:
         return ()
     return read_references(node, _TARGET)

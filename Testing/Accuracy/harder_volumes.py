@@ -78,11 +78,8 @@ def changed(
     """Image and labels (slices, rows, columns), changed. other: another volume's image."""
     if change in PASTED:
         return pasted(change, image, labels, other, rng)
-    if change == "cropped":
-        keep = half_of(labels, rng)
-        return image[keep], labels[keep]
-    if change == "absent":
-        keep = beside(labels)
+    if change in ("cropped", "absent"):
+        keep = half_of(labels, rng) if change == "cropped" else beside(labels)
         return image[keep], labels[keep]
     return (
         ndimage.rotate(image, DEGREES, (1, 2), reshape=False, order=1, mode="constant", cval=0),
@@ -135,10 +132,15 @@ def _noise(image: npt.NDArray, shape: npt.NDArray, rng: np.random.Generator) -> 
     return low + (high - low) * (smooth - smooth.min()) / np.ptp(smooth)
 
 
+def labelled_along(labels: npt.NDArray, side: int) -> npt.NDArray:
+    """The indices along a side at which anything is labelled."""
+    return np.flatnonzero(labels.any(axis=tuple(n for n in range(3) if n != side)))
+
+
 def half_of(labels: npt.NDArray, rng: np.random.Generator) -> tuple[slice, ...]:
     """Cut through the middle of the structures along the longest side; which half, by chance."""
     side = int(np.argmax(labels.shape))
-    there = np.flatnonzero(labels.any(axis=tuple(n for n in range(3) if n != side)))
+    there = labelled_along(labels, side)
     middle = int(np.median(there))
     kept = [slice(None)] * 3
     kept[side] = slice(0, middle) if rng.random() < 0.5 else slice(middle, None)
@@ -149,7 +151,7 @@ def beside(labels: npt.NDArray) -> tuple[slice, ...]:
     """The largest part of the volume on one side of all structures."""
     parts = []
     for side, length in enumerate(labels.shape):
-        there = np.flatnonzero(labels.any(axis=tuple(n for n in range(3) if n != side)))
+        there = labelled_along(labels, side)
         for part in (slice(0, there[0]), slice(there[-1] + 1, length)):
             share = len(range(length)[part]) / length
             parts.append((share, tuple(part if n == side else slice(None) for n in range(3))))

@@ -174,7 +174,8 @@ class Atlases:
         if predicted is not None:
             shown, _ = self.grid.show(predicted, scan.slicing, middle)
             labels = self.labels[list(which)].float() / 255
-            # A structure leads as far as the features see it: what they miss is no reason to move.
+            # The weight of a structure is the share of it that was predicted: one that was missed
+            # must not pull the atlases away.
             size = labels.mean(dim=0).sum(dim=(1, 2, 3)).clamp(min=1e-6)
             weight = PREDICTED * (shown.sum(dim=(1, 2, 3)) / size).clamp(max=1)[:, None, None, None]
             volume = torch.cat([volume, weight * shown[None]], dim=1)

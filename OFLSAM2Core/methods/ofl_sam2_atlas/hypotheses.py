@@ -21,7 +21,8 @@ OnStep = Callable[[int], None]
 
 @dataclass(frozen=True, eq=False)
 class Hypothesis:
-    """prior: what the atlases say by the affine maps of `pose`. region: where that is."""
+    """A place at which the structures may be. prior: the atlas prior by the affine maps of `pose`.
+    region: the part of the volume in which that prior lies."""
 
     pose: Pose
     prior: AtlasPrior
@@ -29,8 +30,8 @@ class Hypothesis:
 
 
 def hypotheses(atlases: Atlases, scan: Scan, on_step: OnStep) -> list[Hypothesis]:
-    """The most similar first; none where the atlases come to lie beside the volume from every
-    place."""
+    """Hypotheses by all atlases, the most similar first. The list is empty where the atlases lie
+    beside the volume from every place."""
     places = likely_places(atlases, scan, range(atlases.count))
     return hypotheses_from(atlases, scan, places, range(atlases.count), on_step)
 
@@ -38,7 +39,10 @@ def hypotheses(atlases: Atlases, scan: Scan, on_step: OnStep) -> list[Hypothesis
 def hypotheses_from(
     atlases: Atlases, scan: Scan, places: Sequence[Point], which: Sequence[int], on_step: OnStep
 ) -> list[Hypothesis]:
-    """From some places, middles of the atlases' grid, mm; by the atlases with these numbers."""
+    """Hypotheses from given places, the most similar first.
+
+    places: middles of the atlases' grid, mm. which: numbers of the atlases that are registered.
+    """
     found = []
     for pose in _distinct(atlases, atlases.pose(scan, places, which, on_step)):
         prior = atlases.prior_of(scan, pose, deform=False, on_step=on_step)
@@ -49,7 +53,7 @@ def hypotheses_from(
 
 
 def _distinct(atlases: Atlases, poses: Sequence[Pose]) -> list[Pose]:
-    """The most similar of those that lie at the same place, at most MOST_HYPOTHESES."""
+    """One pose for each place, the most similar one; at most MOST_HYPOTHESES."""
     kept: list[Pose] = []
     for pose in sorted(poses, key=lambda each: each.dissimilarity):
         apart = [float(np.linalg.norm(np.subtract(pose.centre, k.centre))) for k in kept]

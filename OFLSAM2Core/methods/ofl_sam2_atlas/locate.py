@@ -84,19 +84,19 @@ def registered(
     def planes(index: int) -> npt.NDArray:
         return framing.to_grid(predicted.get(index, nothing).float() / 255).numpy()
 
-    hypotheses = [(location.pose, location.prior)]
+    candidates = [(location.pose, location.prior)]
     middle = _middle_of(model, scan, location, predicted)
     if middle is not None:
         (pose,) = atlases.pose(scan, [middle], which, on_step, planes)
         prior = atlases.prior_of(scan, pose, deform=False, on_step=on_step, predicted=planes)
-        hypotheses.append((pose, prior))
+        candidates.append((pose, prior))
 
-    def agreement(hypothesis: tuple[Pose, AtlasPrior]) -> float:
+    def agreement(candidate: tuple[Pose, AtlasPrior]) -> float:
         # In single precision one slice at a time: a thousand slices of 30 structures are 8 GB.
         shown = ((index, own.float() / 255) for index, own in predicted.items())
-        return _agreement(hypothesis[1], shown, framing)
+        return _agreement(candidate[1], shown, framing)
 
-    pose, _ = max(hypotheses, key=agreement)
+    pose, _ = max(candidates, key=agreement)
     prior = atlases.prior_of(scan, pose, deform=True, on_step=on_step, predicted=planes)
     region = region_of(prior)
     if region is None:

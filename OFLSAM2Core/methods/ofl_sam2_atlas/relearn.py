@@ -149,8 +149,10 @@ def trained_on(
         trained = _trained(model.head, corrected.some(rest), kept, on_own_step)
         for k, share in enumerate(config.RELEARN_SHARES):
             wrong[k] += corrected.some([n]).wrong(_between(model.head, trained, share))
-    trained = _trained(model.head, corrected, kept, on_own_step)
-    return _between(model.head, trained, config.RELEARN_SHARES[int(wrong.argmin())])
+    share = config.RELEARN_SHARES[int(wrong.argmin())]
+    if share == 0:
+        return model.head
+    return _between(model.head, _trained(model.head, corrected, kept, on_own_step), share)
 
 
 @dataclass(frozen=True)

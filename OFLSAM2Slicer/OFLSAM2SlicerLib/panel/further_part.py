@@ -15,7 +15,7 @@ SUPPORT = ("supportSecondSelector", "supportThirdSelector")
 
 
 class FurtherPart:
-    """Of the volume to segment, and of the support case whose row is selected.
+    """Selectors for the further volumes of the target and of the selected support case.
 
     changed: called when what can be run may have changed.
     """
@@ -58,7 +58,7 @@ class FurtherPart:
         return further_of_target(self._parameters.parameterNode, self._target())
 
     def of(self, volume: Any) -> tuple[Any, ...]:
-        """As the panel has them of any volume: the one to segment, or that of a support case."""
+        """The further volumes chosen for a volume: the target or that of a support case."""
         if volume is not None and volume is self._target():
             return self.of_target()
         of_support = (p.further_nodes for p in self._support.pairs if p.volume_node is volume)
