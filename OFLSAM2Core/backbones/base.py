@@ -30,15 +30,12 @@ class ImageFeatures:
     standardised: (B, 256, h, w), the embedding with zero mean and unit deviation of every channel
         over its volume, once the volume's statistics are known. What is learned from few cases
         sees these: on the next scanner all channels shift.
-    level: where the slice lies along the body: 0 in the middle of the structures, -1 and 1 where
-        they end, as far as that is known; 0 for frames of a video.
     """
 
     embedding: Tensor
     high_res: tuple[Tensor, ...] = ()
     position: Tensor | None = None
     standardised: Tensor | None = None
-    level: float = 0.0
 
     @property
     def normalized_embedding(self) -> Tensor:
@@ -50,7 +47,7 @@ class ImageFeatures:
         return replace(
             self,
             embedding=self.embedding.to(device, dtype),
-            high_res=tuple(level.to(device, dtype) for level in self.high_res),
+            high_res=tuple(maps.to(device, dtype) for maps in self.high_res),
             position=None if self.position is None else self.position.to(device, dtype),
             standardised=None if self.standardised is None else self.standardised.to(device, dtype),
         )
@@ -64,13 +61,11 @@ class Memory:
     position: (1, C, h, w), positional encoding (SAM2), or what attention compares places by
         (LiteMedSAM): the slice's embedding, or its projection once that is learned.
     pointer: (N, 256), SAM2's object pointers.
-    level: where its slice lies along the body (see ImageFeatures).
     """
 
     features: Tensor
     position: Tensor | None = None
     pointer: Tensor | None = None
-    level: float = 0.0
 
     def of(self, structures: Sequence[int]) -> Memory:
         """The same memory for a selection of its structures."""
@@ -83,7 +78,6 @@ class Memory:
             self.features.to(device, dtype),
             None if self.position is None else self.position.to(device, dtype),
             None if self.pointer is None else self.pointer.to(device, dtype),
-            self.level,
         )
 
 

@@ -161,11 +161,7 @@ class LiteMedSamBackbone(Backbone):
     def remember(
         self, features: ImageFeatures, masks: Tensor, decoded: Decoded | None = None
     ) -> Memory:
-        return Memory(
-            F.pixel_unshuffle(masks, BLOCK) * 2 - 1,
-            features.normalized_embedding,
-            level=features.level,
-        )
+        return Memory(F.pixel_unshuffle(masks, BLOCK) * 2 - 1, features.normalized_embedding)
 
     def attend(
         self,
@@ -179,7 +175,7 @@ class LiteMedSamBackbone(Backbone):
         memories = [*support, *(memory for _, memory in recent)]
         if attention is None:
             attention = self.new_attention().to(self._device)
-        return attention(features.normalized_embedding, memories, features.level)
+        return attention(features.normalized_embedding, memories)
 
     def decode(self, features: ImageFeatures, target: Tensor) -> Decoded:
         count = len(target)
@@ -197,9 +193,8 @@ class LiteMedSamBackbone(Backbone):
 class MaskAttention(LearnedAttention):
     """Reads masks out of memory: softmax over how alike two places are.
 
-    Alike are places whose projected embeddings are similar (cosine), and that lie near each other
-    in the slice and along the body: the ends of an atrium and the vessel that goes on from it
-    look the same, but not at the same level. How near, is learned (two lengths).
+    Two places are alike where their projected embeddings are similar (cosine) and where they lie
+    near each other in their slices. The length that counts as near is learned.
     The projection starts orthogonal, so that before learning this is plain cosine attention
     within a wide neighbourhood.
     """
@@ -209,14 +204,13 @@ class MaskAttention(LearnedAttention):
         self.projection = nn.Conv2d(channels, projected, 1, bias=False)
         nn.init.orthogonal_(self.projection.weight)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(20.0)))
-        # Half the slice's half width; half of half the structures' height.
-        self.log_reach = nn.Parameter(torch.tensor([math.log(0.5), math.log(0.5)]))
+        # Half of the slice's half width.
+        self.log_reach = nn.Parameter(torch.tensor(math.log(0.5)))
 
-    def forward(self, embedding: Tensor, memories: Sequence[Memory], level: float = 0.0) -> Tensor:
-        """embedding (1, C, h, w) of a slice at `level`, memories of N structures, to
+    def forward(self, embedding: Tensor, memories: Sequence[Memory]) -> Tensor:
+        """embedding (1, C, h, w) of a slice, memories of N structures, to
         (N, memory_channels, h, w)."""
-        height, width = embedding.shape[-2:]
-        near, _ = self._nearness(height, width, level, embedding)
+        near, _ = self._nearness(embedding)
         query = _rows(self.project(embedding)) * self.log_temperature.exp()
         query = torch.cat([query, near, torch.ones_like(near[:, :1])], dim=1)
         most = TOKENS_IN_TRAINING // len(memories) if self.training else None
@@ -231,29 +225,25 @@ class MaskAttention(LearnedAttention):
         else:
             quick = has_matrix_tiles(query.device) and not torch.is_grad_enabled()
             read = _attention(query, key, value, torch.bfloat16 if quick else torch.float32)
-        return read.T.reshape(len(memories[0].features), -1, height, width)
+        return read.T.reshape(len(memories[0].features), -1, *embedding.shape[-2:])
 
-    def _nearness(
-        self, height: int, width: int, level: float, like: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Coordinates in units of the reach (hw, 3) and half their squares (hw, 1).
+    def _nearness(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates of the places of maps (..., h, w) in units of the reach, (hw, 2), and half
+        their squares, (hw, 1).
 
         exp(q.k - |a - b|^2 / 2) is, up to a factor that softmax cancels, exp(q.k + a.b - b.b / 2):
-        nearness is four more components of query and key.
+        nearness is three more components of query and key.
         """
-        reach = self.log_reach.exp()
-        rows = torch.linspace(-1, 1, height, device=like.device)
-        columns = torch.linspace(-1, 1, width, device=like.device)
-        plane = torch.cartesian_prod(rows, columns) / reach[0]
-        along = (torch.full_like(plane[:, :1], level)) / reach[1]
-        places = torch.cat([plane, along], dim=1)
+        rows, columns = (
+            torch.linspace(-1, 1, side, device=maps.device) for side in maps.shape[-2:]
+        )
+        places = torch.cartesian_prod(rows, columns) / self.log_reach.exp()
         return places, places.square().sum(dim=1, keepdim=True) / 2
 
     def _tokens(self, memory: Memory, most: int | None) -> tuple[Tensor, Tensor]:
         """Keys (tokens, projected) and values (tokens, N * M) of a memory, `most` at random."""
         assert memory.position is not None
-        height, width = memory.position.shape[-2:]
-        near, square = self._nearness(height, width, memory.level, memory.position)
+        near, square = self._nearness(memory.position)
         position, features = memory.position.flatten(2), memory.features.flatten(2)
         if most is not None and most < position.shape[2]:
             some = self._some(position.shape[2], most, position.device)

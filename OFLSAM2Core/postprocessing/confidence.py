@@ -44,11 +44,11 @@ def slice_confidence(shares: Tensor) -> Tensor:
     shares: how likely each voxel is what, (N + 1, H, W), background first
     (`soft_label_competition`); what is largest is predicted.
 
-    The Dice that is to be expected if every probability is true: twice the mass inside the
-    predicted mask over the mask's size plus all mass. Sure and compact gives 1, hesitation at
-    the boundary a little less, a faint blob near 0. A structure that is predicted nowhere has
-    the confidence that there is none: 1 less what comes closest to being predicted in the slice, so
-    a clearly empty slice is trusted and a missed structure is not.
+    This is the Dice to be expected if every probability is true: twice the mass inside the
+    predicted mask over the mask's size plus all mass. High probabilities in a compact mask give 1,
+    lower ones at the boundary a little less, a faint blob nearly 0. For a structure that is
+    predicted nowhere it is 1 minus the structure's highest probability in the slice, so it is high
+    where a slice is clearly empty and low where a structure was missed.
     """
     maps = shares[1:].flatten(1)
     structures = torch.arange(1, len(shares), device=shares.device)
@@ -60,50 +60,51 @@ def slice_confidence(shares: Tensor) -> Tensor:
 
 
 def extent_confidence(
-    areas: npt.NDArray, levels: npt.NDArray, extents: StructureExtents
+    areas: npt.NDArray, positions: npt.NDArray, extents: StructureExtents
 ) -> npt.NDArray[np.float64]:
-    """How sure it is that structures are where they were predicted and are not where they were not,
-    by where they begin and end; S_cf is multiplied by it once all slices are known: (N, slices).
+    """The confidence (N, slices) that a structure is in the slices in which it was predicted and in
+    no other, by where it begins and ends. S_cf is multiplied by it once all slices are known.
 
-    areas: pixels that were predicted, (N, slices). levels: of the slices, (slices,). extents: where
-    structures begin and end in the support.
+    areas: pixels that were predicted, (N, slices). positions: slice positions, (slices,). extents:
+    where structures begin and end in the support.
 
-    A network is as sure of the slice behind the last one that it predicted as of any other empty
-    one, and there structures are missed. They end somewhere around where they seem to, with a
-    deviation of ENDS; and if the others show that they should not have ended yet, it is no surer
-    than that. A structure that was predicted nowhere, or not in between, may as well be there as
-    not. What was predicted is trusted less where the support's have long ended.
+    A network is as confident of the first empty slice beyond a structure as of any other empty
+    slice, yet structures are missed there. A structure ends around where it was predicted to end,
+    with a standard deviation of ENDS. Where the support says that it has not ended yet, the
+    confidence in an empty slice is no higher than that. A structure that was predicted nowhere, or
+    not between two slices that show it, has a confidence of 0.5. A predicted structure has a lower
+    confidence where it ended long before in the support.
     """
-    predicted = extents.there(levels, BEYOND_DEVIATION, BEYOND, unknown=1.0)
-    not_expected = 1 - extents.there(levels, ENDS)
-    return np.where(areas > 0, predicted, np.minimum(_surely_ended(areas), not_expected))
+    predicted = extents.there(positions, BEYOND_DEVIATION, BEYOND, unknown=1.0)
+    not_expected = 1 - extents.there(positions, ENDS)
+    return np.where(areas > 0, predicted, np.minimum(_ended(areas), not_expected))
 
 
 def atlas_agreement(areas: npt.NDArray, prior: npt.NDArray) -> npt.NDArray[np.float64]:
-    """How sure structures are where they were predicted, by the prior; S_cf is multiplied by it
-    once all slices are known: (N, slices).
+    """The confidence (N, slices) that the atlas prior gives to what was predicted; S_cf is
+    multiplied by it once all slices are known.
 
     areas: pixels that were predicted, (N, slices). prior: its highest probability of each structure
     in each slice, (N, slices).
 
-    Where the cases mostly say that a structure is nowhere in a slice, what was predicted there is
-    trusted less in proportion. They say nothing about how well it was predicted where they agree.
+    Where the prior of a structure is low everywhere in a slice, the confidence falls in proportion.
+    Where it is high, it says nothing about how well the structure was predicted.
     """
     return np.where(areas > 0, np.minimum(prior / MOSTLY, 1.0), 1.0)
 
 
-def _surely_ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:
-    """How sure it is that structures have ended, by the distance from what was predicted."""
-    sure = np.ones(areas.shape)
+def _ended(areas: npt.NDArray) -> npt.NDArray[np.float64]:
+    """The probability that structures have ended, by the distance from what was predicted."""
+    ended = np.ones(areas.shape)
     at = np.arange(areas.shape[1])
-    for own, found in zip(sure, areas > 0, strict=True):
+    for own, found in zip(ended, areas > 0, strict=True):
         own[~found] = 0.5
         if found.any():
             first, last = np.flatnonzero(found)[[0, -1]] + (-0.5, 0.5)
             beyond = np.maximum(first - at, at - last)
             outside = beyond > 0
             own[outside] = special.ndtr(beyond[outside] / (ENDS * (last - first) / 2))
-    return sure
+    return ended
 
 
 def soft_label_competition(probabilities: Tensor) -> Tensor:

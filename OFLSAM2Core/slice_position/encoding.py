@@ -1,5 +1,5 @@
 """Position encoding: where a position lies in the slice and along the slice axis, as radial basis
-functions, which are linear to learn from.
+functions, so that what depends on the position can be learned linearly.
 
 Organs are where they are in other patients. The mapping network, one convolution, sees three
 positions of the embedding's grid, and it cannot distinguish what looks alike: with position
@@ -23,27 +23,28 @@ LEVELS = 11
 """Radial basis functions of a slice position alone, where it enters a network."""
 
 
-def rbf_encoding(level: float, side: int, device: torch.device | str) -> Tensor:
+def rbf_encoding(slice_position: float, side: int, device: torch.device | str) -> Tensor:
     """(side * side, PLACES): overlapping radial basis functions over rows, columns and slice
     positions, as products.
 
-    Along the body the radial basis functions of one slice sum to 1; in the plane they sum to about
-    4, so that places weigh as much as the features beside them.
+    Along the slice axis the radial basis functions of one slice sum to 1; in the plane they sum to
+    about 4, so that positions weigh as much as the features beside them.
     """
-    found = torch.einsum("pk,l->pkl", _in_plane(side), _along(level))
+    found = torch.einsum("pk,l->pkl", _in_plane(side), _along(slice_position))
     return found.reshape(side * side, PLACES).to(device)
 
 
-def apply_rbf(weights: Tensor, level: float, side: int) -> Tensor:
-    """`rbf_encoding(level, side) @ weights`, for weights (N, PLACES, M), as maps (N, M, side,
-    side).
+def apply_rbf(weights: Tensor, slice_position: float, side: int) -> Tensor:
+    """`rbf_encoding(slice_position, side) @ weights`, for weights (N, PLACES, M), as maps (N, M,
+    side, side).
 
-    Places are products, so the slice positions are summed first: a seventh of the work is left.
+    The encoding is a product, so the sum along the slice axis comes first: a seventh of the work is
+    left.
     """
     count, _, channels = weights.shape
     each = weights.view(count, IN_PLANE**2, ALONG, channels)
-    at_level = torch.einsum("nklm,l->nkm", each, _along(level).to(weights))
-    maps = torch.einsum("pk,nkm->nmp", _in_plane(side).to(weights), at_level)
+    own = torch.einsum("nklm,l->nkm", each, _along(slice_position).to(weights))
+    maps = torch.einsum("pk,nkm->nmp", _in_plane(side).to(weights), own)
     return maps.reshape(count, channels, side, side)
 
 
@@ -52,8 +53,9 @@ def _in_plane(side: int) -> Tensor:
     return torch.einsum("ra,cb->rcab", basis, basis).reshape(side * side, -1)
 
 
-def _along(level: float) -> Tensor:
-    return _radial_basis(torch.tensor([min(max(level, -REACH), REACH)]), ALONG, REACH)[0]
+def _along(slice_position: float) -> Tensor:
+    within = min(max(slice_position, -REACH), REACH)
+    return _radial_basis(torch.tensor([within]), ALONG, REACH)[0]
 
 
 def _radial_basis(at: Tensor, count: int, reach: float) -> Tensor:
@@ -63,8 +65,8 @@ def _radial_basis(at: Tensor, count: int, reach: float) -> Tensor:
     return found / found.sum(dim=1, keepdim=True)
 
 
-def slice_position_rbf(level: float) -> Tensor:
+def slice_position_rbf(slice_position: float) -> Tensor:
     """A slice position as LEVELS overlapping radial basis functions from -2 to 2, so that a linear
     layer can give each its own meaning; what lies beyond counts as 2."""
     centres = torch.linspace(-2, 2, LEVELS)
-    return torch.exp(-((min(max(level, -2.0), 2.0) - centres) ** 2) / (2 * 0.4**2))
+    return torch.exp(-((min(max(slice_position, -2.0), 2.0) - centres) ** 2) / (2 * 0.4**2))

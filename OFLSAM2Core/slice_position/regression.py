@@ -28,33 +28,34 @@ class PositionScale:
 
     @classmethod
     def of_slices(cls, full: npt.NDArray, spacing: float) -> PositionScale:
-        """From which slices have a structure (S,), at least one."""
+        """From which slices show a structure, (S,) bool, at least one of them true."""
         positions = np.flatnonzero(full) * spacing
         middle = float(positions.min() + positions.max()) / 2
         return cls(middle, max(float(np.ptp(positions)) / 2, spacing))
 
     def level(self, position: float) -> float:
+        """The slice position of a slice, by its position in mm from the first slice."""
         return (position - self.middle) / self.half
 
 
 @dataclass(frozen=True)
 class PositionNoise:
-    """How wrong slice positions are in a new volume: found = true * (1 + a) + b, where a has the
-    deviation `scaling` and b has `shift`. The defaults are the least that is ever assumed."""
+    """How wrong slice positions are in a new volume: found = true * (1 + a) + b, with the standard
+    deviations `scaling` of a and `shift` of b. The defaults are the least that is ever assumed."""
 
     shift: float = 0.1
     scaling: float = 0.08
 
-    def disturbed(self, level: float, rng: np.random.Generator) -> float:
-        """A true slice position as it may be found."""
-        return float(level * rng.normal(1, self.scaling) + rng.normal(0, self.shift))
+    def disturbed(self, slice_position: float, rng: np.random.Generator) -> float:
+        """A true slice position with a random error, as it may be found in a new volume."""
+        return float(slice_position * rng.normal(1, self.scaling) + rng.normal(0, self.shift))
 
     @classmethod
     def of_pairs(cls, pairs: Sequence[tuple[PositionScale, PositionScale]]) -> PositionNoise:
         """From (found, true) scales of support cases, each found by the others.
 
-        The median, since one case out of three may be found far off that three would find
-        well (left atrium: 0.65 by two cases, 0.08 on new volumes by three).
+        The median, since one of three cases may be found far off by the other two, where three find
+        new volumes well (left atrium: error 0.65 by two cases, 0.08 by three).
         """
         shifts = [found.level(true.middle) for found, true in pairs]
         scalings = [true.half / found.half - 1 for found, true in pairs]

@@ -150,8 +150,8 @@ def test_places_distinguish_what_looks_the_same(slices: list[Tensor]) -> None:
 
 
 def test_places_change_along_the_body_and_not_beyond_what_is_known() -> None:
-    def along(level: float) -> Tensor:
-        return rbf_encoding(level, 6, "cpu")
+    def along(slice_position: float) -> Tensor:
+        return rbf_encoding(slice_position, 6, "cpu")
 
     assert along(0.0).shape == (36, PLACES)
     assert (along(0.0) - along(0.5)).abs().max() > 0.05
@@ -159,10 +159,10 @@ def test_places_change_along_the_body_and_not_beyond_what_is_known() -> None:
     torch.testing.assert_close(along(-0.7).sum(dim=1), torch.full((36,), 4.0))
 
 
-def test_places_are_mapped_at_any_level_as_their_rows_are() -> None:
+def test_places_are_mapped_at_any_slice_position_as_their_rows_are() -> None:
     weights = torch.randn(3, PLACES, 5, generator=torch.Generator().manual_seed(0))
-    for level in (-3.0, -0.4, 0.0, 1.2):
-        by_rows = (rbf_encoding(level, SIDE, "cpu") @ weights).transpose(1, 2)
+    for position in (-3.0, -0.4, 0.0, 1.2):
+        by_rows = (rbf_encoding(position, SIDE, "cpu") @ weights).transpose(1, 2)
         torch.testing.assert_close(
-            apply_rbf(weights, level, SIDE).flatten(2), by_rows, atol=1e-4, rtol=1e-4
+            apply_rbf(weights, position, SIDE).flatten(2), by_rows, atol=1e-4, rtol=1e-4
         )

@@ -54,21 +54,19 @@ def test_attention_is_a_softmax_over_likeness_less_squared_distance(
 ) -> None:
     attention = MaskAttention(32, projected=16).eval()
     query = torch.randn(1, 32, 8, 8, generator=generator)
-    memories = [replace(m, level=0.3 * i) for i, m in enumerate(_memories(generator))]
+    memories = _memories(generator)
     plane = torch.cartesian_prod(torch.linspace(-1, 1, 8), torch.linspace(-1, 1, 8))
-    in_plane, along = attention.log_reach.exp()
     scores = []
     for memory in memories:
         assert memory.position is not None
         keys = attention.project(memory.position)[0].flatten(1).T
         likeness = attention.project(query)[0].flatten(1).T @ keys.T
-        distance = torch.cdist(plane, plane).square() / in_plane**2
-        distance = distance + (memory.level - 0.5) ** 2 / along**2
+        distance = torch.cdist(plane, plane).square() / attention.log_reach.exp() ** 2
         scores.append(likeness * attention.log_temperature.exp() - distance / 2)
     weights = torch.cat(scores, dim=1).softmax(dim=-1)
     values = torch.cat([m.features.flatten(2) for m in memories], dim=2)
     expected = torch.einsum("qt,nct->ncq", weights, values).reshape(6, 16, 8, 8)
-    found = attention(query, memories, level=0.5)
+    found = attention(query, memories)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
@@ -199,14 +197,14 @@ def test_voxels_are_shared_so_that_probabilities_add_up_to_one(
     torch.testing.assert_close(one[1], own[0])
 
 
-def test_the_level_of_a_support_case_comes_from_where_its_structures_end() -> None:
+def test_the_slice_positions_of_a_support_case_come_from_where_its_structures_end() -> None:
     labels = np.zeros((20, 4, 4), np.uint8)
     labels[5:12, 1:3, 1:3] = 1
     scale = PositionScale.of_labels(labels, spacing=2.5)
     assert [scale.level(2.5 * index) for index in (5, 8, 11)] == pytest.approx([-1, 0, 1])
 
 
-def test_the_error_of_levels_is_the_usual_one_and_not_that_of_an_outlier() -> None:
+def test_the_error_of_slice_positions_is_the_usual_one_and_not_that_of_an_outlier() -> None:
     true = PositionScale(middle=50.0, half=20.0)
     found = [
         PositionScale(50.0 - 4.0, 20.0),
@@ -273,8 +271,8 @@ def test_calibration_is_less_sure_and_leaves_what_is_largest() -> None:
     torch.testing.assert_close(calibrated(shared, 1.0), shared, atol=1e-3, rtol=0)
 
 
-def _ends(*levels: tuple[float, float]) -> StructureExtents:
-    return StructureExtents(np.array(levels))
+def _ends(*positions: tuple[float, float]) -> StructureExtents:
+    return StructureExtents(np.array(positions))
 
 
 def _no_ends(count: int) -> StructureExtents:
@@ -304,9 +302,9 @@ def test_half_the_structures_height_is_the_measure_of_where_it_may_end() -> None
 def test_an_empty_slice_is_doubted_where_the_support_shows_the_structure() -> None:
     areas = np.zeros((1, 41), np.int64)
     areas[0, 18:23] = 50
-    levels = np.linspace(-2, 2, 41)
-    (alone,) = extent_confidence(areas, levels, _no_ends(1))
-    (known,) = extent_confidence(areas, levels, _ends((-1.0, 0.3)))
+    positions = np.linspace(-2, 2, 41)
+    (alone,) = extent_confidence(areas, positions, _no_ends(1))
+    (known,) = extent_confidence(areas, positions, _ends((-1.0, 0.3)))
     missed, empty = 15, 35
     assert alone[missed] > 0.95 and known[missed] < 0.2
     assert known[empty] > 0.95
@@ -315,11 +313,11 @@ def test_an_empty_slice_is_doubted_where_the_support_shows_the_structure() -> No
 
 def test_what_was_drawn_is_doubted_where_the_supports_structures_have_long_ended() -> None:
     areas = np.full((2, 41), 50)
-    levels = np.linspace(-2, 2, 41)
-    closed, open_above = extent_confidence(areas, levels, _ends((-1.0, 1.0), (-1.0, np.nan)))
-    inside = np.abs(levels) <= 1
-    assert (closed[inside] > 0.85).all() and (closed[np.abs(levels) > 1.65] < 0.05).all()
-    assert (np.diff(closed[levels >= 0]) <= 0).all()
+    positions = np.linspace(-2, 2, 41)
+    closed, open_above = extent_confidence(areas, positions, _ends((-1.0, 1.0), (-1.0, np.nan)))
+    inside = np.abs(positions) <= 1
+    assert (closed[inside] > 0.85).all() and (closed[np.abs(positions) > 1.65] < 0.05).all()
+    assert (np.diff(closed[positions >= 0]) <= 0).all()
     assert open_above[-1] == 1 and open_above[0] < 0.05
 
 

@@ -20,7 +20,7 @@ from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.backbones.sam2_config import CONFIGS, build_sam2
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.methods.common.mask_readout import at_levels, best_levels
+from OFLSAM2Core.methods.common.mask_readout import apply_thresholds, best_thresholds
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames, from_middle
 from OFLSAM2Core.methods.common.prompted_run import Query
 from OFLSAM2Core.methods.common.support_memory import SupportMemory
@@ -228,29 +228,29 @@ def _discs(*centres: int) -> Tensor:
     return torch.stack([((row - 30) ** 2 + (column - at) ** 2 < 90).float() for at in centres])
 
 
-def test_what_is_read_too_weakly_is_found_at_its_own_level() -> None:
+def test_what_is_read_too_weakly_is_found_at_its_own_threshold() -> None:
     truth = [_discs(20, 40, 50), _discs(25, 35, 50)]
     for each in truth:
         each[2] = 0  # A structure that no slice shows.
     strength = torch.tensor([0.3, 0.8, 0.4])[:, None, None]
     read = [0.1 + strength * each for each in truth]
-    levels = best_levels(read, truth)
-    assert 0.1 <= levels[0] < 0.4 and 0.1 <= levels[1] < 0.9 and levels[2] == 0.5
+    thresholds = best_thresholds(read, truth)
+    assert 0.1 <= thresholds[0] < 0.4 and 0.1 <= thresholds[1] < 0.9 and thresholds[2] == 0.5
     assert not (read[0][0] > 0.5).any()
     for one, masks in zip(read, truth, strict=True):
-        assert torch.equal(at_levels(one, levels)[:2] > 0.5, masks[:2] > 0.5)
-    ends = at_levels(torch.tensor([0.0, 0.2, 1.0]).view(1, 1, 3), torch.tensor([0.2]))
+        assert torch.equal(apply_thresholds(one, thresholds)[:2] > 0.5, masks[:2] > 0.5)
+    ends = apply_thresholds(torch.tensor([0.0, 0.2, 1.0]).view(1, 1, 3), torch.tensor([0.2]))
     assert torch.allclose(ends.flatten(), torch.tensor([0.0, 0.5, 1.0]))
 
 
-def test_the_level_is_learned_from_support_slices_read_from_other_cases() -> None:
+def test_the_threshold_is_learned_from_support_slices_read_from_other_cases() -> None:
     backbone = ToyMaskBackbone()
     task = FewShotSession(backbone, method="sam2-mask-prompt").learn([_case(0), _case(1)])
-    levels = task.state.tensors["levels"]
-    assert levels.shape == (2,) and ((levels > 0) & (levels < 1)).all()
+    thresholds = task.state.tensors["thresholds"]
+    assert thresholds.shape == (2,) and ((thresholds > 0) & (thresholds < 1)).all()
     twice = FewShotSession(backbone, method="sam2-mask-prompt").learn([_case(0), _case(0)])
     # What another case shows at the very same place is read as it is.
-    assert (twice.state.tensors["levels"] - 0.5).abs().max() <= (levels - 0.5).abs().max()
+    assert (twice.state.tensors["thresholds"] - 0.5).abs().max() <= (thresholds - 0.5).abs().max()
 
 
 def test_a_structure_that_earlier_slices_do_not_show_begins_where_a_prompt_shows_it() -> None:

@@ -188,6 +188,43 @@ def test_registration_finds_a_known_shift_and_carries_the_labels_over() -> None:
 # The branches
 
 
+def test_both_decoders_begin_with_the_structures_shares_of_the_cells() -> None:
+    options = RrlMedSamLearnOptions(width=4, grid_side=24)
+    ctx = _context()
+    _, _, cases = on_grid(ctx, [patient(0), patient(1)], options)
+    with ctx.seeded():
+        trainer = Trainer(ctx, cases, options)
+    labelled = torch.stack([case.labels.mean(dim=(1, 2, 3)) for case in cases]).mean(dim=0)
+    assert labelled[1:].max() < 0.1
+    with torch.no_grad():
+        for logits in trainer.branches(cases[0].image[None]):
+            predicted = logits.softmax(dim=1).mean(dim=(0, 2, 3, 4))
+            assert (predicted[1:] < 3 * labelled[1:]).all()
+    for decoder in (trainer.branches.mask, trainer.branches.prompted):
+        assert decoder.leave.bias is not None
+        torch.testing.assert_close(decoder.leave.bias.detach().softmax(dim=0), labelled)
+
+
+def test_a_structure_that_no_cell_shows_gives_finite_logits() -> None:
+    decoder = MaskDecoder(4, 3)
+    decoder.begin_at(torch.tensor([0.99, 0.01, 0.0]))
+    assert decoder.leave.bias is not None
+    assert decoder.leave.bias.isfinite().all()
+
+
+def test_segmentation_uses_the_medical_levels_it_is_given() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        branches = Branches(4, 2)
+    images, others = torch.rand(2, 1, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        general, final = branches(images)
+        same_general, same_final = branches.decode(images, branches.medical(images))
+        _, other_final = branches.decode(images, branches.medical(others))
+    assert torch.equal(general, same_general) and torch.equal(final, same_final)
+    assert not torch.allclose(final, other_final)
+
+
 def test_the_prompt_is_the_general_branch_s_mask_and_carries_no_gradient_to_it() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -69,14 +69,14 @@ class PcaFeatureMap:
         return torch.einsum("oc,chw->ohw", self.basis, embedding[0])
 
     def rows(
-        self, embedding: Tensor, level: float = 0.0, positions: Tensor | None = None
+        self, embedding: Tensor, slice_position: float = 0.0, positions: Tensor | None = None
     ) -> Tensor:
-        """The unknowns' coefficients of a slice at a level: (P, unknowns), at every position of
-        h * w or at some, by their indices."""
+        """The unknowns' coefficients of a slice, (P, unknowns), at all h * w positions or at those
+        with the indices `positions`."""
         patches = F.unfold(self(embedding)[None], self.kernel, padding=self.kernel // 2)[0]
-        there = (
-            rbf_encoding(level, embedding.shape[-1], patches.device) if self.with_places else None
-        )
+        there = None
+        if self.with_places:
+            there = rbf_encoding(slice_position, embedding.shape[-1], patches.device)
         if positions is not None:
             patches = patches[:, positions]
             there = None if there is None else there[positions]
@@ -130,8 +130,8 @@ class NormalEquations:
 
 
 class NormalEquationsAccumulator:
-    """Adds slices up in place: a matrix for each of many structures, anew for each of many slices,
-    would take longer to make room for than to compute."""
+    """Adds slices up in place: to allocate a matrix for each structure and each slice would take
+    longer than to compute it."""
 
     def __init__(self) -> None:
         self._slices = 0

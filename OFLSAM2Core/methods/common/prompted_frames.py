@@ -3,10 +3,10 @@
 Support slices and a volume's slices are the frames of one video, as the SAM2 family has it. On SAM2
 backbones the masks are those of `SAM2VideoPredictor` for the same frames and prompts (a test holds
 the two together). LiteMedSAM has no mask decoder that reads memory: there the masks are what its
-memory attention, as it is before any training, reads out of memory (`mask_readout.py`). Prompts and
-predicted frames are read apart, since a neighbour is so much more alike that it would be all that
-counts, and masks would only shrink. A structure is read from those predicted frames that show it,
-and where none does from the prompts alone, so that it can begin in the middle of a volume.
+untrained memory attention reads out of memory (`mask_readout.py`). Prompts and predicted frames are
+read separately: a neighbouring frame is so much more similar than a prompt that the softmax would
+use it alone, and masks would only shrink. A structure is read from those predicted frames that show
+it, or from the prompts alone where none does, so that it can begin in the middle of a volume.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from OFLSAM2Core.backbones.base import Backbone, Decoded, ImageFeatures, LearnedAttention, Memory
-from OFLSAM2Core.methods.common.mask_readout import at_levels, read_masks
+from OFLSAM2Core.methods.common.mask_readout import apply_thresholds, read_masks
 
 REACH = 15
 """Frames back from which SAM2 takes object pointers; memory features come from the last 6."""
@@ -28,25 +28,25 @@ RECENT = 6
 """Predicted frames whose memory features are read, as in SAM2."""
 
 PROMPTED_SHARE = 2 / 3
-"""What prompts count where memory is a mask; predicted frames count the rest. With one half a
+"""Weight of the prompts where memory is a mask; predicted frames have the rest. With one half a
 hippocampus is lost after few slices (docs/experiments/sam2-family-on-litemedsam.md)."""
 
 
 class PromptedFrames:
     """The memory of one video: predicted frames by number; prompts are given with each call.
 
-    levels: (N,), see `mask_readout.best_levels`; where memory is a mask, 0.5 if not given.
+    thresholds: (N,), see `mask_readout.best_thresholds`; where memory is a mask, 0.5 if not given.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         attention: LearnedAttention | None = None,
-        levels: Tensor | None = None,
+        thresholds: Tensor | None = None,
     ) -> None:
         self._backbone = backbone
         self._attention = attention
-        self._levels = levels
+        self._thresholds = thresholds
         self._predicted: dict[int, Memory] = {}
         self._shown: dict[int, list[bool]] = {}
         self._reads_masks = backbone.attended_channels == backbone.memory_channels
@@ -90,8 +90,8 @@ class PromptedFrames:
             logits = _shown(decoded)
             probabilities = logits[:, 0].sigmoid()
             size = self._backbone.image_size
-            square = F.interpolate(logits, size=(size, size), mode="bilinear")
-            kept = square[:, 0].sigmoid()
+            resized = F.interpolate(logits, size=(size, size), mode="bilinear")
+            kept = resized[:, 0].sigmoid()
         if not remember:
             return probabilities
         memory = self._backbone.remember(features, kept[:, None], decoded)
@@ -104,9 +104,10 @@ class PromptedFrames:
         self, features: ImageFeatures, prompts: Sequence[Memory], near: Sequence[int]
     ) -> Tensor:
         """Probabilities (N, 4h, 4w). near: numbers of the predicted frames in memory."""
-        levels = torch.full((len(prompts[0].features),), 0.5)
-        levels = levels if self._levels is None else self._levels.cpu()
-        found = at_levels(read_masks(self._backbone, features, prompts, self._attention), levels)
+        thresholds = torch.full((len(prompts[0].features),), 0.5)
+        thresholds = thresholds if self._thresholds is None else self._thresholds.cpu()
+        read = read_masks(self._backbone, features, prompts, self._attention)
+        found = apply_thresholds(read, thresholds)
         groups: dict[tuple[int, ...], list[int]] = {}
         for structure in range(len(found)):
             shown = tuple(number for number in near if self._shown[number][structure])
@@ -115,7 +116,7 @@ class PromptedFrames:
             if numbers:
                 memories = [self._predicted[number].of(structures) for number in numbers]
                 recent = read_masks(self._backbone, features, memories, self._attention)
-                recent = at_levels(recent, levels[structures])
+                recent = apply_thresholds(recent, thresholds[structures])
                 prompted = PROMPTED_SHARE * found[structures]
                 found[structures] = prompted + (1 - PROMPTED_SHARE) * recent
         return found

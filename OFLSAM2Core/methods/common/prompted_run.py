@@ -20,13 +20,13 @@ from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, statistics_slices
-from OFLSAM2Core.methods.common.mask_readout import MOST_READ, best_levels, read_masks
+from OFLSAM2Core.methods.common.mask_readout import MOST_READ, best_thresholds, read_masks
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames
 from OFLSAM2Core.methods.common.sliced_volume import SlicedVolume, SliceFeatures, SlicePreparation
 from OFLSAM2Core.methods.common.support_memory import SupportMemory, descriptor, spread
 from OFLSAM2Core.runtime.named_tensors import named, part_of
 
-VERSION = 2
+VERSION = 3
 
 MOST_SLICES = 120
 """Support slices that a task keeps, over all cases, where a method does not choose."""
@@ -59,13 +59,16 @@ class SupportChoice:
 
 @dataclass(frozen=True)
 class PromptState:
-    """The support slices that may become prompted frames, and how volumes are shown. levels: (N,),
-    see `mask_readout.best_levels`; None where the backbone has a decoder that reads memory."""
+    """The support slices that may become prompted frames, and how volumes are shown.
+
+    thresholds: (N,), see `mask_readout.best_thresholds`; None where the backbone has a decoder that
+    reads memory.
+    """
 
     slices: SlicePreparation
     memory: SupportMemory
     attention: LearnedAttention | None
-    levels: Tensor | None = None
+    thresholds: Tensor | None = None
 
     @classmethod
     def learn(
@@ -117,18 +120,20 @@ class PromptState:
             torch.ones(len(memories), dtype=torch.bool, device=backbone.device),
             torch.tensor(numbers, device=backbone.device),
         )
-        levels = None
+        thresholds = None
         if attention is not None:
-            with ctx.timings.stage("levels"):
-                levels = _levels(ctx, support_memory, sources, attention, known, choice.together)
-        return cls(prepared, support_memory, attention, levels)
+            with ctx.timings.stage("thresholds"):
+                thresholds = _thresholds(
+                    ctx, support_memory, sources, attention, known, choice.together
+                )
+        return cls(prepared, support_memory, attention, thresholds)
 
     def encode(self) -> MethodState:
         tensors = named("memory", self.memory.to_tensors())
         if self.attention is not None:
             tensors |= named("attention", self.attention.state_dict())
-        if self.levels is not None:
-            tensors["levels"] = self.levels
+        if self.thresholds is not None:
+            tensors["thresholds"] = self.thresholds
         return MethodState(
             VERSION,
             {"slices": self.slices.to_json()},
@@ -153,9 +158,9 @@ class PromptState:
                 attention.load_state_dict(part_of(tensors, "attention"))
                 attention = attention.eval().requires_grad_(False).to(device)
             memory = SupportMemory.from_tensors(part_of(tensors, "memory"))
-            levels = None if attention is None else tensors["levels"]
+            thresholds = None if attention is None else tensors["thresholds"]
             prepared = SlicePreparation.from_json(state.metadata["slices"])
-            return cls(prepared, memory, attention, levels)
+            return cls(prepared, memory, attention, thresholds)
         except (KeyError, RuntimeError) as error:
             raise TaskError(
                 "The learned task lacks a part, or a part has another shape.",
@@ -228,7 +233,7 @@ class PromptedRun:
             ),
         )
         learned = self.learned
-        frames = PromptedFrames(ctx.needed_backbone, learned.attention, learned.levels)
+        frames = PromptedFrames(ctx.needed_backbone, learned.attention, learned.thresholds)
         start: int | None = None
         for done, visit in enumerate(self.plan(query)):
             start = visit.index if start is None else start
@@ -254,7 +259,7 @@ class PromptedRun:
 
 
 @torch.no_grad()
-def _levels(
+def _thresholds(
     ctx: Context,
     memory: SupportMemory,
     sources: Sequence[int],
@@ -262,8 +267,8 @@ def _levels(
     known: Sequence[tuple[int, ImageFeatures, Tensor]],
     together: int,
 ) -> Tensor:
-    """At which levels support slices agree with their own masks when they are read from those of
-    other cases that are most similar; of a single case, from its other slices.
+    """The thresholds at which support slices agree best with their own masks, when they are read
+    from the most similar slices of the other cases; with a single case, from its other slices.
 
     sources: index in its case of the slice that each memory is of, or a copy of. known: number of a
     memory, its slice's features and masks (N, S, S).
@@ -283,7 +288,7 @@ def _levels(
         truth.append(masks)
     if not read:
         return torch.full((len(memory.memories[0].features),), 0.5)
-    return best_levels(read, truth)
+    return best_thresholds(read, truth)
 
 
 def _statistics(ctx: Context, volume: SlicedVolume, features: SliceFeatures) -> FeatureStatistics:

@@ -18,7 +18,7 @@ from OFLSAM2Core.methods.ofl_sam2.support_encoding import EncodedSlice
 from OFLSAM2Core.methods.ofl_sam2.training import Trained
 from OFLSAM2Core.runtime.named_tensors import named, part_of
 
-VERSION = 1
+VERSION = 2
 
 MOST_MEMORIES = 96
 """Support slices that are kept to retrieve from: they are most of a task file."""

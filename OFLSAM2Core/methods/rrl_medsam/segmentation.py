@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -36,9 +36,13 @@ class Branches(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, D, H, W) in [0, 1] to logits (B, N + 1, D, H, W): the general branch's, and the
         final ones, whose gradient does not reach the general branch."""
+        return self.decode(images, self.medical(images))
+
+    def decode(self, images: Tensor, medical: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The same where the medical encoder's levels of the images are known already."""
         general = self.mask(self.general(images))
         prompt = general.detach().softmax(dim=1)
-        return general, self.prompted(self.medical(images), prompt)
+        return general, self.prompted(medical, prompt)
 
 
 class RrlMedSamRun:

@@ -122,13 +122,17 @@ class Trainer:
         self.device, self.cases, self.momentum = ctx.device, cases, options.ema
         structures = len(cases[0].labels) - 1
         self.branches = Branches(options.width, structures).to(ctx.device)
+        shares = torch.stack([case.labels.mean(dim=(1, 2, 3)) for case in cases]).mean(dim=0)
+        for decoder in (self.branches.mask, self.branches.prompted):
+            decoder.begin_at(shares)
         # Averages of two networks make sense where they began as one.
         self.branches.medical = copy.deepcopy(self.branches.general)
         self.flow = FlowDecoder(options.width).to(ctx.device)
         width, channels = options.width * 2**DISTILLED, len(cases[0].teacher)
         self.lift = nn.Conv3d(width, channels, 1).to(ctx.device)
         self._overlap = DiceLoss()
-        self._criterion = DiceCELoss(softmax=True, batch=True)
+        # With the background's Dice, half of it would be right before a structure is found.
+        self._criterion = DiceCELoss(include_background=False, softmax=True, batch=True)
         learned = chain(*(part.parameters() for part in (self.branches, self.flow, self.lift)))
         self._optimiser = torch.optim.Adam(learned, options.learning_rate)
         self._rng = ctx.rng()
@@ -138,7 +142,7 @@ class Trainer:
     def step(self, *, distilling: bool) -> float:
         """One step of the first or of the second stage; its loss."""
         pair = self._draw()
-        loss, over, over_labels = self._registered(pair)
+        loss, over, over_labels, levels = self._registered(pair)
         images, labels = pair.target, pair.target_labels
         if distilling:
             loss = loss + self.distance(self.cases[int(self._rng.integers(len(self.cases)))])
@@ -146,7 +150,9 @@ class Trainer:
             # Warped labels fit the warped atlas exactly, whatever the flow is.
             images = torch.cat([images, over.detach()])
             labels = torch.cat([labels, over_labels.detach()])
-        general, final = self.branches(images)
+            warped_levels = self.branches.medical(over.detach())
+            levels = [torch.cat(pair) for pair in zip(levels, warped_levels, strict=True)]
+        general, final = self.branches.decode(images, levels)
         loss = loss + self._criterion(general, labels) + self._criterion(final, labels)
         self._optimiser.zero_grad()
         loss.backward()
@@ -163,14 +169,15 @@ class Trainer:
         )
         return distillation_loss(features, teacher, inside)
 
-    def _registered(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, the atlas over the target, its labels likewise)."""
+    def _registered(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """(loss, the atlas warped to the target, its labels likewise, the target's levels)."""
         seen = self.branches.medical(torch.cat([pair.atlas, pair.target]))
         atlas, target = ([level[i : i + 1] for level in seen] for i in (0, 1))
         there, back = self.flow(target, atlas), self.flow(atlas, target)
         loss, over = registration_loss(pair.target, pair.atlas, there, back)
         labels = warped(pair.atlas_labels, there)
-        return loss + self._overlap(labels[:, 1:], pair.target_labels[:, 1:]), over, labels
+        loss = loss + self._overlap(labels[:, 1:], pair.target_labels[:, 1:])
+        return loss, over, labels, target
 
     def _draw(self) -> Pair:
         """Two cases, or two copies of the only one."""

@@ -1,4 +1,4 @@
-"""Levels found again from what was drawn, and slices read once more by them."""
+"""Slice positions refined by what was predicted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from OFLSAM2Core.slice_position.regression import PositionScale
 
 def _ball(count: int, spacing: float, middle: float, half: float) -> npt.NDArray[np.float64]:
     """Areas of a ball's slices."""
-    level = (np.arange(count) * spacing - middle) / half
-    return 1000 * np.clip(1 - level**2, 0, None)
+    position = (np.arange(count) * spacing - middle) / half
+    return 1000 * np.clip(1 - position**2, 0, None)
 
 
 SUPPORT = [(40, 2.0, 36.0, 25.0), (60, 1.5, 50.0, 30.0)]
@@ -27,15 +27,15 @@ def _extents() -> StructureExtents:
     )
 
 
-def test_levels_are_found_again_wherever_a_structure_lies_and_however_large_it_is() -> None:
+def test_slice_positions_are_refined_wherever_a_structure_lies_and_however_large_it_is() -> None:
     for middle, half in ((40.0, 25.0), (55.0, 28.0), (61.0, 35.0)):
-        drawn = _ball(100, 1.0, middle, half)[None]
-        scale = _extents().scale(drawn, 1.0, PositionScale(48.0, 27.0))
+        predicted = _ball(100, 1.0, middle, half)[None]
+        scale = _extents().scale(predicted, 1.0, PositionScale(48.0, 27.0))
         assert scale.middle == pytest.approx(middle, abs=1.0)
         assert scale.half == pytest.approx(half, rel=0.06)
 
 
-def test_what_goes_on_beyond_the_volume_does_not_move_levels() -> None:
+def test_what_goes_on_beyond_the_volume_does_not_move_slice_positions() -> None:
     found = PositionScale(48.0, 27.0)
     cut = _ball(100, 1.0, 40.0, 22.0)[None, :50]
     assert _extents().scale(cut, 1.0, found) == found
@@ -55,31 +55,33 @@ def test_a_height_that_cannot_be_is_not_trusted() -> None:
     assert _extents().scale(_ball(100, 1.0, 50.0, 4.0)[None], 1.0, found) == found
 
 
-@pytest.mark.parametrize("drawn_half", [15.0, 22.0])
-def test_what_is_drawn_too_low_makes_a_volume_a_tenth_lower_at_most(drawn_half: float) -> None:
+@pytest.mark.parametrize("predicted_half", [15.0, 22.0])
+def test_what_is_predicted_too_low_shrinks_a_volume_by_a_tenth_at_most(
+    predicted_half: float,
+) -> None:
     scale = _extents().scale(
-        _ball(100, 1.0, 40.0, drawn_half)[None], 1.0, PositionScale(48.0, 27.0)
+        _ball(100, 1.0, 40.0, predicted_half)[None], 1.0, PositionScale(48.0, 27.0)
     )
     assert scale.half == pytest.approx(0.9 * 27.0)
     assert scale.middle == pytest.approx(40.0, abs=1.0)
 
 
-def test_its_middle_is_then_where_the_middle_of_what_was_drawn_says() -> None:
+def test_its_middle_is_then_where_the_middle_of_what_was_predicted_says() -> None:
     upper_half = StructureExtents(np.array([[-1.0, 0.0]]))
-    drawn = np.zeros((1, 100))
-    drawn[0, 30:46] = 500
-    scale = upper_half.scale(drawn, 1.0, PositionScale(48.0, 27.0))
+    predicted = np.zeros((1, 100))
+    predicted[0, 30:46] = 500
+    scale = upper_half.scale(predicted, 1.0, PositionScale(48.0, 27.0))
     assert scale.half == pytest.approx(0.9 * 27.0)
     assert scale.level(37.5) == pytest.approx(-0.5, abs=0.05)
 
 
 def test_structures_are_expected_where_those_of_the_support_are() -> None:
     first, last = _extents().levels[0]
-    levels = np.linspace(-2, 2, 41)
-    there = _extents().there(levels, 0.3)[0]
+    positions = np.linspace(-2, 2, 41)
+    there = _extents().there(positions, 0.3)[0]
     assert there[20] > 0.99 and there[0] < 0.01 and there[-1] < 0.01
     np.testing.assert_allclose(
-        np.interp([first - 0.05, last + 0.05], levels, there), 0.5, atol=0.01
+        np.interp([first - 0.05, last + 0.05], positions, there), 0.5, atol=0.01
     )
     np.testing.assert_allclose(there, there[::-1], atol=0.03)
 
