@@ -19,6 +19,7 @@ from OFLSAM2Core.data.overlap import dice
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.common.initial_shares import begin_at_shares
 from OFLSAM2Core.methods.rrl_medsam import RrlMedSamLearnOptions
 from OFLSAM2Core.methods.rrl_medsam.distillation import distillation_loss, mutual_ema
 from OFLSAM2Core.methods.rrl_medsam.networks import Encoder, FlowDecoder, MaskDecoder
@@ -207,7 +208,7 @@ def test_both_decoders_begin_with_the_structures_shares_of_the_cells() -> None:
 
 def test_a_structure_that_no_cell_shows_gives_finite_logits() -> None:
     decoder = MaskDecoder(4, 3)
-    decoder.begin_at(torch.tensor([0.99, 0.01, 0.0]))
+    begin_at_shares(decoder.leave, torch.tensor([0.99, 0.01, 0.0]))
     assert decoder.leave.bias is not None
     assert decoder.leave.bias.isfinite().all()
 

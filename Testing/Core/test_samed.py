@@ -21,7 +21,8 @@ from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.learned_task import LearnedTask
-from OFLSAM2Core.methods.samed.lora import LoraLinear, add_lora, learned_tensors
+from OFLSAM2Core.methods.common.learned_tensors import learned_tensors
+from OFLSAM2Core.methods.samed.lora import LoraLinear, add_lora
 from OFLSAM2Core.methods.samed.training import WARM_UP, rate
 from OFLSAM2Core.session import FewShotSession
 

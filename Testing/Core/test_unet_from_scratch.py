@@ -15,6 +15,7 @@ from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.unet_from_scratch.network import Plan
 from OFLSAM2Core.session import FewShotSession
 
 STRUCTURES = (Structure("ball", 3),)
@@ -57,6 +58,32 @@ def test_a_bright_ball_is_learned_from_two_cases(name: str, steps: int, tmp_path
         assert set(result.scores) == {"ball"}
     assert set(np.unique(labels)) <= {0, 3}
     assert dice(labels == 3, truth.labels == 3) > 0.5
+
+
+def test_an_axis_is_pooled_once_its_voxels_are_less_than_twice_as_long_as_the_shortest() -> None:
+    plan = Plan((2.2, 0.61, 0.61), (16, 96, 96))
+    kernels, strides = plan.kernels_and_strides()
+    assert strides == [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
+    assert kernels == [[1, 3, 3], *[[3, 3, 3]] * 4]
+    flat = Plan((0.0, 1.0, 1.0), (256, 256))
+    assert flat.kernels_and_strides() == ([[3, 3]] * 5, [[1, 1], *[[2, 2]] * 4])
+
+
+@pytest.mark.parametrize("patch", [(16, 96, 96), (96, 16, 16), (16, 16, 16), (32, 256)])
+def test_the_network_gives_every_voxel_of_its_patch_all_classes(patch: tuple[int, ...]) -> None:
+    plan = Plan((4.0, 1.0, 1.0), patch)
+    with torch.no_grad():
+        logits = plan.network(2)(torch.zeros(1, 1, *patch))
+    assert logits.shape == (1, 3, *patch)
+
+
+@pytest.mark.parametrize("name", ["unet-2d", "unet-3d"])
+def test_training_begins_at_the_structures_shares_of_the_voxels(name: str) -> None:
+    cases = [_case(0), _case(1)]
+    task = _session(name, training_steps=1, learning_rate=1e-6).learn(cases)
+    share = np.mean([np.mean(case.labels == 3) for case in cases])
+    bias = task.state.tensors["output_block.conv.conv.bias"]
+    assert float(bias.softmax(dim=0)[1]) == pytest.approx(share, rel=0.01)
 
 
 def test_training_ends_when_its_time_is_over() -> None:

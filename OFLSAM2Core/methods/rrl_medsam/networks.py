@@ -14,9 +14,6 @@ LEVELS = 4
 DISTILLED = 2
 """The level whose features are to be the backbone's: a quarter of the grid's cells each way."""
 
-LEAST_SHARE = 1e-4
-"""Share of all cells that a structure begins with at least: its logarithm has to be finite."""
-
 FLOW_LEVEL = 1
 """The finest level that the flow is estimated at; it is interpolated to the grid."""
 
@@ -47,9 +44,6 @@ class MaskDecoder(nn.Module):
 
     prompts: channels of a prompt (B, prompts, D, H, W) that is shown at every level, as the masks
     of the general branch are to the auto-prompting decoder; 0: there is none.
-
-    A new decoder gives background and structures about the same number of cells each, which Dice
-    with 2 % of prostate needs half the training to undo: `begin_at` makes it begin at their shares.
     """
 
     def __init__(self, width: int, outputs: int, prompts: int = 0) -> None:
@@ -74,13 +68,6 @@ class MaskDecoder(nn.Module):
                 seen.append(F.adaptive_avg_pool3d(prompt, (depth, height, width)))
             below = block(torch.cat(seen, dim=1))
         return self.leave(below)
-
-    @torch.no_grad()
-    def begin_at(self, shares: Tensor) -> None:
-        """Let the softmax of the last layer's bias alone be these shares of all cells, (outputs,),
-        as Lin et al. (2017) let a detector begin at the share of what is rare."""
-        assert self.leave.bias is not None
-        self.leave.bias.copy_(shares.clamp(min=LEAST_SHARE).log())
 
 
 class FlowDecoder(nn.Module):

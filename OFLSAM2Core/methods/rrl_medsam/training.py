@@ -24,6 +24,7 @@ from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.common.initial_shares import begin_at_shares
 from OFLSAM2Core.methods.common.sliced_volume import SlicePreparation
 from OFLSAM2Core.methods.common.training_clock import training_clock
 from OFLSAM2Core.methods.common.volume_on_grid import Coverage, grey_on_grid, middle_of
@@ -124,7 +125,7 @@ class Trainer:
         self.branches = Branches(options.width, structures).to(ctx.device)
         shares = torch.stack([case.labels.mean(dim=(1, 2, 3)) for case in cases]).mean(dim=0)
         for decoder in (self.branches.mask, self.branches.prompted):
-            decoder.begin_at(shares)
+            begin_at_shares(decoder.leave, shares)
         # Averages of two networks make sense where they began as one.
         self.branches.medical = copy.deepcopy(self.branches.general)
         self.flow = FlowDecoder(options.width).to(ctx.device)

@@ -55,16 +55,3 @@ def in_precision_of(backbone: Backbone) -> torch.autocast:
     0.6 of the time on a processor that has it."""
     quick = backbone.precision == "bfloat16"
     return torch.autocast(backbone.device.type, torch.bfloat16, enabled=quick)
-
-
-def learned_tensors(sam: TrainableSam) -> dict[str, Tensor]:
-    """All that is trained, by name."""
-    return {name: value.detach() for name, value in sam.named_parameters() if value.requires_grad}
-
-
-def set_learned_tensors(sam: TrainableSam, tensors: dict[str, Tensor]) -> None:
-    """Raises KeyError where one is missing, RuntimeError where a shape is another one."""
-    with torch.no_grad():
-        for name, value in sam.named_parameters():
-            if value.requires_grad:
-                value.copy_(tensors[name])

@@ -13,12 +13,9 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
+from OFLSAM2Core.methods.common.learned_tensors import set_learned_tensors
 from OFLSAM2Core.methods.common.sliced_volume import SlicePreparation
-from OFLSAM2Core.methods.samed.lora import (
-    add_lora,
-    in_precision_of,
-    set_learned_tensors,
-)
+from OFLSAM2Core.methods.samed.lora import add_lora, in_precision_of
 from OFLSAM2Core.runtime.named_tensors import part_of
 
 VERSION = 1

@@ -16,10 +16,11 @@ from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.common.augmentation import augment
+from OFLSAM2Core.methods.common.learned_tensors import learned_tensors
 from OFLSAM2Core.methods.common.sliced_volume import SlicedCase, SlicePreparation
 from OFLSAM2Core.methods.common.training_clock import training_clock
 from OFLSAM2Core.methods.samed import SamedLearnOptions
-from OFLSAM2Core.methods.samed.lora import add_lora, in_precision_of, learned_tensors
+from OFLSAM2Core.methods.samed.lora import add_lora, in_precision_of
 from OFLSAM2Core.methods.samed.segmentation import VERSION
 from OFLSAM2Core.runtime.named_tensors import named
 

@@ -1,4 +1,5 @@
-"""What a user would train instead: MONAI's BasicUNet on the support alone, for a given time."""
+"""What a user would train instead: nnU-Net's plain U-Net (DynUNet of MONAI) on the support alone,
+for a given time."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import BasicUNet
+from monai.networks.nets import DynUNet
 from monai.transforms import ScaleIntensityRangePercentiles
 from torch import Tensor
 
@@ -17,7 +17,14 @@ from OFLSAM2Core.data.volume import Volume
 PATCH = {2: 256, 3: 96}
 """Largest side of what the network sees at once, in voxels."""
 
-FEATURES = {2: (32, 32, 64, 128, 256, 32), 3: (16, 32, 64, 128, 256, 16)}
+WIDTH = {2: 32, 3: 16}
+"""Channels at full resolution; they double with every pooling. nnU-Net has 32 in 3D, for a GPU."""
+
+POOLINGS = 4
+"""At most; a patch is a multiple of 16 voxels wide."""
+
+LEAST_SIDE = 4
+"""Voxels that a feature map has along each axis at least, as in nnU-Net."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,27 @@ class Plan:
         sides = np.minimum(PATCH[dimensions], np.ceil(sizes.max(axis=0) / 16) * 16)
         return cls(without.spacing, tuple(int(side) for side in sides))
 
-    def network(self, structures: int) -> BasicUNet:
-        return BasicUNet(
-            self.dimensions, 1, structures + 1, FEATURES[self.dimensions], act="LeakyReLU"
+    def kernels_and_strides(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Convolution kernels and strides of each resolution, by nnU-Net's rules (Isensee et al.
+        2021): an axis is pooled when its voxels are less than twice as long as the shortest, and
+        convolutions are 3 wide along it from then on."""
+        size, spacing = np.array(self.patch), np.array(self.spacing[-self.dimensions :])
+        alike = spacing < 2 * spacing.min()
+        kernels, strides = [np.where(alike, 3, 1)], [np.ones_like(size)]
+        while len(strides) <= POOLINGS and (large := size >= 2 * LEAST_SIDE).any():
+            stride = np.where(large & (spacing < 2 * spacing[large].min()), 2, 1)
+            size, spacing = size // stride, spacing * stride
+            alike = alike | (spacing < 2 * spacing.min())
+            kernels.append(np.where(alike, 3, 1))
+            strides.append(stride)
+        return [each.tolist() for each in kernels], [each.tolist() for each in strides]
+
+    def network(self, structures: int) -> DynUNet:
+        """nnU-Net's plain U-Net, whose pooling follows the voxels' shape."""
+        kernels, strides = self.kernels_and_strides()
+        widths = [WIDTH[self.dimensions] * 2**depth for depth in range(len(strides))]
+        return DynUNet(
+            self.dimensions, 1, structures + 1, kernels, strides, strides[1:], filters=widths
         )
 
     def size(self, volume: Volume) -> list[int]:

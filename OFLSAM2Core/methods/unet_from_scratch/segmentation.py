@@ -18,6 +18,7 @@ from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
+from OFLSAM2Core.methods.common.learned_tensors import set_learned_tensors
 from OFLSAM2Core.methods.unet_from_scratch import UNetSegmentOptions
 from OFLSAM2Core.methods.unet_from_scratch.network import Plan
 from OFLSAM2Core.methods.unet_from_scratch.training import VERSION
@@ -55,7 +56,7 @@ class UNetRun:
             self.single = [bool(each) for each in known["single"]]
             with ctx.seeded():
                 self.network = self.plan.network(len(self.structures))
-            self.network.load_state_dict(task.state.tensors)
+            set_learned_tensors(self.network, task.state.tensors)
         except (KeyError, RuntimeError) as error:
             raise TaskError(
                 "The learned task lacks a part, or is of another version of the method.",

@@ -23,12 +23,14 @@ from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.common.initial_shares import begin_at_shares
+from OFLSAM2Core.methods.common.learned_tensors import learned_tensors
 from OFLSAM2Core.methods.common.training_clock import training_clock
 from OFLSAM2Core.methods.unet_from_scratch import UNetLearnOptions
 from OFLSAM2Core.methods.unet_from_scratch.network import Plan
 from OFLSAM2Core.postprocessing.connected_components import is_single_component
 
-VERSION = 1
+VERSION = 2
 
 BATCH = {2: 8, 3: 1}
 
@@ -49,11 +51,14 @@ def train(
         for case in support
     ]
     with ctx.seeded():
-        network = plan.network(len(values)).to(ctx.device)
+        network = plan.network(len(values))
+        begin_at_shares(network.output_block.conv.conv, _shares(cases, len(values)))
+        network.to(ctx.device)
         optimiser = torch.optim.AdamW(
             network.parameters(), options.learning_rate, weight_decay=1e-4
         )
-        criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
+        # Dice is of the structures, as in nnU-Net: the background's is nearly 1 from the start.
+        criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
         rng = ctx.rng()
         augment = _augmentation(plan)
         augment.set_random_state(int(rng.integers(2**31)))
@@ -77,9 +82,15 @@ def train(
     return MethodState(
         VERSION,
         {"spacing": list(plan.spacing), "patch": list(plan.patch), "single": single},
-        {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
+        {name: tensor.cpu() for name, tensor in learned_tensors(network).items()},
         {"training steps": steps},
     )
+
+
+def _shares(cases: Sequence[Sample], structures: int) -> Tensor:
+    """Share of all voxels that background and each structure have, (N + 1,)."""
+    numbers = torch.cat([torch.as_tensor(case["label"]).flatten() for case in cases]).long()
+    return torch.bincount(numbers, minlength=structures + 1) / len(numbers)
 
 
 def _draw(cases: Sequence[Sample], plan: Plan, rng: np.random.Generator) -> Sample:
