@@ -365,7 +365,9 @@ class Presenter:
         self._then = self._corrected
 
     def _corrected(self) -> None:
-        self._end(State.DONE, f"Learned from the corrections: {len(self._slices)} slices anew.")
+        self._end(
+            State.DONE, f"Learned from the corrections: {len(self._slices)} slices predicted again."
+        )
 
     # Progress and ends
 

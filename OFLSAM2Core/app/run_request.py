@@ -101,7 +101,7 @@ class Scene(Protocol):
     def add(self, result: SliceResult) -> None: ...
 
     def flush(self) -> None:
-        """Have what was added drawn."""
+        """Show what was added in the views."""
 
     def corrections(self) -> Steps[Corrections]:
         """What was corrected since the run; what is added from then on can be taken back."""

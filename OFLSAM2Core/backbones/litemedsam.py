@@ -46,12 +46,12 @@ FEATURE_SIZE = 64
 BLOCK = IMAGE_SIZE // FEATURE_SIZE
 
 TOKENS_IN_TRAINING = 4096
-"""Places of memory, drawn at random, that a training step looks at: a third of them teach the
-projection as well as all, in a third of the time."""
+"""A training step compares with this many places of memory, chosen at random: with a third of all
+places the projection is learned as well, in a third of the time."""
 
 QUERIES_IN_TRAINING = 1024
-"""Places of the query slice, drawn at random, whose gradient a training step takes: of 4096 it
-would be 60 % of the time of attention and a fifth of that of the step."""
+"""A training step takes the gradient of this many places of the query slice, chosen at random. The
+gradient of all 4096 would take 60 % of the attention's time and a fifth of the step's."""
 
 
 class LiteMedSamBackbone(Backbone):
@@ -83,7 +83,8 @@ class LiteMedSamBackbone(Backbone):
         self._decoder.eval().requires_grad_(False).to(self._device)
         with torch.no_grad():
             self._position = prompts.get_dense_pe().to(self._device)
-            # SAM's own words for "no mask" and "no point": what it sees while nothing is asked.
+            self._encode_position = prompts.pe_layer
+            # SAM's own embeddings for "no mask" and "no point": what it sees without a prompt.
             self._dense = prompts.no_mask_embed.weight.reshape(1, 256, 1, 1).to(self._device)
             self._sparse = prompts.not_a_point_embed.weight.reshape(1, 1, 256).to(self._device)
         self._compiled: OpenVinoEncoder | None = None
@@ -124,7 +125,9 @@ class LiteMedSamBackbone(Backbone):
         return MaskAttention(self.feature_channels)
 
     def trainable(self, masks: int) -> TrainableSam:
-        return TrainableLiteMedSam(self.encoder, self._decoder, self._dense, self._position, masks)
+        return TrainableLiteMedSam(
+            self.encoder, self._decoder, self._dense, self._encode_position, masks
+        )
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> ImageFeatures:
@@ -158,7 +161,7 @@ class LiteMedSamBackbone(Backbone):
         return other
 
     @torch.no_grad()
-    def remember(
+    def encode_memory(
         self, features: ImageFeatures, masks: Tensor, decoded: Decoded | None = None
     ) -> Memory:
         return Memory(F.pixel_unshuffle(masks, BLOCK) * 2 - 1, features.normalized_embedding)
@@ -259,7 +262,7 @@ class MaskAttention(LearnedAttention):
         """(B, C, h, w) to unit vectors (B, projected, h, w)."""
         return F.normalize(self.projection(embedding), dim=1)
 
-    def compress(self, memory: Memory) -> Memory:
+    def project_memory(self, memory: Memory) -> Memory:
         """The memory with its embedding projected once and for all, a quarter of its size."""
         assert memory.position is not None
         return replace(memory, position=self._key(memory.position))

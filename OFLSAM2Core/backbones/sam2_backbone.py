@@ -131,7 +131,7 @@ class Sam2Backbone(Backbone):
         return ImageFeatures(embedding, (fine, middle), found["vision_pos_enc"][-1])
 
     @torch.no_grad()
-    def remember(
+    def encode_memory(
         self, features: ImageFeatures, masks: Tensor, decoded: Decoded | None = None
     ) -> Memory:
         """Memory features of a slice and the masks of its N structures.

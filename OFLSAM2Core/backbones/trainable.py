@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from sam2.modeling.position_encoding import PositionEmbeddingRandom
     from sam2.modeling.sam.mask_decoder import MaskDecoder
     from sam2.modeling.sam2_base import SAM2Base
 
@@ -33,6 +34,9 @@ class AttentionRows:
 class TrainableSam(nn.Module, ABC):
     """encoder: of images. decoder: SAM's mask decoder, with as many masks as are asked for.
     no_prompt: what stands for "no mask was given", (1, 256, 1, 1)."""
+
+    takes_any_size = False
+    """Whether images may be of other sizes than the backbone's own."""
 
     def __init__(self, encoder: nn.Module, decoder: MaskDecoder, no_prompt: Tensor, masks: int):
         super().__init__()
@@ -65,18 +69,20 @@ class TrainableSam(nn.Module, ABC):
 
 
 class TrainableLiteMedSam(TrainableSam):
-    """position: of the embedding, (1, 256, h, w)."""
+    """encode_position: SAM's positional encoding, of a grid of any shape."""
+
+    takes_any_size = True
 
     def __init__(
         self,
         encoder: nn.Module,
         decoder: MaskDecoder,
         no_prompt: Tensor,
-        position: Tensor,
+        encode_position: PositionEmbeddingRandom,
         masks: int,
     ) -> None:
         super().__init__(encoder, decoder, no_prompt, masks)
-        self.register_buffer("_position", position.clone(), persistent=False)
+        self._encode_position = copy.deepcopy(encode_position)
 
     def attentions(self) -> Iterator[AttentionRows]:
         layer: Any
@@ -87,8 +93,8 @@ class TrainableLiteMedSam(TrainableSam):
                 yield AttentionRows(layer, rows[:, 0].flatten(), rows[:, 2].flatten())
 
     def forward(self, images: Tensor) -> Tensor:
-        position = self.get_buffer("_position")
-        return self._decode(self.encoder(images), position)
+        embedding = self.encoder(images)
+        return self._decode(embedding, self._encode_position(embedding.shape[-2:])[None])
 
 
 class TrainableSam2(TrainableSam):
@@ -122,7 +128,7 @@ class TrainableSam2(TrainableSam):
 
 def _with_masks(decoder: MaskDecoder, masks: int) -> MaskDecoder:
     """A copy with so many masks, each of which begins as the one for a single, unambiguous answer.
-    What they are to be tells them apart in training."""
+    Their different labels tell them apart in training."""
     own = copy.deepcopy(decoder)
     token = own.mask_tokens.weight.detach()[:1]
     own.mask_tokens = nn.Embedding.from_pretrained(token.repeat(masks, 1), freeze=False)

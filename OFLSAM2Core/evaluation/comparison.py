@@ -160,8 +160,8 @@ class Comparison:
         seen = dict(self.about.get("volumes", {}))
         if max(seen.values(), default=1) == 1:
             return []
-        told = ", ".join(f"{name} {count}" for name, count in seen.items())
-        return ["", f"Co-registered volumes of a case that a method sees: {told}."]
+        counts = ", ".join(f"{name} {count}" for name, count in seen.items())
+        return ["", f"Co-registered volumes of a case that a method sees: {counts}."]
 
     def plot(self) -> Image.Image:
         """Mean Dice against the seconds to learn and segment one volume, on a logarithmic axis: of

@@ -154,7 +154,8 @@ def _sequences(folder: Path, path: Path, data: dict[str, Any]) -> Layout:
 
 
 def _nnunet_list(path: Path, data: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """nnU-Net's `dataset`, by the case's name, as a list like the Decathlon's; None without one."""
+    """nnU-Net's `dataset`, which is keyed by the case's name, as a list like the Decathlon's; None
+    where there is none."""
     listed = data.get("dataset")
     if not (isinstance(listed, dict) and listed):
         return None
@@ -197,7 +198,7 @@ def _decathlon(
 
 
 def _numbered(image: Path) -> list[Path]:
-    """CASE_0000, CASE_0001 and so on of CASE, as far as they are there."""
+    """The files CASE_0000, CASE_0001 and so on of the image CASE, up to the first missing one."""
     found: list[Path] = []
     while True:
         name = f"{_stem(image)}_{len(found):04d}{_extension(image)}"
@@ -221,7 +222,7 @@ def _folders(folder: Path, data: dict[str, Any]) -> Layout:
     without = sorted(set(labels) - set(files))
     if without:
         raise InputError(
-            f"'{folder / 'labelsTr'}' has labels of '{without[0]}', of which there is no image.",
+            f"'{folder / 'labelsTr'}' has labels of '{without[0]}', but there is no image of it.",
             "Add the image, or take the labels out.",
         )
     if not files:
@@ -233,7 +234,7 @@ def _folders(folder: Path, data: dict[str, Any]) -> Layout:
 
 
 def _channels(images: dict[str, Path], case: str) -> list[Path]:
-    """Of a case, in order. Raises InputError where one is missing among others."""
+    """The channels of a case, in order. Raises InputError where one between them is missing."""
     found = sorted(name for name in images if re.fullmatch(re.escape(case) + r"_\d{4}", name))
     for number, name in enumerate(found):
         if name != f"{case}_{number:04d}":
@@ -246,7 +247,8 @@ def _channels(images: dict[str, Path], case: str) -> list[Path]:
 
 
 def _channel_names(data: dict[str, Any]) -> list[str]:
-    """In order of their numbers, as `dataset.json` has them; none where it does not tell."""
+    """The channels' names in the order of their numbers, as `dataset.json` has them; empty where it
+    has none."""
     named = data.get("channel_names", data.get("modality"))
     return [str(name) for name in named.values()] if isinstance(named, dict) else []
 
@@ -256,15 +258,15 @@ def _most_images(files: dict[str, CaseFiles]) -> int:
 
 
 def _used(folder: Path, count: int, named: list[str]) -> int:
-    """How many volumes of a case are used; where not all are, that is said."""
+    """How many volumes of a case are used. A warning says where not all are."""
     if count > MOST_VOLUMES:
-        told = f" ({', '.join(named[:MOST_VOLUMES])})" if len(named) == count else ""
+        names = f" ({', '.join(named[:MOST_VOLUMES])})" if len(named) == count else ""
         _log.warning(
             "Cases in '%s' have %d channels; the first %d are used%s.",
             folder,
             count,
             MOST_VOLUMES,
-            told,
+            names,
         )
     return min(count, MOST_VOLUMES)
 

@@ -213,9 +213,11 @@ def _table(folder: Path, labels: Any, files: dict[str, CaseFiles]) -> LabelTable
 
 
 def for_method(dataset: Dataset, method: Method, volumes: int | None = None) -> Dataset:
-    """The data set as it is evaluated by a method: with all co-registered volumes of a case, or so
-    many, or the first alone where the method sees one volume; then that is said. Raises InputError
-    where cases have not so many."""
+    """The data set as a method is evaluated on it.
+
+    volumes: how many co-registered volumes of each case are used; None: all that there are, or the
+    first with a warning where the method sees one volume. Raises InputError where cases have fewer.
+    """
     if volumes is not None:
         return dataset.with_volumes(volumes)
     if dataset.volumes > 1 and not uses_further_volumes(method):

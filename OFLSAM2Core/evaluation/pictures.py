@@ -66,22 +66,24 @@ def strip(shown: Shown, columns: int = 6) -> Image.Image:
     captions = []
     for index in indices:
         grey = _grey(image[index][crop], window, size)
-        drawn = grey.copy()
+        picture = grey.copy()
         for structure in shown.structures:
             shape = _resized(labels[index][crop] == structure.label, size)
-            _paint(drawn, shape, _rgb(structure), 0.3)
-            _paint(drawn, _outline(shape, 2), _rgb(structure), 1.0)
+            _paint(picture, shape, _rgb(structure), 0.3)
+            _paint(picture, _outline(shape, 2), _rgb(structure), 1.0)
             if truth is not None:
                 shape = _resized(truth[index][crop] == structure.label, size)
-                _paint(drawn, _outline(shape, 1), WHITE, 0.9)
-        rows[0].append(_as_image(drawn))
+                _paint(picture, _outline(shape, 1), WHITE, 0.9)
+        rows[0].append(_as_image(picture))
         stored = slicing.index_in_volume(int(index))
         score = (shown.scores or {}).get(stored)
         captions.append(f"slice {stored}" + ("" if score is None else f"  conf. {score:.2f}"))
     if confidence is not None:
         rows.append(
             [
-                _as_image(_doubt(_grey(image[index][crop], window, size), confidence[index][crop]))
+                _as_image(
+                    _uncertainty(_grey(image[index][crop], window, size), confidence[index][crop])
+                )
                 for index in indices
             ]
         )
@@ -192,25 +194,27 @@ def _outline(mask: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
 
 
 def _paint(
-    drawn: npt.NDArray[np.float32],
+    picture: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
     color: tuple[int, int, int],
     opacity: float,
 ) -> None:
-    drawn[mask] = (1 - opacity) * drawn[mask] + opacity * np.asarray(color, np.float32)
+    picture[mask] = (1 - opacity) * picture[mask] + opacity * np.asarray(color, np.float32)
 
 
-def _doubt(grey: npt.NDArray[np.float32], confidence: npt.NDArray) -> npt.NDArray[np.float32]:
+def _uncertainty(grey: npt.NDArray[np.float32], confidence: npt.NDArray) -> npt.NDArray[np.float32]:
     height, width = grey.shape[:2]
     resized = Image.fromarray(np.ascontiguousarray(confidence)).resize((width, height))
-    doubt = np.clip((1 - np.asarray(resized, np.float32) / 255) * 2, 0, 1)[..., None]
-    color = np.concatenate([np.full_like(doubt, 255), 220 * (1 - doubt), 0 * doubt], axis=-1)
-    opacity = np.minimum(1.5 * doubt, 1) * 0.85
+    uncertainty = np.clip((1 - np.asarray(resized, np.float32) / 255) * 2, 0, 1)[..., None]
+    color = np.concatenate(
+        [np.full_like(uncertainty, 255), 220 * (1 - uncertainty), 0 * uncertainty], axis=-1
+    )
+    opacity = np.minimum(1.5 * uncertainty, 1) * 0.85
     return (1 - opacity) * grey + opacity * color
 
 
-def _as_image(drawn: npt.NDArray[np.float32]) -> Image.Image:
-    return Image.fromarray(np.clip(drawn, 0, 255).astype(np.uint8))
+def _as_image(picture: npt.NDArray[np.float32]) -> Image.Image:
+    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
 
 
 def _assemble(

@@ -39,11 +39,13 @@ class Sam2MaskPrompt(PromptedMethod):
 
 
 def covering(likeness: Tensor, count: int) -> list[int]:
-    """`count` rows, one after the other the one with which the mean over columns of the largest
-    value among the rows chosen becomes largest.
+    """Numbers of `count` rows that together are most similar to all columns. They are chosen one
+    after the other: each time the row that raises the mean, over columns, of the highest similarity
+    to a chosen row most.
 
-    likeness: of support slices (rows) and slices of the volume (columns). The rows with the largest
-    values would all be of the one height at which patients look most alike.
+    likeness: similarity of support slices (rows) and slices of the volume (columns). The `count`
+    rows of the highest similarity would all come from the slice position at which patients are most
+    similar.
     """
     chosen: list[int] = []
     covered = likeness.new_full((likeness.shape[1],), -1.0)

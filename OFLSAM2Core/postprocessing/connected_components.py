@@ -18,8 +18,8 @@ from scipy import ndimage
 from OFLSAM2Core.data.overlap import bounding_box
 
 STRAY = 0.5
-"""Components smaller than this share of the largest are spurious. Of two large ones
-nobody knows which is meant: both stay, for the user to see."""
+"""Components smaller than this share of the largest are spurious. Where
+two are large, it is not known which is right: both stay, for the user to see."""
 
 ENOUGH = 0.25
 """Share of a structure's voxels that must lie in components that touch its neighbours, for the

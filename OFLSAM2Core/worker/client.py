@@ -53,7 +53,7 @@ LIVENESS_S = 0.02  # how soon the end of a process is noticed whose children hol
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """What the worker said.
+    """A message of the worker.
 
     name: "ready", "progress", "slice", "log", "done" or "failed".
     id: of the request it answers, or None where it belongs to none.

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 HEIGHT = 400.0
-"""Of every volume, mm: more slices are thinner ones."""
+"""Height of every volume in mm; with more slices, each is thinner."""
 
 
 def write_case(path: Path, slices: int, side: int, structures: int, seed: int) -> None:
@@ -113,7 +113,7 @@ def segment(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """Of this process, as Linux counts it (VmHWM)."""
+    """Peak memory of this process, as Linux counts it (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 

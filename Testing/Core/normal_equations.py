@@ -14,7 +14,8 @@ def equations_of(
     near: Tensor | None = None,
     balance: PositionWeights | None = None,
 ) -> NormalEquations:
-    """Of one slice: rows (P, D), wanted (N, M, h, w) or (N, M, P), near (N, P)."""
+    """The normal equations of one slice: rows (P, D), wanted (N, M, h, w) or (N, M, P), near
+    (N, P)."""
     total = NormalEquationsAccumulator()
     total.add(rows, wanted.flatten(2), near, balance)
     return total.mean()

@@ -48,7 +48,7 @@ def _learned(*cases: SupportCase) -> Preprocessing:
 
 @pytest.fixture(scope="module")
 def preparation() -> Preprocessing:
-    """Of two cases that are equally bright but for what is far from the structure."""
+    """Learned from two cases of the same brightness, except far from the structure."""
     return _learned(_case(_tissue(1)), _case(_with_a_coil(_tissue(2))))
 
 

@@ -250,7 +250,7 @@ def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_more_cases():
     for found in (few, many):
         assert found["low"] < found["mean"] < found["high"]
     assert many["high"] - many["low"] < 0.6 * (few["high"] - few["low"])
-    # Of a mean of n values with deviation s: 1.96 s / sqrt(n) to both sides.
+    # The interval of a mean of n values with deviation s is 1.96 s / sqrt(n) to both sides.
     deviation = values.mean(axis=1).std(ddof=1)
     assert many["high"] - many["low"] == pytest.approx(2 * 1.96 * deviation / 10, rel=0.1)
     assert mean_and_interval(values[:1])["low"] is None

@@ -84,7 +84,7 @@ def test_memory_features_are_the_mask_itself_and_lose_nothing(
     backbone: LiteMedSamBackbone, image: torch.Tensor
 ) -> None:
     masks = torch.rand(2, 1, 256, 256, generator=torch.Generator().manual_seed(1))
-    memory = backbone.remember(backbone.encode(image), masks)
+    memory = backbone.encode_memory(backbone.encode(image), masks)
     assert memory.features.shape == (2, backbone.memory_channels, 64, 64)
     torch.testing.assert_close((F.pixel_shuffle(memory.features, BLOCK) + 1) / 2, masks)
 

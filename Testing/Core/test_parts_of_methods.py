@@ -117,7 +117,7 @@ def test_a_compressed_memory_reads_the_same_at_a_fraction_of_the_size(
     attention = MaskAttention(256, projected=64).eval()
     position = torch.randn(1, 256, 8, 8, generator=generator)
     memory = Memory(torch.randn(2, 16, 8, 8, generator=generator), position)
-    small = attention.compress(memory)
+    small = attention.project_memory(memory)
     assert small.position is not None and small.position.numel() * 4 == position.numel()
     query = torch.randn(1, 256, 8, 8, generator=generator)
     torch.testing.assert_close(attention(query, [small]), attention(query, [memory]))
@@ -162,8 +162,8 @@ def test_confidence_is_the_dice_to_be_expected_of_the_probabilities() -> None:
     assert faint < strong
 
 
-def test_where_structures_meet_confidence_is_the_dice_to_be_expected_of_what_is_drawn() -> None:
-    """Of three that share a voxel, one is drawn there that is not likelier than all the others."""
+def test_where_structures_meet_confidence_is_the_expected_dice_of_the_prediction() -> None:
+    """Where three structures share a voxel, one is predicted that has less than half."""
     rng = np.random.default_rng(0)
     shares = rng.dirichlet([3.0, 4.0, 4.0, 4.0], (60, 60))
     scores = slice_confidence(torch.from_numpy(shares).permute(2, 0, 1))

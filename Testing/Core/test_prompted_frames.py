@@ -96,7 +96,7 @@ def _by_prompted_frames(
     prompts = []
     for frame in prompted:
         mask = torch.from_numpy(_disc(frame))[None, None].float()
-        prompts.append((frame, backbone.remember(backbone.encode(images[frame][None]), mask)))
+        prompts.append((frame, backbone.encode_memory(backbone.encode(images[frame][None]), mask)))
     frames = PromptedFrames(backbone)
     found = {}
     for frame, direction in order:
@@ -201,7 +201,7 @@ def test_where_memory_is_a_mask_a_frame_reads_the_prompt_that_looks_like_it() ->
     with torch.random.fork_rng():
         torch.manual_seed(0)
         frames = PromptedFrames(backbone, backbone.new_attention().eval())
-    prompts = [(n - 2, backbone.remember(features[n], masks[n][None])) for n in range(2)]
+    prompts = [(n - 2, backbone.encode_memory(features[n], masks[n][None])) for n in range(2)]
     for own, other in ((0, 1), (1, 0)):
         found = frames.predict(0, features[own], prompts, remember=False)[0] > 0.5
         right = (found == (masks[own, 0] > 0.5)).float().mean()
@@ -270,8 +270,8 @@ def test_a_structure_that_earlier_slices_do_not_show_begins_where_a_prompt_shows
         torch.manual_seed(0)
         frames = PromptedFrames(backbone, backbone.new_attention().eval())
     prompts = [
-        (-1, backbone.remember(features[2], masks)),
-        (-2, backbone.remember(features[0], 0 * masks)),
+        (-1, backbone.encode_memory(features[2], masks)),
+        (-2, backbone.encode_memory(features[0], 0 * masks)),
     ]
     # Nothing, nothing, the first structure, both of them.
     dices = []

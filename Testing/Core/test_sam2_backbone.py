@@ -83,7 +83,7 @@ def _by_the_predictor(backbone: Sam2Backbone, architecture: str, frames: Path, l
 def _by_the_backbone(backbone: Sam2Backbone, frames: Path, last: int, keep: int = 15) -> list:
     """The same by memory alone: one labelled slice as support, then slice after slice."""
     images = _images(frames)
-    support = backbone.remember(backbone.encode(images[:1]), _label())
+    support = backbone.encode_memory(backbone.encode(images[:1]), _label())
     done: list[Memory] = []
     shown = []
     for index in range(1, last + 1):
@@ -93,7 +93,7 @@ def _by_the_backbone(backbone: Sam2Backbone, frames: Path, last: int, keep: int 
         decoded = backbone.decode(features, target)
         logits = shown_logits(decoded)
         square = interpolate(logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-        done.append(backbone.remember(features, torch.sigmoid(square), decoded))
+        done.append(backbone.encode_memory(features, torch.sigmoid(square), decoded))
         shown.append(interpolate(logits, FRAME_SHAPE, mode="bilinear", align_corners=False))
     return shown
 
@@ -155,17 +155,17 @@ def test_three_structures_at_once_equal_one_at_a_time(backbone: Sam2Backbone) ->
     images = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     first, second, third = (backbone.encode(images[i : i + 1]) for i in range(3))
     masks = _masks(3)
-    support = backbone.remember(first, masks)
+    support = backbone.encode_memory(first, masks)
     before = backbone.decode(second, backbone.attend(second, [support, support], []))
     probabilities = torch.sigmoid(_square(before.logits))
-    recent = backbone.remember(second, probabilities, before)
+    recent = backbone.encode_memory(second, probabilities, before)
     target = backbone.attend(third, [support], [(1, recent)])
     decoded = backbone.decode(third, target)
     for index in range(3):
         one = slice(index, index + 1)
         alone = _of_structure(before, one)
-        _same_memory(backbone.remember(first, masks[one]), support.of([index]))
-        _same_memory(backbone.remember(second, probabilities[one], alone), recent.of([index]))
+        _same_memory(backbone.encode_memory(first, masks[one]), support.of([index]))
+        _same_memory(backbone.encode_memory(second, probabilities[one], alone), recent.of([index]))
         attended = backbone.attend(third, [support.of([index])], [(1, recent.of([index]))])
         torch.testing.assert_close(attended, target[one], rtol=0, atol=2e-5)
         single = backbone.decode(third, target[one])
@@ -240,7 +240,7 @@ def test_following_the_gradient_through_the_frozen_decoder_fits_a_mask(
 def test_a_memory_survives_being_kept_in_half_precision(backbone: Sam2Backbone) -> None:
     """It is rounded as SAM2 rounds it, to bfloat16, so nothing more is lost there."""
     features = backbone.encode(torch.rand(1, 3, SIDE, SIDE))
-    memory = backbone.remember(features, _masks(2))
+    memory = backbone.encode_memory(features, _masks(2))
     kept = memory.to("cpu", torch.bfloat16)
     assert torch.equal(kept.features.float(), memory.features)
     attended = backbone.attend(features, [kept], [])
@@ -254,7 +254,7 @@ def test_shapes_of_tiny_at_the_512_pixels_of_medsam2() -> None:
     assert features.embedding.shape == (1, backbone.feature_channels, 32, 32)
     assert [level.shape[1:] for level in features.high_res] == [(32, 128, 128), (64, 64, 64)]
     masks = torch.zeros(2, 1, 512, 512)
-    memory = backbone.remember(features, masks)
+    memory = backbone.encode_memory(features, masks)
     assert memory.features.shape == (2, backbone.memory_channels, 32, 32)
     assert memory.pointer is not None and memory.pointer.shape == (2, 256)
     target = backbone.attend(features, [memory], [(1, memory)])
@@ -364,7 +364,7 @@ def test_running_sam2_imports_neither_torchvision_nor_timm() -> None:
         "assert 'sam2' not in sys.modules\n"
         "b = Sam2Backbone.random()\n"
         "f = b.encode(torch.rand(1, 3, 128, 128))\n"
-        "m = b.remember(f, torch.ones(1, 1, 128, 128))\n"
+        "m = b.encode_memory(f, torch.ones(1, 1, 128, 128))\n"
         "b.decode(f, b.attend(f, [m], []))\n"
         "assert not {'torchvision', 'timm'} & set(sys.modules)\n"
     )

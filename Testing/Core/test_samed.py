@@ -17,13 +17,14 @@ from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.backbones.tiny_vit import TinyViT
 from OFLSAM2Core.backbones.trainable import TrainableLiteMedSam, TrainableSam
 from OFLSAM2Core.data.overlap import dice
+from OFLSAM2Core.data.slice_geometry import support_geometries
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.common.learned_tensors import learned_tensors
 from OFLSAM2Core.methods.samed.lora import LoraLinear, add_lora
-from OFLSAM2Core.methods.samed.training import WARM_UP, rate
+from OFLSAM2Core.methods.samed.training import WARM_UP, enough_pixels, rate
 from OFLSAM2Core.session import FewShotSession
 
 STRUCTURES = (Structure("disc", 1), Structure("bar", 4))
@@ -44,6 +45,7 @@ def backbone() -> Sam2Backbone:
 
 def _tiny_vit(backbone: Sam2Backbone, masks: int = 3) -> TrainableSam:
     """LiteMedSAM's encoder with random weights, and a decoder of SAM2's without finer maps."""
+    from sam2.modeling.position_encoding import PositionEmbeddingRandom
     from sam2.modeling.sam.mask_decoder import MaskDecoder
     from sam2.modeling.sam.transformer import TwoWayTransformer
 
@@ -52,7 +54,7 @@ def _tiny_vit(backbone: Sam2Backbone, masks: int = 3) -> TrainableSam:
         transformer = TwoWayTransformer(depth=1, embedding_dim=256, mlp_dim=64, num_heads=8)
         decoder = MaskDecoder(transformer_dim=256, transformer=transformer)
         encoder = TinyViT().eval()
-    position = torch.zeros(1, 256, 8, 8)
+        position = PositionEmbeddingRandom(128)
     return TrainableLiteMedSam(encoder, decoder, torch.zeros(1, 256, 1, 1), position, masks).eval()
 
 
@@ -117,14 +119,14 @@ def test_the_updated_rows_are_queries_and_values(sam: TrainableSam) -> None:
         usual = layer(x)
         qkv.weight[keys] += 1.0 * torch.rand_like(qkv.weight[keys])
         assert not torch.allclose(layer(x), usual, atol=1e-5)
-        # Where nothing is asked, keys do not matter.
+        # With queries of zero, keys do not matter.
         qkv.weight[attention.queries] = 0
         assert qkv.bias is not None
         qkv.bias[attention.queries] = 0
         asked = layer(x)
         qkv.weight[keys] += 1.0 * torch.rand_like(qkv.weight[keys])
         assert torch.allclose(layer(x), asked, atol=1e-5)
-        # And without values nothing is said.
+        # And without values only the bias comes out.
         qkv.weight[attention.values] = 0
         qkv.bias[attention.values] = 0
         bias = layer.get_submodule("proj").bias
@@ -152,6 +154,20 @@ def test_all_masks_begin_alike_and_near_the_frozen_decoder_s_first(backbone: Sam
     # Not equal: the tokens of masks see each other, and the frozen decoder's differ.
     both = torch.stack([logits[0, 0].flatten(), expected[0, 0].flatten()])
     assert torch.corrcoef(both)[0, 1] > 0.95
+
+
+def test_litemedsam_takes_images_of_any_size(backbone: Sam2Backbone) -> None:
+    sam = _tiny_vit(backbone)
+    assert sam.takes_any_size and not backbone.trainable(3).takes_any_size
+    for side in (32, 64, 96):
+        with torch.no_grad():
+            assert sam(_images(side)).shape == (1, 3, side, side)
+
+
+def test_an_image_has_two_pixels_for_one_of_the_slice_but_no_more_than_the_backbone_takes() -> None:
+    slicings = support_geometries([_case(0)], "auto")  # Slices of 60 x 50 pixels.
+    assert enough_pixels(slicings, 256) == 128
+    assert enough_pixels(slicings, 96) == 96
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing() -> None:

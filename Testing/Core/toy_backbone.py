@@ -64,7 +64,7 @@ class ToyBackbone(Backbone):
         small = F.avg_pool2d(torch.cat(maps, dim=1), 4)
         return ImageFeatures(torch.tanh(2 * F.conv2d(small, self._mix)))
 
-    def remember(
+    def encode_memory(
         self, features: ImageFeatures, masks: Tensor, decoded: Decoded | None = None
     ) -> Memory:
         raise NotImplementedError

@@ -52,7 +52,7 @@ class ToyMaskBackbone(Backbone):
         return ImageFeatures(torch.cat(scales, dim=1))
 
     @torch.no_grad()
-    def remember(
+    def encode_memory(
         self, features: ImageFeatures, masks: Tensor, decoded: Decoded | None = None
     ) -> Memory:
         return Memory(F.pixel_unshuffle(masks, BLOCK) * 2 - 1, features.normalized_embedding)

@@ -25,7 +25,7 @@ from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.options import Options, option
 
 at_slice = 0
-"""Of all that this process segments, the slice (counted from 1) at which the signals come."""
+"""The signals come at this slice, counted from 1 over all that this process segments."""
 signals: tuple[int, ...] = ()
 _begun = itertools.count(1)
 

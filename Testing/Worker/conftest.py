@@ -14,7 +14,7 @@ from OFLSAM2Core.worker.client import WorkerClient, worker_environment
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Of a worker's process: finds the package, and logs into the test's own folder."""
+    """The environment of a worker, which finds the package and logs into the test's own folder."""
     return {**worker_environment(os.environ), "OFLSAM2_LOG_DIR": str(tmp_path / "logs")}
 
 

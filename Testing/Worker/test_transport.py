@@ -65,7 +65,7 @@ def turns_until_last(client: WorkerClient, on_event: Callable[[Event], None]) ->
 
 
 def processes_that_share_memory(environment: dict[str, str]) -> set[int]:
-    """Of those that this test has started: they have its log folder in their environment."""
+    """Ids of processes that this test started, which have its log folder in their environment."""
     found = set()
     mark = environment["OFLSAM2_LOG_DIR"].encode()
     for process in psutil.process_iter():

@@ -94,9 +94,9 @@ class PromptedFrames:
             kept = resized[:, 0].sigmoid()
         if not remember:
             return probabilities
-        memory = self._backbone.remember(features, kept[:, None], decoded)
+        memory = self._backbone.encode_memory(features, kept[:, None], decoded)
         if self._attention is not None:
-            memory = self._attention.compress(memory)
+            memory = self._attention.project_memory(memory)
         self._predicted[frame] = memory
         return probabilities
 

@@ -107,10 +107,10 @@ class PromptState:
                 with ctx.timings.stage("encode"):
                     features = statistics.standardise(backbone.encode(shown))
                 there = torch.from_numpy(masks)[:, None].to(backbone.device)
-                memory = backbone.remember(features, there)
+                memory = backbone.encode_memory(features, there)
                 if attention is not None and not copy and index in read:
                     known.append((len(memories), features, there[:, 0]))
-                memories.append(memory if attention is None else attention.compress(memory))
+                memories.append(memory if attention is None else attention.project_memory(memory))
                 descriptors.append(choice.describe(shown, features))
                 numbers.append(number)
                 sources.append(index)

@@ -124,7 +124,7 @@ class OflSam2Run:
         """Online update of memory bank and mapping network by a slice that passed the gate."""
         size = self.backbone.image_size
         masks = F.interpolate(probabilities[:, None], size=(size, size), mode="bilinear")
-        memory = self.backbone.remember(features, masks, decoded)
+        memory = self.backbone.encode_memory(features, masks, decoded)
         if self.options.mapping_branch:
             self.mapping = self.mapping.update(
                 features.normalized_embedding,
@@ -133,7 +133,7 @@ class OflSam2Run:
                 self.options.iterations_update,
             )
         attention = self.learned.trained.attention
-        kept = memory if attention is None else attention.compress(memory)
+        kept = memory if attention is None else attention.project_memory(memory)
         for recent in recents:
             recent.add(index, kept, confident)
 

@@ -106,7 +106,7 @@ def support_memory(
     kept = [originals[i] for i in spread(range(len(originals)), MOST_MEMORIES)]
     memories = [each.memory(backbone) for each in kept]
     if attention is not None:
-        memories = [attention.compress(memory) for memory in memories]
+        memories = [attention.project_memory(memory) for memory in memories]
     return SupportMemory(
         memories,
         torch.stack([each.descriptor for each in kept]),

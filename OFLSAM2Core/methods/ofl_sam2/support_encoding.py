@@ -53,7 +53,7 @@ class EncodedSlice:
     def memory(self, backbone: Backbone) -> Memory:
         """Memory features of the slice and its labels."""
         masks = self.masks[:, None].to(backbone.device).float() / 255
-        return backbone.remember(self.features(backbone), masks)
+        return backbone.encode_memory(self.features(backbone), masks)
 
 
 def encode_support(

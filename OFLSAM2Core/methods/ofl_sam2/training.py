@@ -179,7 +179,7 @@ class Training:
         logits = torch.stack([k for k in known if k is not None]).to(self.backbone.device).float()
         size = self.backbone.image_size
         masks = F.interpolate((logits + rng.normal(0, SHIFT)).sigmoid()[:, None], size=(size, size))
-        return [(1, self.backbone.remember(beside.features(self.backbone), masks))]
+        return [(1, self.backbone.encode_memory(beside.features(self.backbone), masks))]
 
 
 def segmentation_loss(logits: Tensor, truth: Tensor) -> Tensor:

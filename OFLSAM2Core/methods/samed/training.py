@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 
 from OFLSAM2Core.data.results import Progress
+from OFLSAM2Core.data.slice_geometry import SliceGeometry, support_geometries
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.method_state import MethodState
@@ -22,6 +24,7 @@ from OFLSAM2Core.methods.common.training_clock import training_clock
 from OFLSAM2Core.methods.samed import SamedLearnOptions
 from OFLSAM2Core.methods.samed.lora import add_lora, in_precision_of
 from OFLSAM2Core.methods.samed.segmentation import VERSION
+from OFLSAM2Core.preprocessing.roi_crop import longest_side
 from OFLSAM2Core.runtime.named_tensors import named
 
 BATCH = 2
@@ -33,19 +36,24 @@ WARM_UP = 0.1
 DECAY = 0.9
 WEIGHT_DECAY = 0.1
 
+MAGNIFICATION = 2
+"""Pixels of the encoder's image for a pixel of the slice, as the default method has."""
+MULTIPLE = 32
+"""Pixels; TinyViT halves an image several times."""
+
 
 def train(ctx: Context, support: Sequence[SupportCase], options: SamedLearnOptions) -> MethodState:
     """LoRA and decoder, trained until the time, or the number of steps, is over."""
     structures = support[0].structures
-    prepared, cases = SlicePreparation.learn(
-        support,
-        ctx.needed_backbone.image_size,
-        options.slicing_axis,
-        options.intensity_window,
-    )
     with ctx.seeded():
         sam = ctx.needed_backbone.trainable(len(structures) + 1).eval()
         add_lora(sam, options.rank)
+        size = ctx.needed_backbone.image_size
+        if sam.takes_any_size:
+            size = enough_pixels(support_geometries(support, options.slicing_axis), size)
+        prepared, cases = SlicePreparation.learn(
+            support, size, options.slicing_axis, options.intensity_window
+        )
         sam.to(ctx.needed_backbone.device)
         learned = [each for each in sam.parameters() if each.requires_grad]
         optimiser = torch.optim.AdamW(learned, options.learning_rate, weight_decay=WEIGHT_DECAY)
@@ -70,8 +78,18 @@ def train(ctx: Context, support: Sequence[SupportCase], options: SamedLearnOptio
         VERSION,
         {"slices": prepared.to_json(), "rank": options.rank},
         {k: v.cpu() for k, v in named("learned", learned_tensors(sam)).items()},
-        {**prepared.summary, "training steps": steps},
+        {**prepared.summary, "image size": size, "training steps": steps},
     )
+
+
+def enough_pixels(slicings: Sequence[SliceGeometry], most: int) -> int:
+    """Side of the encoder's image in pixels: MAGNIFICATION for a pixel of the largest slice, and
+    `most` at most. The time of a step goes with its square."""
+    wanted = max(
+        MAGNIFICATION * longest_side(slicing) / min(slicing.spacing_in_plane)
+        for slicing in slicings
+    )
+    return min(math.ceil(wanted / MULTIPLE) * MULTIPLE, most)
 
 
 def rate(part: float) -> float:
