@@ -52,6 +52,7 @@ class Schedule:
         return sum(stage.steps for stage in (*self.affine, *self.smooth))
 
 
+# The schedule that all figures of docs/experiments/atlas-prior.md are of.
 THOROUGH = Schedule(
     (_Stage(4, 60, 0.02), _Stage(2, 20, 0.01)), (_Stage(4, 40, 1.0, 8), _Stage(2, 40, 0.5, 4))
 )

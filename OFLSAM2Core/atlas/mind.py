@@ -18,8 +18,10 @@ CHANNELS = 12
 _PATCH = 3
 """Cells along the side of a patch."""
 
+# Indices of the six neighbours in a block of 3 x 3 x 3 cells, whose middle is (1, 1, 1).
 _SIX = ((0, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1))
 
+# Neighbours that lie diagonally to each other: those of MIND-SSC (Heinrich et al. 2013).
 _PAIRS = [
     (one, other)
     for number, one in enumerate(_SIX)

@@ -33,6 +33,7 @@ OF_WIDTH = 0.06
 IN_PLANE = 1.0
 """Pixels of the decoder's maps: a quarter of the features' grid, whose steps show otherwise."""
 
+# The logit of each stored byte, at the middle of what is rounded to it.
 _LOGITS = np.log((np.arange(256) + 0.5) / (255.5 - np.arange(256))).astype(np.float32)
 
 

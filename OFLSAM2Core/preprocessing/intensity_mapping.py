@@ -22,6 +22,7 @@ _TRIM = 0.5
 # CT numbers are stored as Hounsfield units, or shifted to be positive (by 1000 or 1024).
 _SHIFTS = (0.0, 1000.0, 1024.0)
 
+# Percentiles between which the curve is straight.
 _LANDMARKS = (_TRIM, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 100 - _TRIM)
 
 # How far the CT curve goes from a straight window (0) to an even histogram (1). A rough choice:

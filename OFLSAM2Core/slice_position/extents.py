@@ -32,7 +32,7 @@ LEAST_HEIGHT = 0.9
 predicted, and even less so at the slice positions of a lower structure: parts of a hippocampus were
 lost by that (docs/decisions/0013)."""
 
-
+# Stands in files for an end that no case shows.
 _NOT_SHOWN = -1e6
 
 

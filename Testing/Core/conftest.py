@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from command_line import QUICK, succeed, support
 from toy_package import install
 
 from OFLSAM2Core.evaluation.datasets import sample_data
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """The maps in tests are so small that more threads only wait for each other: two threads on two
+    busy cores take 7 times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

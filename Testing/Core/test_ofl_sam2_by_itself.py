@@ -6,7 +6,6 @@ docs/experiments/ofl-sam2-by-itself.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -40,12 +39,7 @@ from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, confident_str
 STRUCTURES = (Structure("disc", 1), Structure("bar", 4))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

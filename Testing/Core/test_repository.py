@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -67,6 +68,46 @@ def test_a_file_that_has_gone_leaves_the_list(copy: Path) -> None:
 
 
 NAMED_FILE = re.compile(r"`((?:OFLSAM2Core|OFLSAM2Slicer|Testing|docs|examples)/[\w./-]*\w)`")
+
+
+def test_every_number_that_decides_something_has_its_reason_beside_it() -> None:
+    """One text will do for constants in consecutive lines."""
+    bare = []
+    for folder in ("methods", "atlas", "postprocessing", "preprocessing", "slice_position"):
+        for path in sorted((ROOT / "OFLSAM2Core" / folder).rglob("*.py")):
+            bare += [f"{path.name}: {name}" for name in _bare_constants(path.read_text("utf-8"))]
+    assert bare == []
+
+
+def test_a_number_without_a_reason_is_found() -> None:
+    text = 'ONE = 1\nTWO = 2\n"""Why."""\n\n# Why.\nTHREE = {2: 4}\n\nVERSION = 1\n\nFOUR = -5\n'
+    assert _bare_constants(text) == ["FOUR"]
+
+
+def _bare_constants(text: str) -> list[str]:
+    """Names of a module's constants that are or hold numbers, without a text or a comment."""
+    lines, groups, end = text.splitlines(), [], -1
+    for statement in ast.parse(text).body:
+        if statement.lineno > end + 1:
+            groups.append([])
+        groups[-1].append(statement)
+        end = statement.end_lineno
+    bare = []
+    for group in groups:
+        around = lines[max(group[0].lineno - 2, 0) : group[-1].end_lineno]
+        if any("#" in line for line in around) or any(isinstance(s, ast.Expr) for s in group):
+            continue
+        for constant in group:
+            if isinstance(constant, ast.Assign) and _holds_a_number(constant.value):
+                name = ast.unparse(constant.targets[0])
+                if name.isupper() and name != "VERSION":
+                    bare.append(name)
+    return bare
+
+
+def _holds_a_number(value: ast.expr) -> bool:
+    constants = (each.value for each in ast.walk(value) if isinstance(each, ast.Constant))
+    return any(isinstance(each, int | float) for each in constants)
 
 
 @pytest.mark.parametrize(

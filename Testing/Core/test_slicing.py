@@ -7,8 +7,13 @@ import pytest
 from orientations import ORIENTATIONS, stored
 
 from OFLSAM2Core.data.results import SliceResult
-from OFLSAM2Core.data.slice_geometry import SliceGeometry, validate_slice_count
-from OFLSAM2Core.data.volume import Volume
+from OFLSAM2Core.data.slice_geometry import (
+    SliceGeometry,
+    support_geometries,
+    validate_slice_count,
+)
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 
 AXES = ("sagittal", "coronal", "axial", "auto")
@@ -54,6 +59,20 @@ def test_the_same_volume_stored_in_any_orientation_gives_identical_slices(axis, 
         assert other_slicing.orientation == slicing.orientation
         assert other_slicing.steps == pytest.approx(slicing.steps)
         np.testing.assert_array_equal(other_slicing.to_slices(other.array), expected)
+
+
+def test_support_cases_are_all_cut_along_the_axis_of_most_of_them(caplog) -> None:
+    """Also where the first one was scanned along another."""
+    thick = {"sagittal": (4.0, 1.0, 1.0), "axial": (1.0, 1.0, 4.0)}
+    structures = (Structure("one", 1),)
+    cases = []
+    for axis in ("sagittal", "axial", "axial"):
+        array = np.zeros((12, 12, 12), np.int16)
+        volume = Volume(array, np.diag([*thick[axis], 1.0]), axis)
+        cases.append(SupportCase(volume, np.ones(array.shape, np.uint8), structures))
+    assert [each.orientation for each in support_geometries(cases)] == ["axial"] * 3
+    assert "different axes" in caplog.text
+    assert [each.orientation for each in support_geometries(cases[:1])] == ["sagittal"]
 
 
 @pytest.mark.parametrize("axis", AXES)

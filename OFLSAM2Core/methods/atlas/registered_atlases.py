@@ -20,10 +20,10 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.overlap import bounding_box
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
+from OFLSAM2Core.methods.common.reading_state import reading
 from OFLSAM2Core.methods.common.sliced_volume import SlicedCase, SlicedVolume, SlicePreparation
 from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
 from OFLSAM2Core.methods.common.volume_on_grid import Coverage, grey_on_grid, middle_of
@@ -122,19 +122,12 @@ class Atlases:
     @classmethod
     def decode(cls, state: MethodState) -> Atlases:
         """Raises TaskError where the state is of another version or lacks a part."""
-        try:
-            if state.version != VERSION:
-                raise KeyError(state.version)
+        with reading(state, VERSION):
             images = state.tensors["images"]
             depth, rows, columns = images.shape[2:]
             grid = IsotropicGrid(float(state.metadata["spacing"]), (depth, rows, columns))
             slices = SlicePreparation.from_json(state.metadata["slices"])
             return cls(slices, grid, images, state.tensors["labels"])
-        except (KeyError, ValueError) as error:
-            raise TaskError(
-                "The learned task lacks a part, or is of another version of the method.",
-                "Learn it again from the support cases.",
-            ) from error
 
 
 class AtlasRun:

@@ -20,6 +20,7 @@ MOST_READ = 12
 """Support slices that are read to choose the thresholds."""
 
 THRESHOLDS = tuple(number / 20 for number in range(1, 20))
+"""Those that are tried: 0.05 to 0.95."""
 
 
 def read_masks(

@@ -15,13 +15,13 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, statistics_slices
 from OFLSAM2Core.methods.common.mask_readout import MOST_READ, best_thresholds, read_masks
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames
+from OFLSAM2Core.methods.common.reading_state import reading
 from OFLSAM2Core.methods.common.sliced_volume import SlicedVolume, SliceFeatures, SlicePreparation
 from OFLSAM2Core.methods.common.support_memory import SupportMemory, descriptor, spread
 from OFLSAM2Core.runtime.named_tensors import named, part_of
@@ -144,14 +144,9 @@ class PromptState:
     @classmethod
     def decode(cls, ctx: Context, state: MethodState) -> PromptState:
         """Raises TaskError where the state is of another version or lacks a part."""
-        if state.version != VERSION:
-            raise TaskError(
-                f"What the task learned has version {state.version}; this program reads {VERSION}.",
-                "Learn the task again from the support cases.",
-            )
         device = ctx.needed_backbone.device
         tensors = {name: tensor.to(device) for name, tensor in state.tensors.items()}
-        try:
+        with reading(state, VERSION):
             with ctx.seeded():
                 attention = ctx.needed_backbone.new_attention()
             if attention is not None:
@@ -161,11 +156,6 @@ class PromptState:
             thresholds = None if attention is None else tensors["thresholds"]
             prepared = SlicePreparation.from_json(state.metadata["slices"])
             return cls(prepared, memory, attention, thresholds)
-        except (KeyError, RuntimeError) as error:
-            raise TaskError(
-                "The learned task lacks a part, or a part has another shape.",
-                "Learn it again from the support cases.",
-            ) from error
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUPS = 8
+"""Groups of channels that are normalised together: batches are too small to normalise over them."""
 
 
 class UNet(nn.Module):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from OFLSAM2Core.backbones.base import Backbone, LearnedAttention
-from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.method_state import MethodState
+from OFLSAM2Core.methods.common.reading_state import reading
 from OFLSAM2Core.methods.common.sliced_volume import SlicePreparation
 from OFLSAM2Core.methods.common.support_memory import SupportMemory, spread
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
@@ -55,18 +55,8 @@ class OflSam2State:
     def decode(cls, state: MethodState, backbone: Backbone) -> OflSam2State:
         """On the backbone's device. Raises TaskError where the state is of another version, or
         something is missing or of another shape."""
-        if state.version != VERSION:
-            raise TaskError(
-                f"What the task learned has version {state.version}; this program reads {VERSION}.",
-                "Learn the task again from the support cases.",
-            )
-        try:
+        with reading(state, VERSION):
             return cls._decode(state, backbone)
-        except (KeyError, RuntimeError) as error:
-            raise TaskError(
-                "The learned task lacks a part, or a part has another shape.",
-                "Learn it again from the support cases.",
-            ) from error
 
     @classmethod
     def _decode(cls, state: MethodState, backbone: Backbone) -> OflSam2State:

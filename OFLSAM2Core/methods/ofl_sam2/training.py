@@ -25,17 +25,23 @@ from OFLSAM2Core.methods.ofl_sam2.options import LearnOptions
 from OFLSAM2Core.methods.ofl_sam2.support_encoding import EncodedSlice
 
 BATCH = 2
+"""Queries a step; others were not measured."""
+
 MOST_EPOCHS = 40
+"""How often each slice is seen at most, so that few slices are not learned by heart
+(docs/decisions/0004)."""
+
 MOST_STRUCTURES = 4
 """Structures of a query that go through the decoder in a step."""
 
 WITH_NEIGHBOUR = 0.5
-"""How often a query's neighbour, as predicted, is in memory: the quality gate may have kept it out
-of it in a new volume."""
+"""How often the predicted neighbour of a query is in memory: in a new volume the quality gate may
+have kept it out."""
 
 SHIFT = 1.5
-"""Deviation of what is added to the neighbour's logits: in training they are soon nearly right, as
-they never are on a new volume, and would be trusted blindly there."""
+"""Standard deviation of the noise that is added to the neighbour's logits. In training they soon
+are nearly right, which they never are on a new volume; without noise the memory would be trusted
+too much there."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ class Training:
         return logits
 
     def _some_structures(self, queries: Sequence[EncodedSlice]) -> list[int]:
-        """A few structures where there are many, those in the slices first: it must also be learned
-        where a structure is not."""
+        """A few structures where there are many. Those in the slices come first, but not only they:
+        it must also be learned where a structure is not."""
         present = torch.stack([q.masks.flatten(1).amax(dim=1) > 127 for q in queries]).any(dim=0)
         draw = self.rng.random(len(present)) - present.numpy() * self.rng.random(len(present))
         return sorted(int(i) for i in np.argsort(draw)[:MOST_STRUCTURES])
@@ -166,8 +172,8 @@ class Training:
         return [others[i].memory(self.backbone) for i in best[:wanted]]
 
     def _neighbour(self, query: EncodedSlice, structures: list[int]) -> list[tuple[int, Memory]]:
-        """The slice before or behind the query, as it was predicted last, disturbed; none where
-        that slice was not encoded or not predicted yet."""
+        """The slice before or behind the query with its last prediction and noise; empty where that
+        slice was not encoded or not predicted yet."""
         rng = self.rng
         place = query.case, query.copy, query.index + int(rng.choice([-1, 1]))
         known = [self._predicted.get((*place, structure)) for structure in structures]

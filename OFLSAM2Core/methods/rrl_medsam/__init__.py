@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
+from OFLSAM2Core.methods.common.training_clock import PRESETS, TrainingTime
 from OFLSAM2Core.methods.options import Options, option
 
 if TYPE_CHECKING:
@@ -27,17 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RrlMedSamLearnOptions(SlicingOptions):
-    core_minutes: float = option(
-        15.0,
-        "Minutes of one processor core's time that are trained, after the backbone has encoded "
-        "the support; two cores take half as long.",
-        low=0.0,
-        high=100_000,
-    )
-    training_steps: int = option(
-        0, "Training ends after so many steps where that is sooner; 0: it does not.", low=0
-    )
+class RrlMedSamLearnOptions(TrainingTime, SlicingOptions):
     learning_rate: float = option(
         1e-3, "Learning rate of Adam (the paper's lab: 1e-4).", low=1e-6, high=1.0
     )
@@ -65,11 +56,6 @@ class RrlMedSamLearnOptions(SlicingOptions):
     )
 
 
-@dataclass(frozen=True)
-class RrlMedSamSegmentOptions(Options):
-    """There are none."""
-
-
 class RrlMedSam:
     """See the module."""
 
@@ -79,12 +65,8 @@ class RrlMedSam:
     sequences = False
     corrections = False
     LearnOptions = RrlMedSamLearnOptions
-    SegmentOptions = RrlMedSamSegmentOptions
-    presets: dict[str, dict[str, Any]] = {
-        "fast": {"core_minutes": 5.0, "grid_side": 48},
-        "balanced": {},
-        "accurate": {"core_minutes": 150.0},
-    }
+    SegmentOptions = Options
+    presets = {**PRESETS, "fast": {**PRESETS["fast"], "grid_side": 48}}
 
     def learn(
         self, ctx: Context, support: Sequence[SupportCase], options: RrlMedSamLearnOptions
@@ -95,7 +77,7 @@ class RrlMedSam:
         return train(ctx, support, options)
 
     def open(
-        self, ctx: Context, volume: Volume, task: LearnedTask, options: RrlMedSamSegmentOptions
+        self, ctx: Context, volume: Volume, task: LearnedTask, options: Options
     ) -> RrlMedSamRun:
         """A run over one volume. Raises TaskError where the task lacks a part."""
         from OFLSAM2Core.methods.rrl_medsam.segmentation import RrlMedSamRun

@@ -12,10 +12,10 @@ from OFLSAM2Core.atlas.isotropic_grid import IsotropicGrid
 from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
+from OFLSAM2Core.methods.common.reading_state import reading
 from OFLSAM2Core.methods.common.sliced_volume import SlicePreparation
 from OFLSAM2Core.methods.common.volume_on_grid import grey_on_grid, middle_of
 from OFLSAM2Core.methods.rrl_medsam.networks import Encoder, MaskDecoder
@@ -51,20 +51,13 @@ class RrlMedSamRun:
     def __init__(self, ctx: Context, volume: Volume, task: LearnedTask) -> None:
         self.ctx, self.structures = ctx, task.structures
         self._state = task.state
-        try:
-            if task.state.version != VERSION:
-                raise KeyError(task.state.version)
+        with reading(task.state, VERSION):
             known = task.state.metadata
             prepared = SlicePreparation.from_json(known["slices"])
             self._spacing = float(known["spacing"])
             with ctx.seeded():
                 self.branches = Branches(int(known["width"]), len(task.structures))
             self.branches.load_state_dict(part_of(task.state.tensors, "branches"))
-        except (KeyError, RuntimeError) as error:
-            raise TaskError(
-                "The learned task lacks a part, or is of another version of the method.",
-                "Learn it again from the support cases.",
-            ) from error
         self.branches.eval().requires_grad_(False).to(ctx.device)
         self.volume = prepared.apply(volume)
 

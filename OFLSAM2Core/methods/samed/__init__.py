@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from OFLSAM2Core.methods.common.slicing_options import SlicingOptions
+from OFLSAM2Core.methods.common.training_clock import PRESETS, TrainingTime
 from OFLSAM2Core.methods.options import Options, option
 
 if TYPE_CHECKING:
@@ -24,16 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SamedLearnOptions(SlicingOptions):
-    core_minutes: float = option(
-        15.0,
-        "Minutes of one processor core's time that are trained; two cores take half as long.",
-        low=0.0,
-        high=100_000,
-    )
-    training_steps: int = option(
-        0, "Training ends after so many steps where that is sooner; 0: it does not.", low=0
-    )
+class SamedLearnOptions(TrainingTime, SlicingOptions):
     learning_rate: float = option(
         1e-3,
         "Learning rate of AdamW after warming up (the paper: 5e-3, batches of 12).",
@@ -41,11 +33,6 @@ class SamedLearnOptions(SlicingOptions):
         high=1.0,
     )
     rank: int = option(4, "Rank of the low-rank updates.", low=1, high=64)
-
-
-@dataclass(frozen=True)
-class SamedSegmentOptions(Options):
-    """There are none."""
 
 
 class Samed:
@@ -58,12 +45,8 @@ class Samed:
     further_volumes = True
     corrections = False
     LearnOptions = SamedLearnOptions
-    SegmentOptions = SamedSegmentOptions
-    presets: dict[str, dict[str, Any]] = {
-        "fast": {"core_minutes": 5.0},
-        "balanced": {},
-        "accurate": {"core_minutes": 150.0},
-    }
+    SegmentOptions = Options
+    presets = PRESETS
 
     def learn(
         self, ctx: Context, support: Sequence[SupportCase], options: SamedLearnOptions
@@ -73,9 +56,7 @@ class Samed:
 
         return train(ctx, support, options)
 
-    def open(
-        self, ctx: Context, volume: Volume, task: LearnedTask, options: SamedSegmentOptions
-    ) -> SamedRun:
+    def open(self, ctx: Context, volume: Volume, task: LearnedTask, options: Options) -> SamedRun:
         """A run over one volume. Raises TaskError where the task lacks a part."""
         from OFLSAM2Core.methods.samed.segmentation import SamedRun
 

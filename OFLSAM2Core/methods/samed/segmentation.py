@@ -9,11 +9,11 @@ import torch
 from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.learned_tensors import set_learned_tensors
+from OFLSAM2Core.methods.common.reading_state import reading
 from OFLSAM2Core.methods.common.sliced_volume import SlicePreparation
 from OFLSAM2Core.methods.samed.lora import add_lora, in_precision_of
 from OFLSAM2Core.runtime.named_tensors import part_of
@@ -28,19 +28,12 @@ class SamedRun:
         self.ctx, self.structures = ctx, task.structures
         self._state = task.state
         backbone = ctx.needed_backbone
-        try:
-            if task.state.version != VERSION:
-                raise KeyError(task.state.version)
+        with reading(task.state, VERSION):
             prepared = SlicePreparation.from_json(task.state.metadata["slices"])
             with ctx.seeded():
                 self.sam = backbone.trainable(len(task.structures) + 1).eval()
                 add_lora(self.sam, int(task.state.metadata["rank"]))
             set_learned_tensors(self.sam, part_of(task.state.tensors, "learned"))
-        except (KeyError, RuntimeError) as error:
-            raise TaskError(
-                "The learned task lacks a part, or is of another version of the method.",
-                "Learn it again from the support cases.",
-            ) from error
         self.sam.requires_grad_(False).to(backbone.device)
         self.volume = prepared.apply(volume)
 

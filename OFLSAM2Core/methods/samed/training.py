@@ -31,10 +31,13 @@ BATCH = 2
 """Slices a step; the paper's 12 would be few steps on a processor."""
 
 DICE, CROSS_ENTROPY = 0.8, 0.2
+"""Weights of the two losses, the paper's."""
 WARM_UP = 0.1
 """Share of the training in which the learning rate rises."""
 DECAY = 0.9
+"""Power of the learning rate's decay after that, the paper's."""
 WEIGHT_DECAY = 0.1
+"""Of AdamW, the paper's."""
 
 MAGNIFICATION = 2
 """Pixels of the encoder's image for a pixel of the slice, as the default method has."""

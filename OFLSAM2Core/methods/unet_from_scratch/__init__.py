@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from OFLSAM2Core.methods.common.training_clock import PRESETS, TrainingTime
 from OFLSAM2Core.methods.options import Options, option
 
 if TYPE_CHECKING:
@@ -17,16 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class UNetLearnOptions(Options):
-    core_minutes: float = option(
-        15.0,
-        "Minutes of one processor core's time that are trained; two cores take half as long.",
-        low=0.0,
-        high=10_000,
-    )
-    training_steps: int = option(
-        0, "Training ends after so many steps where that is sooner; 0: it does not.", low=0
-    )
+class UNetLearnOptions(TrainingTime):
     learning_rate: float = option(1e-3, "Learning rate of AdamW at first.", low=1e-6, high=1.0)
 
 
@@ -46,11 +38,7 @@ class _UNet:
     corrections = False
     LearnOptions = UNetLearnOptions
     SegmentOptions = UNetSegmentOptions
-    presets: dict[str, dict[str, Any]] = {
-        "fast": {"core_minutes": 5.0},
-        "balanced": {},
-        "accurate": {"core_minutes": 150.0},
-    }
+    presets = PRESETS
 
     def learn(
         self, ctx: Context, support: Sequence[SupportCase], options: UNetLearnOptions

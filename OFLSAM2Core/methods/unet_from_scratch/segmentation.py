@@ -14,11 +14,11 @@ from torch import Tensor
 from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import Progress, SliceResult
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context, refuse_corrections
 from OFLSAM2Core.methods.common.learned_tensors import set_learned_tensors
+from OFLSAM2Core.methods.common.reading_state import reading
 from OFLSAM2Core.methods.unet_from_scratch import UNetSegmentOptions
 from OFLSAM2Core.methods.unet_from_scratch.network import Plan
 from OFLSAM2Core.methods.unet_from_scratch.training import VERSION
@@ -26,6 +26,7 @@ from OFLSAM2Core.postprocessing.confidence import slice_confidence
 from OFLSAM2Core.preprocessing.large_components import large_pieces
 
 OVERLAP = 0.5
+"""Share of a window that the next one covers again, as in nnU-Net."""
 
 
 class UNetRun:
@@ -46,9 +47,7 @@ class UNetRun:
             options,
         )
         self._state, self._method = task.state, task.method
-        try:
-            if task.state.version != VERSION:
-                raise KeyError(task.state.version)
+        with reading(task.state, VERSION):
             known = task.state.metadata
             self.plan = Plan(tuple(known["spacing"]), tuple(known["patch"]))
             if self.plan.dimensions != dimensions:
@@ -57,11 +56,6 @@ class UNetRun:
             with ctx.seeded():
                 self.network = self.plan.network(len(self.structures))
             set_learned_tensors(self.network, task.state.tensors)
-        except (KeyError, RuntimeError) as error:
-            raise TaskError(
-                "The learned task lacks a part, or is of another version of the method.",
-                "Learn it again from the support cases.",
-            ) from error
         self.network.eval().requires_grad_(False).to(ctx.device)
 
     @torch.no_grad()
