@@ -33,8 +33,8 @@ from OFLSAM2Core.postprocessing.connected_components import is_single_component
 VERSION = 2
 
 BATCH = {2: 8, 3: 1}
-"""Slices, or patches, a step. nnU-Net has 12 and more, or 2, for a GPU; on a processor more steps in
-the same time count for more."""
+"""Slices, or patches, a step. nnU-Net has 12 and more, or 2, for a GPU; on a processor they would
+leave few steps."""
 
 Sample = dict[str, Tensor]
 
