@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from toy_mask_backbone import ToyMaskBackbone
 
-from OFLSAM2Core.backbones.base import Backbone, Memory
+from OFLSAM2Core.backbones.base import Backbone, ImageFeatures, Memory
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.data.overlap import dice
 from OFLSAM2Core.data.structures import Structure
@@ -24,6 +24,7 @@ from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import Context
+from OFLSAM2Core.methods.common.sliced_volume import SlicePreparation
 from OFLSAM2Core.methods.common.support_memory import SupportMemory, descriptor
 from OFLSAM2Core.methods.ofl_sam2 import OflSam2
 from OFLSAM2Core.methods.ofl_sam2.adaptive_fusion import AdaptiveFusion
@@ -35,6 +36,8 @@ from OFLSAM2Core.methods.ofl_sam2.mapping_network import (
     rows,
 )
 from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, confident_structures
+from OFLSAM2Core.methods.ofl_sam2.support_encoding import encode_support
+from OFLSAM2Core.methods.ofl_sam2.training import Training, support_equations
 
 STRUCTURES = (Structure("disc", 1), Structure("bar", 4))
 
@@ -368,6 +371,31 @@ def test_one_case_teaches_too(backbone: Sam2Backbone) -> None:
 
 
 # On a backbone whose memory features are masks
+
+
+class Recording(ToyMaskBackbone):
+    """offsets: how many slices away each recent memory is said to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets: list[int] = []
+
+    def attend(self, features: ImageFeatures, support, recent, attention=None, **more) -> Tensor:
+        self.offsets += [offset for offset, _ in recent]
+        return super().attend(features, support, recent, attention, **more)
+
+
+@pytest.mark.parametrize(("every", "offsets"), [(1, {1}), (2, set())])
+def test_in_training_only_an_adjacent_slice_is_a_neighbour(every: int, offsets: set[int]) -> None:
+    """Where every second slice was encoded, the next one in the list is none."""
+    backbone = Recording()
+    ctx, options = _context(backbone), OflSam2.LearnOptions(training_steps=12, kernel=1)
+    _, cases = SlicePreparation.learn([_case(0), _case(1)], backbone.image_size)
+    encoded = encode_support(ctx, cases, STRUCTURES, 20, 0)
+    slices = [replace(each, index=every * each.index) for each in encoded]
+    with ctx.seeded():
+        Training(ctx, slices, support_equations(ctx, slices, 1), options).run()
+    assert set(backbone.offsets) == offsets
 
 
 def test_two_cases_teach_a_third_on_a_backbone_of_litemedsams_kind() -> None:
