@@ -66,7 +66,7 @@ class EvaluatedCase:
 
 @dataclass(frozen=True, eq=False)
 class FailedCase:
-    """A test case that could not be read or segmented; the others go on."""
+    """A test case that could not be read or segmented. The others are evaluated all the same."""
 
     name: str
     error: Exception

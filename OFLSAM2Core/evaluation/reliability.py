@@ -37,7 +37,7 @@ class SliceCalibration:
     scores: S_cf by structure. dice: by structure, without those that are neither
         there nor predicted.
     wrong: voxels with another label than the truth.
-    doubt: how many wrong voxels the per-voxel confidence foretells (the sum of 1 - confidence).
+    doubt: expected wrong voxels, by the per-voxel confidence (the sum of 1 - confidence).
     """
 
     index: int

@@ -23,8 +23,8 @@ class FateSam2(PromptedMethod):
     description = "SAM2 with each slice's most similar support slices as temporary mask prompts"
 
     def plan(self, query: Query, options: RetrievedSlices) -> Iterator[Visit]:
-        """Each slice beside its own support slices, which take the place of its neighbour: a slice
-        of another volume has no distance, and one is the least that SAM2 knows."""
+        """Each slice with its own support slices, one frame away: a slice of another volume has no
+        distance, and one frame is the least that SAM2 knows."""
         from OFLSAM2Core.methods.common.prompted_frames import from_middle
         from OFLSAM2Core.methods.common.prompted_run import Visit
         from OFLSAM2Core.methods.common.support_memory import most_similar

@@ -22,16 +22,11 @@ if TYPE_CHECKING:
 class FsMedSam2LearnOptions(SlicingOptions):
     parts: int = option(
         3,
-        "Parts that the labelled slices of a support case are cut into; of each the middle slice "
-        "is prompted.",
+        "Parts that a support case's labelled slices are divided into; the middle slice of each is "
+        "prompted.",
         low=1,
         high=32,
     )
-
-
-@dataclass(frozen=True)
-class FsMedSam2SegmentOptions(Options):
-    """There are none."""
 
 
 class FsMedSam2(PromptedMethod):
@@ -40,7 +35,7 @@ class FsMedSam2(PromptedMethod):
     name = "fs-medsam2"
     description = "SAM2 with support slices as the first frames, followed from the middle both ways"
     LearnOptions = FsMedSam2LearnOptions
-    SegmentOptions = FsMedSam2SegmentOptions
+    SegmentOptions = Options
 
     def choice(self, options: FsMedSam2LearnOptions) -> SupportChoice:
         from OFLSAM2Core.methods.common.prompted_run import SupportChoice
@@ -49,7 +44,7 @@ class FsMedSam2(PromptedMethod):
             lambda labelled: middles(labelled, options.parts), together=3 * options.parts
         )
 
-    def plan(self, query: Query, options: FsMedSam2SegmentOptions) -> Iterator[Visit]:
+    def plan(self, query: Query, options: Options) -> Iterator[Visit]:
         """All support slices before the volume; from the middle to the end, then to the beginning.
         A sequence in its own order."""
         from OFLSAM2Core.methods.common.prompted_frames import before_the_volume, from_middle

@@ -1,7 +1,7 @@
-"""SAM2 with mask prompts, nothing learned: what every few-shot use of SAM2 is compared with.
+"""SAM2 with mask prompts and nothing learned, the baseline of every few-shot use of SAM2.
 
-The K support slices that together are most similar to the volume are prompted with their labels as
-the first frames of a video, the volume's slices follow from first to last
+The K support slices that together are most similar to the volume are the first frames of a video,
+prompted with their labels. The volume's slices follow from first to last
 (docs/decisions/0031-sam2-family.md).
 """
 

@@ -1,9 +1,9 @@
-"""How much each position counts where the mapping network is fitted and the rest is trained.
+"""Weights of positions in fitting the mapping network and in training.
 
-Most of a slice is background far away, and least squares then says "nowhere" of a structure that
-fills a thousandth of it: head and neck CT, 7 organs of 3 to 10 voxels across, were not found at all
-(Dice 0.06; docs/experiments/other-sets.md). So near a structure positions count more, as much more
-as it is small.
+Most of a slice is background far from any structure. Unweighted least squares then predicts a
+structure that fills a thousandth of the slice nowhere: 7 organs of head and neck CT, 3 to 10 voxels
+across, had a Dice of 0.06 (docs/experiments/other-sets.md). So positions near a structure have a
+higher weight, the higher the smaller the structure is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEAR_SHARE = 0.3
 is fitted. 0.1 to 0.5 were tried."""
 
 NEAR_SHARE_IN_LOSS = 0.1
-"""The same where the rest is trained: there Dice looks after all but the smallest."""
+"""The same in training, where the Dice loss already balances all but the smallest structures."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PositionWeights:
         of all weight that those positions have at least."""
         share = torch.stack([p.float().mean(dim=1) for p in places]).mean(dim=0)
         wanted = share.clamp(min=least)
-        # A structure that is nowhere (missing in a case that stands alone) has no weight to give.
+        # A structure that no slice shows (missing in a single case) has no positions to weigh.
         near = torch.where(share > 0, wanted / share.clamp(min=1e-6), 1.0)
         far = torch.where(share > 0, (1 - wanted) / (1 - share).clamp(min=1e-6), 1.0)
         return cls(near, far)

@@ -1,10 +1,10 @@
-"""Fine detail of the image, for the readout: a position of the features' grid covers 16 pixels, and
-small organs are not much larger.
+"""Fine detail of the image for the segmentation head: a position of the features' grid covers 16
+pixels, and small organs are not much larger.
 
-Only what is finer than the surroundings, relative to their own contrast: grey values as they are
-differ from case to case, and the features know what is to be known of them. With these channels
-seven organs in head and neck CT had a Dice of 0.57 instead of 0.49, and left atria lost nothing
-(docs/experiments/other-sets.md).
+The channels hold the difference to the surroundings, relative to the surroundings' own contrast,
+since grey values themselves differ from case to case and are in the features already. With these
+channels seven organs in head and neck CT had a Dice of 0.57 instead of 0.49, and left atria lost
+nothing (docs/experiments/other-sets.md).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ BLOCK = 4
 """Pixels along the side of a position, in logits and detail."""
 
 REACH = 8
-"""The surroundings: so many pixels each way."""
+"""Pixels each way that count as surroundings."""
 
 FLAT = 0.05
-"""Deviation of grey values, of 1, below which there is no contrast to speak of."""
+"""Standard deviation of grey values in [0, 1] that is added to the contrast, so that noise in flat
+areas is not amplified."""
 
 
 def high_pass_features(images: Tensor, side: int) -> Tensor:

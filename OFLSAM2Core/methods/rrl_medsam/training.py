@@ -8,6 +8,7 @@ are warped with their labels.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -75,7 +76,8 @@ def train(
         trainer = Trainer(ctx, cases, options)
         steps = 0
         for part in training_clock(options.core_minutes, options.training_steps):
-            loss = trainer.step(distilling=part < options.distillation_share)
+            rate = (1 + math.cos(math.pi * part)) / 2
+            loss = trainer.step(distilling=part < options.distillation_share, rate=rate)
             steps += 1
             ctx.report(Progress("learn", round(1000 * part), 1000, f"loss {loss:.3f}"))
     tensors = named("branches", trainer.branches.state_dict())
@@ -135,13 +137,17 @@ class Trainer:
         # With the background's Dice, half of it would be right before a structure is found.
         self._criterion = DiceCELoss(include_background=False, softmax=True, batch=True)
         learned = chain(*(part.parameters() for part in (self.branches, self.flow, self.lift)))
-        self._optimiser = torch.optim.Adam(learned, options.learning_rate)
+        self._rate = options.learning_rate
+        self._optimiser = torch.optim.Adam(learned, self._rate)
         self._rng = ctx.rng()
         self._augment = _augmentation()
         self._augment.set_random_state(int(self._rng.integers(2**31)))
 
-    def step(self, *, distilling: bool) -> float:
-        """One step of the first or of the second stage; its loss."""
+    def step(self, *, distilling: bool, rate: float = 1.0) -> float:
+        """One step of the first or of the second stage; its loss. rate: of learning, relative to
+        the option's."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * self._rate
         pair = self._draw()
         loss, over, over_labels, levels = self._registered(pair)
         images, labels = pair.target, pair.target_labels

@@ -3,9 +3,9 @@
     augmented_support.py      affine and colour copies of support slices
     perceptual_distance.py    what slices are matched by: LPIPS, or its construction on the backbone
 
-Every slice of a volume is matched to the most similar slice of the augmented support, and the two
-are a video of two frames: the support's mask prompts the first, the second is predicted. Slices
-know nothing of one another. What the paper leaves open: docs/decisions/0032-support-matching.md.
+Each slice of a volume is matched to the most similar slice of the augmented support. The two form a
+video of two frames: the support's mask prompts the first, the second is predicted. Nothing is kept
+from slice to slice. What the paper leaves open: docs/decisions/0032-support-matching.md.
 """
 
 from __future__ import annotations
