@@ -176,7 +176,7 @@ def test_images_without_labels_are_reported_and_labels_without_image_refused(tmp
     assert list(Dataset.open(tmp_path).files) == ["case_0", "case_1", "case_2"]
     assert "1 images" in caplog.text and "have no labels; left out" in caplog.text
     (tmp_path / "imagesTr/case_2_0000.nii.gz").unlink()
-    with pytest.raises(InputError, match="labels of 'case_2', of which there is no image"):
+    with pytest.raises(InputError, match="labels of 'case_2', but there is no image"):
         Dataset.open(tmp_path)
 
 
