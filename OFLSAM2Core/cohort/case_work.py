@@ -19,7 +19,7 @@ from OFLSAM2Core.cohort.cases import CaseInput
 from OFLSAM2Core.cohort.fingerprint import fingerprint, stamp_of
 from OFLSAM2Core.cohort.folder import check_still_wanted
 from OFLSAM2Core.cohort.judgement import judge
-from OFLSAM2Core.cohort.memory_estimate import bytes_for, sizes_of
+from OFLSAM2Core.cohort.memory_estimate import bytes_for, volume_sizes
 from OFLSAM2Core.cohort.outputs import Layout, all_or_none, written_files
 from OFLSAM2Core.cohort.preview import write_preview
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
@@ -144,7 +144,7 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
     segmenter = _segmenter(settings.segmenter)
     source = fingerprint(*case.sources)
     structures = len(segmenter.structures)
-    sizes = sizes_of(case)
+    sizes = volume_sizes(case)
     _require_room(settings, case, sizes, structures)
     volume = read_volume(case.source, further=case.further)
     if sizes[0] is None:  # The header did not tell.

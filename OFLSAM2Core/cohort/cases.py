@@ -36,7 +36,7 @@ class CaseInput:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Of all its volumes, in order."""
+        """Where all volumes of the case lie, in order."""
         return (self.source, *self.further)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_S = 10.0
-"""How long a scheduler is waited for."""
+"""Seconds that a scheduler has to answer."""
 
 _LOOK_EVERY_S = 0.5
 _WAIT_S = 0.1
@@ -34,7 +34,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Worker:
-    """preparing: becomes ready; None when it is. case, future: what it does, or nothing."""
+    """preparing: pending while the worker loads the task; None once it is ready. case, future: the
+    case that it segments; None while it has none."""
 
     preparing: Future | None
     case: CaseInput | None = None
@@ -45,9 +46,9 @@ class _Worker:
 class DaskWorkers:
     """Implements `Workers` on a Dask client.
 
-    patience_s: how long no usable worker at all is borne, at the start and later. on_wait: called
-    once, with a sentence, while there is no worker yet. cluster: closed in the end, where it is
-    ours.
+    patience_s: seconds without any usable worker after which the run ends. on_wait: called once,
+    with a sentence, while there is no worker yet. cluster: closed at the end; None for a cluster
+    that others started.
     """
 
     client: Client

@@ -103,7 +103,7 @@ def start_run(folder: Path) -> str:
 
 
 def end_run(folder: Path) -> None:
-    """Workers that are not told otherwise stop by themselves."""
+    """Mark the run as ended, so that workers that still run stop by themselves."""
     with suppress(OSError):
         (folder / _RUN).unlink()
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)

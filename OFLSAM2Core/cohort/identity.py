@@ -30,7 +30,7 @@ def check_identity(manifest: Manifest, identity: Mapping[str, Any]) -> None:
         raise InputError(
             f"'{manifest.path.parent}' holds results of "
             f"another {', and another '.join(differing)}.",
-            "Choose another --out; results of two kinds in one folder could not be told apart.",
+            "Choose another --out, so that results of two kinds are not mixed in one folder.",
         )
 
 

@@ -31,8 +31,11 @@ _LABELS = re.compile(r"^(?P<case>.+)_(label|labels|seg|mask)$")
 
 @dataclass(frozen=True)
 class _Place:
-    """A volume that was found: its source, and names from short to long (later ones tell apart
-    volumes whose earlier ones are alike). further: sources of co-registered volumes."""
+    """A volume that was found.
+
+    source: where it lies. names: from short to long; a longer one is used where the shorter ones of
+    two volumes are the same. further: sources of co-registered volumes.
+    """
 
     source: str
     names: tuple[str, ...]
@@ -46,13 +49,13 @@ def find_cases(
 
     inputs: paths of image files, folders (searched with the folders in them), globs, lists (see
         `read_case_list`; `LIST.json#SECTION` for another section than "testing"), DICOM folders
-        (every series that is a volume is a case), `FOLDER#SERIES_UID`; `IMAGE+IMAGE2` of
-        co-registered volumes. nnU-Net's channels of a case are such volumes, of folders and globs.
-    skip: folders that are not searched (of outputs).
-    limit: at most so many cases, the first ones.
+        (every series that is a volume is a case), `FOLDER#SERIES_UID`, and `IMAGE+IMAGE2` for
+        co-registered volumes. In folders and globs nnU-Net's channels of a case are such volumes.
+    skip: folders that are not searched, those of outputs.
+    limit: only the first so many cases.
 
-    Case names come from file names, with the folder before where that tells them apart. Raises
-    InputError naming what was given: it does not exist, holds no volume, or too many channels.
+    Case names come from file names, with the folder in front where two would be the same. Raises
+    InputError naming the input that does not exist, holds no volume, or has too many channels.
 
     >>> find_cases(["imagesTs"]).cases
     (CaseInput(name='heart_004', source='/data/imagesTs/heart_004_0000.nii.gz'), ...)
@@ -92,7 +95,7 @@ def _places_of(
     if path.is_dir():
         return _in_folder(path.absolute(), is_skipped, left_out)
     if path.is_file():
-        return _in_list(path) if is_list(path) else [_of_file(path.absolute())]
+        return _in_list(path) if is_list(path) else [_place_of_file(path.absolute())]
     before, number_sign, after = text.rpartition("#")
     if number_sign and is_list(Path(before)) and Path(before).is_file():
         return _in_list(Path(before), after)
@@ -102,14 +105,14 @@ def _places_of(
     if glob.has_magic(str(path)):
         return _in_glob(path, is_skipped, left_out)
     if "+" in text:
-        return [_of_volumes([each.absolute() for each in split_images(path)])]
+        return [_place_of_volumes([each.absolute() for each in split_images(path)])]
     raise InputError(f"There is no file or folder '{text}'.", "Check the path.")
 
 
 def _in_list(path: Path, section: str | None = None) -> list[_Place]:
     places = []
     for name, images in read_case_list(path.absolute(), section):
-        place = _of_volumes([image.absolute() for image in images])
+        place = _place_of_volumes([image.absolute() for image in images])
         places.append(replace(place, names=(name, *place.names)) if name else place)
     return places
 
@@ -126,26 +129,26 @@ def _in_glob(
         if match.is_dir() and not files:
             places += _in_folder(match, is_skipped, left_out)
     images = [match for match in files if not is_list(match)]
-    places += [_of_volumes(volumes) for volumes in _by_case(pattern, images)]
+    places += [_place_of_volumes(volumes) for volumes in _by_case(pattern, images)]
     return _shortened(places)
 
 
-def _of_volumes(paths: Sequence[Path]) -> _Place:
-    """Of one patient, co-registered; the first one names the case."""
-    first, *further = [_of_file(path) for path in paths]
+def _place_of_volumes(paths: Sequence[Path]) -> _Place:
+    """The place of co-registered volumes of one patient. The first one names the case."""
+    first, *further = [_place_of_file(path) for path in paths]
     return replace(first, further=tuple(place.source for place in further))
 
 
-def _of_file(path: Path) -> _Place:
+def _place_of_file(path: Path) -> _Place:
     if is_dicom(path):  # One slice names its series.
         series = find_series([path])
         if series and not series[0].is_several_frames:
-            return _of_series(series[0])
+            return _place_of_series(series[0])
     stem = case_name(path)
     return _Place(str(path), (stem, *_with_folders(stem, path.parent)))
 
 
-def _of_series(series: Series) -> _Place:
+def _place_of_series(series: Series) -> _Place:
     folder = series.folder
     own = folder.name if series.alone else f"{folder.name}_{series.short_name}"
     names = (own, *_with_folders(own, folder.parent), f"{own}_{series.uid}")
@@ -168,7 +171,7 @@ def _in_folder(
         files = [entry for entry in entries if entry.is_file()]
         images = _images(files, left_out)
         dicom = [path for path in files if not is_image_file(path) and is_dicom(path)]
-        places += _shortened([_of_volumes(volumes) for volumes in _by_case(folder, images)])
+        places += _shortened([_place_of_volumes(volumes) for volumes in _by_case(folder, images)])
         perhaps_dicom += dicom
         if not images and not dicom and len(frame_files(folder)) > 1:
             names = (folder.name, *_with_folders(folder.name, folder.parent))
@@ -179,7 +182,7 @@ def _in_folder(
         if series.left_out:
             left_out.append((series.source, series.left_out))
         else:
-            places.append(_of_series(series))
+            places.append(_place_of_series(series))
     return places
 
 

@@ -46,7 +46,7 @@ class CaseRecord:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Of all its volumes, in order."""
+        """Where all volumes of the case lie, in order."""
         return (self.source, *self.further)
 
     @property

@@ -25,8 +25,8 @@ def bytes_for(size: VolumeSize, structures: int, further: Iterable[VolumeSize] =
     return first + sum(other.bytes + 4 * (other.voxels + grid) for other in further)
 
 
-def sizes_of(case: CaseInput) -> list[VolumeSize | None]:
-    """Of each of its volumes; None where a header does not tell."""
+def volume_sizes(case: CaseInput) -> list[VolumeSize | None]:
+    """The size of each of a case's volumes; None where the header does not give it."""
     return [volume_size(source) for source in case.sources]
 
 
@@ -34,7 +34,7 @@ def most_bytes(cases: Iterable[CaseInput], structures: int) -> int:
     """For the case that takes the most; of a process without a volume where no header can be read
     (segmenting will say why)."""
     with ThreadPoolExecutor(8) as threads:
-        found = [(first, more) for first, *more in threads.map(sizes_of, cases)]
+        found = [(first, more) for first, *more in threads.map(volume_sizes, cases)]
     return max(
         (bytes_for(first, structures, filter(None, more)) for first, more in found if first),
         default=BASE_BYTES,

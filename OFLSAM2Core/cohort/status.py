@@ -61,7 +61,7 @@ def _run_line(content: ManifestContent) -> str:
     runs = is_running(content, platform.node())
     if runs or (runs is None and left):
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["time"]))
-        state = "Running" if runs else "Not ended, as far as can be told from here"
+        state = "Running" if runs else "Not ended, as far as this computer can see"
         return f"{state}: {where}, since {started}; {_time_left(content, left)}"
     if not left:
         return "Every case has ended."

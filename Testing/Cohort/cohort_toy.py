@@ -85,7 +85,7 @@ class ToyMethod:
 
 
 def mean_of(volume: Volume) -> npt.NDArray:
-    """Of its co-registered volumes; a volume alone as it is."""
+    """The mean of a volume and its co-registered ones, where there are any."""
     if not volume.further:
         return volume.array
     return np.mean([volume.array, *(each.array for each in volume.further)], axis=0)

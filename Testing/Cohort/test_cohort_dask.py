@@ -21,7 +21,7 @@ TWO = ["--workers", "2"]
 
 
 def pids(toy: Toy) -> list[int]:
-    """Of the processes that began cases."""
+    """Ids of the processes that began cases."""
     return [int(line.split()[1]) for line in toy.log.read_text().splitlines()]
 
 

@@ -175,7 +175,7 @@ def test_results_of_another_version_are_not_mixed_in(
 
 
 def test_results_of_another_precision_are_not_mixed_in(toy: Toy, tmp_path: Path) -> None:
-    """Of a task with a backbone: other methods calculate as they always do."""
+    """A task with a backbone; methods without one have a single precision."""
     cases, out = write_cases(tmp_path / "in", "a"), tmp_path / "out"
     with toy.installed():
         plain = LearnedTask.load(toy.task)
