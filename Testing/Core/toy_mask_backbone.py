@@ -51,11 +51,10 @@ class ToyMaskBackbone(Backbone):
             scales.append(F.conv2d(padded, self._filters, stride=BLOCK))
         return ImageFeatures(torch.cat(scales, dim=1))
 
-    @torch.no_grad()
     def encode_memory(
         self, features: ImageFeatures, masks: Tensor, decoded: Decoded | None = None
     ) -> Memory:
-        return Memory(F.pixel_unshuffle(masks, BLOCK) * 2 - 1, features.normalized_embedding)
+        return LiteMedSamBackbone.encode_memory(self, features, masks)  # type: ignore[arg-type]
 
     def attend(
         self,
