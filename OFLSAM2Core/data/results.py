@@ -40,12 +40,12 @@ class SliceResult:
 
     @property
     def min_score(self) -> float:
-        """The least S_cf of the structures in the slice; 1 where there is none to doubt."""
+        """The least S_cf of the structures in the slice; 1 where it has none."""
         return min(self.scores.values(), default=1.0)
 
     @property
     def expected_error_voxels(self) -> float:
-        """How many wrong voxels the confidence foretells."""
+        """The expected number of wrong voxels, by the confidence."""
         return expected_error_voxels(self.confidence)
 
 

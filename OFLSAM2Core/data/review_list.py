@@ -20,7 +20,7 @@ slices is also what a person is expected to look at (docs/accuracy.md); no measu
 class Doubted(Protocol):
     """A slice as it is listed.
 
-    index: along the axis of slices. doubt: wrong voxels that the confidence foretells.
+    index: along the axis of slices. doubt: expected wrong voxels, by the confidence.
     scores: S_cf by structure name; empty where there is no structure.
     frame: of a sequence of volumes, from 0; slices of different frames are no neighbours.
     """
@@ -42,7 +42,7 @@ S = TypeVar("S", bound=Doubted)
 
 
 def doubted_structure(scores: Mapping[str, float]) -> str:
-    """The structure that a slice is least sure of; "" where there is none."""
+    """The structure with the lowest confidence in the slice; "" where there is none."""
     return min(scores, key=lambda name: scores[name], default="")
 
 

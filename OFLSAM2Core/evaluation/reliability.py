@@ -1,15 +1,15 @@
-"""Whether confidence means something: S_cf and per-voxel confidence against the truth.
+"""How well confidence agrees with the reference: S_cf and per-voxel confidence.
 
 - Rank: Spearman's correlation of S_cf with the slice's true Dice, over all slices and structures
   that have a score and a Dice (a structure that is neither there nor predicted has none).
 - Calibration: in ten bins of per-voxel confidence, the mean gap between confidence and the share
-  of voxels that are right, weighted by voxels. Over the box around all structures (truth and
-  segmentation) with 5 voxels of room: over the whole volume, background that is right with
-  certainty hides everything else. Both are reported.
+  of voxels that are right, weighted by voxels. It is reported for the whole volume, where the
+  background far away hides everything else, and for the box around all structures (truth and
+  segmentation) with 5 voxels of room.
 - Use: the share of all wrong voxels that lie in a tenth of the slices of their volume, that is,
-  what correcting these slices would remove: the least confident ones by S_cf, the most doubtful
-  ones by the wrong voxels that per-voxel confidence foretells, and, for comparison, those that
-  really have the most, which no confidence could better.
+  what correcting these slices would remove: for the slices of the lowest S_cf, for those with the
+  most expected wrong voxels by the per-voxel confidence, and, for comparison, for those that really
+  have the most, which is the best that any confidence could reach.
 """
 
 from __future__ import annotations

@@ -11,31 +11,30 @@ from torch import Tensor
 from OFLSAM2Core.slice_position.extents import StructureExtents
 
 FAINT = 0.05
-"""Probability mass below which a pixel says nothing about a structure."""
+"""Probability below which a pixel is not counted for a structure."""
 
 ENDS = 0.3
-"""How uncertain the end of a structure is that was not predicted, as a standard deviation: of where
-it ends from where it was seen to, in half heights, and of where it is expected from where the
-support shows it, in slice positions."""
+"""Standard deviation of where a structure ends: from the end of what was predicted, in half
+heights, and from the end that the support shows, in slice positions."""
 
 BEYOND, BEYOND_DEVIATION = 0.3, 0.2
-"""How many slice positions farther than in the support a structure that was predicted may well go,
-and the deviation of that. These three: docs/decisions/0009-confidence.md."""
+"""How far a predicted structure may go beyond its end in the support, in slice positions, and the
+standard deviation of that. ENDS and these two: docs/decisions/0009-confidence.md."""
 
 MOSTLY = 0.5
-"""Probability by the support cases from which on a structure is in a slice."""
+"""Atlas prior from which on a structure counts as present in a slice."""
 
 TEMPERATURE = 1.5
-"""Temperature of what is shown as confidence: the segmentation head has learned to be as sure as it
-may be of its support cases. Calibration error near the structures, prostate (8 volumes), left
+"""Temperature of the confidence that is shown: the segmentation head is trained on the support, and
+too confident on new volumes. Calibration error near the structures, prostate (8 volumes), left
 atrium (4), hippocampus (8) and heart (8): 0.041, 0.020, 0.010, 0.023 without; 0.029, 0.005, 0.003,
 0.004 with 1.5; 0.013, 0.014, 0.019, 0.032 with 2."""
 
 WITH_REGISTRATION = 1.2
-"""The same, once the atlas prior was used: the mean with the atlas prior is less sure.
+"""The same where the atlas prior was used, which lowers the probabilities already.
 Calibration error, left atrium (4), hippocampus (17), heart (34), head and neck (3) and prostate
 (14): 0.010, 0.006, 0.028, 0.007, 0.024; with 1.5 0.023, 0.015, 0.057, 0.021, 0.012; with 1 0.003,
-0.002, 0.010, 0.001, 0.033, and prostates too sure."""
+0.002, 0.010, 0.001, 0.033, where the confidence of prostates is too high."""
 
 
 def slice_confidence(shares: Tensor) -> Tensor:
@@ -112,9 +111,9 @@ def soft_label_competition(probabilities: Tensor) -> Tensor:
 
     probabilities: (N, H, W), each structure against all else. Returns (N + 1, H, W), background
     first, summing to 1: as the soft aggregation of RGMP (Oh et al. 2018), background = the product
-    of (1 - p), but then divided by the sum and not a softmax over the logits. What is largest is
-    the same; the softmax makes 0.95 against 0.05 a certainty of 0.997, and a third of the wrong
-    voxels of a hippocampus were shown as sure. One structure is left as it is.
+    of (1 - p), but then divided by the sum, without a softmax over the logits. The predicted label
+    is the same; but the softmax turns 0.95 against 0.05 into 0.997, and a third of the wrong voxels
+    of a hippocampus had a confidence near 1. With one structure nothing changes.
     """
     background = (1 - probabilities).prod(dim=0, keepdim=True)
     every = torch.cat([background, probabilities])

@@ -18,23 +18,23 @@ from scipy import ndimage
 from OFLSAM2Core.data.overlap import bounding_box
 
 STRAY = 0.5
-"""Components smaller than this share of the largest are spurious. Where
-two are large, it is not known which is right: both stay, for the user to see."""
+"""Components smaller than this share of the largest are spurious. Where two are large, it is not
+known which is right: both stay, for the user to see."""
 
 ENOUGH = 0.25
 """Share of a structure's voxels that must lie in components that touch its neighbours, for the
-others to count as spurious. A speck that touches says nothing of the rest."""
+others to count as spurious. A speck that touches is not enough."""
 
 NEARLY_ALL = 0.99
 """Share of a structure's voxels that counts as all of them: an annotator's stray voxel is no second
 component."""
 
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
-"""Diagonal neighbours hang together, and touch."""
+"""Diagonal neighbours are connected, and touch."""
 
 
 def is_single_component(labels: Sequence[npt.NDArray], label: int) -> bool:
-    """Whether nearly all of a structure hangs together in every support case that has it."""
+    """Whether nearly all of a structure is one component in every support case that has it."""
     masks = [volume == label for volume in labels]
     pieces = [_Pieces.of(mask) for mask in masks if mask.any()]
     return all(own.sizes.max() >= NEARLY_ALL * own.sizes.sum() for own in pieces)

@@ -1,11 +1,10 @@
-"""How bright structures are in this volume, as what was predicted in it shows.
+"""The intensities of structures in this volume, from what was predicted in it.
 
-Slices are predicted by what the support has taught, and no image looks quite like the support. Once
-a structure has been predicted, the volume itself shows how bright it is and how bright the
-background beside it: two histograms, and a voxel near the structure is the more likely to belong to
-it the more often its intensity is found inside than beside it. That is naive Bayes with two
-classes, and self-training on the target in its simplest form. It draws thin organs to where their
-voxels are, and tells nothing where both sides are alike (docs/decisions/0015).
+No image has quite the intensities of the support. A predicted structure gives two histograms of the
+volume itself: intensities inside it, and in the background beside it. The ratio of the two is the
+likelihood ratio of a voxel near the structure (naive Bayes with two classes, the simplest
+self-training on the target). It moves thin organs to where their voxels are, and has no effect
+where both histograms are alike (docs/decisions/0015).
 """
 
 from __future__ import annotations
@@ -21,36 +20,36 @@ from scipy.sparse.csgraph import connected_components
 from OFLSAM2Core.data.overlap import bounding_box
 
 MAY_BE = 77
-"""Byte (a probability of 0.3) above which a pixel may be the structure's, and around which the
-background is looked at."""
+"""Probability, as a byte (0.3), above which a pixel may belong to the structure. The background is
+taken from around these pixels."""
 
 BESIDE = 3
-"""Pixels within the slice: how far beside it."""
+"""Distance, in pixels within the slice, up to which background is taken."""
 
 BINS = 64
-"""Bins of a histogram, each with equally many voxels, so that it does not matter in what unit, on
-what scale or through what curve intensities come."""
+"""Bins of a histogram, each with equally many voxels, so that unit, scale and curve of the
+intensities do not matter."""
 
 BLURRED = 2.0
-"""Bins, deviation: single voxels are not to speak for themselves."""
+"""Standard deviation, in bins, of the Gaussian that smooths histograms, so that single voxels do
+not decide."""
 
 RARE = 0.02
 """How much of each histogram is mixed into the other: no intensity makes a structure more than
 1 / RARE times more probable, or less likely."""
 
 _LOOKED_AT = 100_000
-"""Voxels from which the edges of the bins are found."""
+"""At most so many voxels are used to find the edges of the bins."""
 
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What the intensities near one structure say about it.
+    """The likelihood ratios of the voxels near one structure.
 
     box: a part of the volume. near: the voxels of the box that lie near the structure. ratios:
-    logarithm of how much more probable the intensity of each of them makes the structure,
-    (voxels,).
+    logarithm of the likelihood ratio of each of them, (voxels,).
     """
 
     structure: int

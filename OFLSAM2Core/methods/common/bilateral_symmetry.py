@@ -29,23 +29,25 @@ COLUMNS = 256
 size would take more than a gigabyte."""
 
 LEFT_TO_RIGHT = ("axial", "coronal")
-"""Along these axes a slice's columns run from one side of the body to the other."""
+"""Slice axes for which a slice's columns run from left to right."""
 
 SHAPES_ALIKE = 0.9
-"""Overlap of mirrored structures with other cases', of the overlap without a mirror. On prostates
-and necks it is 0.9 to 1.05, on atria, hippocampi and hearts 0.5 to 0.8."""
+"""Least overlap of mirrored structures with those of other cases, relative to the overlap of
+unmirrored ones. It is 0.9 to 1.05 on prostates and necks, 0.5 to 0.8 on atria, hippocampi and
+hearts."""
 
 IMAGES_ALIKE = 0.8
-"""The same of the correlation of what is shown around them; on prostates and necks 0.84 to 1.05. A
-left ventricle or one of two glands is alike in a mirror, too, but not what is beside it."""
+"""The same for the correlation of the images around the structures, which is 0.84 to 1.05 on
+prostates and necks. A mirrored left ventricle or gland looks like an unmirrored one; its
+surroundings do not."""
 
 
 def symmetric_label_map(
     support: Sequence[SupportStack], structures: Sequence[Structure]
 ) -> npt.NDArray[np.intp] | None:
-    """The number of each structure's mirror image, (N,): mostly its own, for the left parotid gland
-    that of the right one. None where mirrored slices are unlike the other cases, or there is no
-    other case."""
+    """The number of each structure's mirror image, (N,): usually its own; for the left parotid
+    gland that of the right one. None where mirrored slices are unlike the other cases, or where
+    there is only one case."""
     if support[0].slicing.orientation not in LEFT_TO_RIGHT:
         return None
     pairs = list(permutations([_Around.structures_of(case, structures) for case in support], 2))

@@ -16,8 +16,8 @@ def confident_structures(scores: Tensor, gamma: float, update: str) -> list[int]
     """Quality gate, S_cf > gamma: indices of the structures that may be learned from.
 
     scores: S_cf, (N,). update: "gated" as the paper has it, "always" or "none" for ablation.
-    Structures pass one by one: one may be sure where another is not. An empty prediction passes
-    where nothing comes near to being the structure, and is then remembered as an empty slice.
+    Structures pass one by one, since one may be confident where another is not. An empty prediction
+    passes where no probability is high, and is then in memory as an empty slice.
     """
     if update == "none":
         return []
