@@ -19,7 +19,7 @@ REACH = 1.5
 
 PLACES = IN_PLANE * IN_PLANE * ALONG
 
-LEVELS = 11
+POSITION_CHANNELS = 11
 """Radial basis functions of a slice position alone, where it enters a network."""
 
 
@@ -66,7 +66,7 @@ def _radial_basis(at: Tensor, count: int, reach: float) -> Tensor:
 
 
 def slice_position_rbf(slice_position: float) -> Tensor:
-    """A slice position as LEVELS overlapping radial basis functions from -2 to 2, so that a linear
-    layer can give each its own meaning; what lies beyond counts as 2."""
-    centres = torch.linspace(-2, 2, LEVELS)
+    """A slice position as POSITION_CHANNELS overlapping radial basis functions from -2 to 2: a
+    linear layer can give each its own meaning. What lies beyond counts as 2."""
+    centres = torch.linspace(-2, 2, POSITION_CHANNELS)
     return torch.exp(-((min(max(slice_position, -2.0), 2.0) - centres) ** 2) / (2 * 0.4**2))

@@ -40,20 +40,20 @@ _NOT_SHOWN = -1e6
 class StructureExtents:
     """Slice positions at which each of N structures begins and ends, mean of the support cases.
 
-    levels: (N, 2), NaN for an end that no case shows.
+    ends: (N, 2), NaN for an end that no case shows.
     """
 
-    levels: npt.NDArray[np.float64]
+    ends: npt.NDArray[np.float64]
 
     @property
     def stored(self) -> npt.NDArray[np.float64]:
-        """`levels` for a file, which holds finite numbers only."""
-        return np.nan_to_num(self.levels, nan=_NOT_SHOWN)
+        """`ends` for a file, which holds finite numbers only."""
+        return np.nan_to_num(self.ends, nan=_NOT_SHOWN)
 
     @classmethod
-    def from_stored(cls, levels: npt.NDArray[np.float64]) -> StructureExtents:
+    def from_stored(cls, ends: npt.NDArray[np.float64]) -> StructureExtents:
         """The inverse."""
-        return cls(np.where(levels == _NOT_SHOWN, np.nan, levels))
+        return cls(np.where(ends == _NOT_SHOWN, np.nan, ends))
 
     @classmethod
     def from_support(
@@ -67,7 +67,7 @@ class StructureExtents:
         for case, (own, spacing, scale) in enumerate(zip(areas, spacings, scales, strict=True)):
             for structure, profile in enumerate(own):
                 for end, index in _ends(profile):
-                    ends[case, structure, end] = scale.level(index * spacing)
+                    ends[case, structure, end] = scale.slice_position(index * spacing)
         return cls(np.ma.masked_invalid(ends).mean(axis=0).filled(np.nan))
 
     def scale(self, areas: npt.NDArray, spacing: float, found: PositionScale) -> PositionScale:
@@ -79,8 +79,8 @@ class StructureExtents:
         in_support, positions = [], []
         for structure, profile in enumerate(areas):
             for end, index in _ends(profile):
-                if not np.isnan(self.levels[structure, end]):
-                    in_support.append(self.levels[structure, end])
+                if not np.isnan(self.ends[structure, end]):
+                    in_support.append(self.ends[structure, end])
                     positions.append(index * spacing)
         if len(in_support) < 2 or np.ptp(in_support) < 0.5:
             return found
@@ -101,7 +101,7 @@ class StructureExtents:
         structure has begun, or has not ended, where the support does not show its end.
         """
         half_slice = np.abs(np.diff(positions)).mean() / 2 if len(positions) > 1 else 0.0
-        first, last = self.levels[:, :1] - beyond, self.levels[:, 1:] + beyond
+        first, last = self.ends[:, :1] - beyond, self.ends[:, 1:] + beyond
         begun = special.ndtr((positions - first + half_slice) / deviation)
         not_ended = special.ndtr((last - positions + half_slice) / deviation)
         return np.nan_to_num(begun, nan=unknown) * np.nan_to_num(not_ended, nan=unknown)

@@ -33,7 +33,7 @@ class PositionScale:
         middle = float(positions.min() + positions.max()) / 2
         return cls(middle, max(float(np.ptp(positions)) / 2, spacing))
 
-    def level(self, position: float) -> float:
+    def slice_position(self, position: float) -> float:
         """The slice position of a slice, by its position in mm from the first slice."""
         return (position - self.middle) / self.half
 
@@ -57,7 +57,7 @@ class PositionNoise:
         The median, since one of three cases may be found far off by the other two, where three find
         new volumes well (left atrium: error 0.65 by two cases, 0.08 by three).
         """
-        shifts = [found.level(true.middle) for found, true in pairs]
+        shifts = [found.slice_position(true.middle) for found, true in pairs]
         scalings = [true.half / found.half - 1 for found, true in pairs]
         return cls(_typical(shifts, cls.shift, 0.4), _typical(scalings, cls.scaling, 0.25))
 

@@ -201,7 +201,7 @@ def test_the_slice_positions_of_a_support_case_come_from_where_its_structures_en
     labels = np.zeros((20, 4, 4), np.uint8)
     labels[5:12, 1:3, 1:3] = 1
     scale = PositionScale.of_labels(labels, spacing=2.5)
-    assert [scale.level(2.5 * index) for index in (5, 8, 11)] == pytest.approx([-1, 0, 1])
+    assert [scale.slice_position(2.5 * index) for index in (5, 8, 11)] == pytest.approx([-1, 0, 1])
 
 
 def test_the_error_of_slice_positions_is_the_usual_one_and_not_that_of_an_outlier() -> None:

@@ -72,11 +72,11 @@ def test_its_middle_is_then_where_the_middle_of_what_was_predicted_says() -> Non
     predicted[0, 30:46] = 500
     scale = upper_half.scale(predicted, 1.0, PositionScale(48.0, 27.0))
     assert scale.half == pytest.approx(0.9 * 27.0)
-    assert scale.level(37.5) == pytest.approx(-0.5, abs=0.05)
+    assert scale.slice_position(37.5) == pytest.approx(-0.5, abs=0.05)
 
 
 def test_structures_are_expected_where_those_of_the_support_are() -> None:
-    first, last = _extents().levels[0]
+    first, last = _extents().ends[0]
     positions = np.linspace(-2, 2, 41)
     there = _extents().there(positions, 0.3)[0]
     assert there[20] > 0.99 and there[0] < 0.01 and there[-1] < 0.01

@@ -105,7 +105,7 @@ PRIOR_GIVEN = 0.6
 """How often a training slice comes with its prior; the head must do without as well. Measured: with
 0.85 it leans on the prior, and is worse with it, too."""
 
-LEVEL_KNOWN = 0.85
+POSITION_GIVEN = 0.85
 """How often it comes with its slice position."""
 
 FALSE_PRIOR, MISSING_PRIOR = 0.1, 0.05

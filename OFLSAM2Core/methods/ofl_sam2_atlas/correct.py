@@ -67,9 +67,9 @@ def correct_scan(
     for index in corrected.slices:
         embedding, detail = seen(index)
         masks, known = corrected.in_window(index, model.structures, framing)
-        level = location.level_of(index, spacing)
+        slice_position = location.slice_position_of(index, spacing)
         prior = prior_in_window(location.prior, index, framing)
-        slices.append(CorrectedSlice(embedding, detail, masks, known, level, prior))
+        slices.append(CorrectedSlice(embedding, detail, masks, known, slice_position, prior))
     # Also what is not known of slices of which some voxels are: these were all wrong, and learned
     # from alone they say that everything is.
     whole = np.flatnonzero(corrected.known.all(axis=(1, 2))).tolist()
@@ -83,7 +83,7 @@ def correct_scan(
                 model.mapping.features(embedding[None]),
                 detail,
                 segmented.predicted[index].float() / 255,
-                location.level_of(index, spacing),
+                location.slice_position_of(index, spacing),
                 prior_in_window(location.prior, index, framing),
                 known,
             )

@@ -82,7 +82,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
     features = model.mapping.features
     with timings.stage("mapping network"):
         equations = equations_of(
-            encoded, features, model.balance, model.reliability.level_error, rng
+            encoded, features, model.balance, model.reliability.position_noise, rng
         )
         summed = _mean_equations(model.equations, equations, count)
         mapping = Mapping(features, summed.closed_form())
@@ -100,7 +100,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
             TrainingSet(shown, without, features.with_places),
             max(options.training_steps // config.EXTENDING, 1),
             options.learning_rate * config.EXTENDING_RATE,
-            model.reliability.level_error,
+            model.reliability.position_noise,
             rng,
             lambda done, total, text: report(Progress("learn", done, total, text)),
             ctx.device,
@@ -114,7 +114,7 @@ def extended(ctx: Context, model: Model, case: SupportCase, options: LearnOption
         model,
         atlases=atlases,
         reliability=reliability,
-        extents=StructureExtents(_mean(model.extents.levels, extents.levels, count)),
+        extents=StructureExtents(_mean(model.extents.ends, extents.ends, count)),
         mapping=mapping,
         head=head,
         equations=summed,

@@ -116,8 +116,10 @@ def fuse(
     if scale is None:
         sure = np.ones(areas.shape)
     else:
-        levels = np.array([scale.level(i * slicing.slice_spacing) for i in range(count)])
-        sure = extent_confidence(areas, levels, model.extents)
+        slice_positions = np.array(
+            [scale.slice_position(i * slicing.slice_spacing) for i in range(count)]
+        )
+        sure = extent_confidence(areas, slice_positions, model.extents)
     if highest is not None:
         votes = np.zeros(areas.shape)
         votes[:, first:stop] = highest

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from OFLSAM2Core.methods.common.high_pass import BLOCK
 from OFLSAM2Core.methods.common.mapping_network import PcaFeatureMap
 from OFLSAM2Core.methods.common.unet import UNet
-from OFLSAM2Core.slice_position.encoding import LEVELS, apply_rbf, slice_position_rbf
+from OFLSAM2Core.slice_position.encoding import POSITION_CHANNELS, apply_rbf, slice_position_rbf
 
 WIDTH = 32
 """Channels on the features' grid; twice and three times as many on the coarser ones."""
@@ -32,16 +32,19 @@ class Head(nn.Module):
     def __init__(self, components: int, structures: int) -> None:
         fine = 1 + 2 * structures
         super().__init__()
-        inputs = components + fine * BLOCK**2 + 3 + LEVELS
+        inputs = components + fine * BLOCK**2 + 3 + POSITION_CHANNELS
         self.u_net = UNet(inputs, structures * BLOCK**2, WIDTH)
         self.structures = structures
         self.gain = nn.Parameter(torch.full((structures,), SURE))
         self.offset = nn.Parameter(torch.zeros(structures))
 
-    def forward(self, components: Tensor, fine: Tensor, levels: Sequence[float | None]) -> Tensor:
+    def forward(
+        self, components: Tensor, fine: Tensor, slice_positions: Sequence[float | None]
+    ) -> Tensor:
         """components: (B, C, h, w). fine: detail, the mapping network's output and the
-        prior, (B, 1 + 2 N, 4h, 4w). levels: slice positions, None where they are not known."""
-        return self.from_last(self.to_last(components, fine, levels), fine)
+        prior, (B, 1 + 2 N, 4h, 4w). slice_positions: -1 and 1 at the ends of the structures,
+        None where they are not known."""
+        return self.from_last(self.to_last(components, fine, slice_positions), fine)
 
     def from_last(self, last: Tensor, fine: Tensor) -> Tensor:
         """The logits from the last layer's input, which `to_last` gives."""
@@ -49,10 +52,12 @@ class Head(nn.Module):
         found = F.pixel_shuffle(self.u_net.leave(last), BLOCK)
         return found + self.gain[:, None, None] * mapped + self.offset[:, None, None]
 
-    def to_last(self, components: Tensor, fine: Tensor, levels: Sequence[float | None]) -> Tensor:
+    def to_last(
+        self, components: Tensor, fine: Tensor, slice_positions: Sequence[float | None]
+    ) -> Tensor:
         """The last layer's input, (B, WIDTH, h, w)."""
         seen = torch.cat([components, F.pixel_unshuffle(fine, BLOCK)], dim=1)
-        return self.u_net.to_last(torch.cat([seen, _position(seen, levels)], dim=1))
+        return self.u_net.to_last(torch.cat([seen, _position(seen, slice_positions)], dim=1))
 
 
 @dataclass(frozen=True)
@@ -68,25 +73,34 @@ class Mapping:
         structure and -1 outside."""
         return F.pixel_shuffle(self.features.mapped_features(components, self.tau), BLOCK)[:, 0]
 
-    def of_position(self, level: float, side: int) -> Tensor | None:
+    def of_position(self, slice_position: float, side: int) -> Tensor | None:
         """The part of the output that positions give; None where positions are not used."""
         if not self.features.with_places:
             return None
         weights = self.tau[:, self.features.basis.shape[0] * self.features.kernel**2 + 1 :]
-        return F.pixel_shuffle(apply_rbf(weights, level, side), BLOCK)[:, 0]
+        return F.pixel_shuffle(apply_rbf(weights, slice_position, side), BLOCK)[:, 0]
 
-    def __call__(self, components: Tensor, level: float | None) -> Tensor:
+    def __call__(self, components: Tensor, slice_position: float | None) -> Tensor:
         found = self.of_features(components)
-        place = self.of_position(0.0 if level is None else level, components.shape[-1])
+        place = self.of_position(
+            0.0 if slice_position is None else slice_position, components.shape[-1]
+        )
         return found if place is None else found + place
 
 
-def _position(maps: Tensor, levels: Sequence[float | None]) -> Tensor:
+def _position(maps: Tensor, slice_positions: Sequence[float | None]) -> Tensor:
     """Row and column (-1 to 1), the slice position as radial basis functions, and whether it is
-    known: (B, 3 + LEVELS, h, w). All are 0 where it is not known."""
+    known: (B, 3 + POSITION_CHANNELS, h, w). All are 0 where it is not known."""
     count, _, height, width = maps.shape
-    known = torch.tensor([[float(level is not None)] for level in levels])
-    basis = torch.stack([slice_position_rbf(level or 0.0) for level in levels]) * known
+    known = torch.tensor(
+        [[float(slice_position is not None)] for slice_position in slice_positions]
+    )
+    basis = (
+        torch.stack(
+            [slice_position_rbf(slice_position or 0.0) for slice_position in slice_positions]
+        )
+        * known
+    )
     of_slice = torch.cat([basis, known], dim=1)[:, :, None, None].expand(-1, -1, height, width)
     rows = torch.linspace(-1, 1, height).view(1, 1, height, 1).expand(count, 1, height, width)
     columns = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(count, 1, height, width)

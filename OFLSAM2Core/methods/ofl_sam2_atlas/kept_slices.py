@@ -16,12 +16,13 @@ from OFLSAM2Core.methods.ofl_sam2_atlas.support import SupportSlice, spread
 
 @dataclass(frozen=True, eq=False)
 class TrainingSlice:
-    """A support slice as the head sees it. case: which one it is of. level: slice position.
+    """A support slice as the head sees it. case: which one it is of. slice_position: -1 and 1
+    at the ends of the structures.
     components: (C, h, w), detail: (1, S, S), both in half precision. masks, prior: (N, S, S) bytes;
     prior None where there is none."""
 
     case: int
-    level: float
+    slice_position: float
     components: Tensor
     detail: Tensor
     masks: Tensor
@@ -30,7 +31,7 @@ class TrainingSlice:
     @classmethod
     def of(cls, each: SupportSlice, features: PcaFeatureMap) -> TrainingSlice:
         components = features(each.embedding.float()[None]).half()
-        return cls(each.case, each.level, components, each.detail, each.masks, each.prior)
+        return cls(each.case, each.slice_position, components, each.detail, each.masks, each.prior)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class KeptSlices:
         for case in without:
             own = sorted(
                 (each for each in slices if each.case == case and each.copy == 0),
-                key=lambda each: each.level,
+                key=lambda each: each.slice_position,
             )
             chosen = spread(range(len(own)), max(1, KEPT_SLICES // len(without)))
             kept += [TrainingSlice.of(own[n], features) for n in chosen]
@@ -68,7 +69,7 @@ class KeptSlices:
         for number in self.without:
             own = [one for one in self.slices if one.case == number]
             kept += [own[n] for n in spread(range(len(own)), min(each, len(own)))]
-        own = sorted(slices, key=lambda one: one.level)
+        own = sorted(slices, key=lambda one: one.slice_position)
         kept += [own[n] for n in spread(range(len(own)), min(each, len(own)))]
         return KeptSlices(tuple(kept), {**self.without, case: tau})
 
@@ -84,7 +85,9 @@ class KeptSlices:
         ]
         return {
             "case": torch.tensor([each.case for each in self.slices]),
-            "level": torch.tensor([each.level for each in self.slices], dtype=torch.float64),
+            "slice_position": torch.tensor(
+                [each.slice_position for each in self.slices], dtype=torch.float64
+            ),
             "components": components,
             "components_scale": scale,
             "detail": detail,
@@ -106,7 +109,7 @@ class KeptSlices:
         slices = [
             TrainingSlice(
                 int(tensors["case"][n]),
-                float(tensors["level"][n]),
+                float(tensors["slice_position"][n]),
                 components[n],
                 detail[n],
                 tensors["masks"][n],

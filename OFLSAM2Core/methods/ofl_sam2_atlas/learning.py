@@ -68,7 +68,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         view.side,
         view.size,
         atlases.grey,
-        held_out.level_error,
+        held_out.position_noise,
         held_out.beyond,
     )
     backbone = ctx.needed_backbone.at_size(view.image_size)
@@ -100,7 +100,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
     with timings.stage("mapping network"):
         place = located and held_out.has_prior
         mapping, without, equations, balance = fit_mapping(
-            encoded, place, held_out.level_error, rng
+            encoded, place, held_out.position_noise, rng
         )
     with timings.stage("train"):
         head = Head(mapping.features.basis.shape[0], len(structures))
@@ -112,7 +112,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
             data,
             options.training_steps,
             options.learning_rate,
-            held_out.level_error,
+            held_out.position_noise,
             rng,
             lambda done, total, text: report(Progress("learn", done, total, text)),
             ctx.device,
@@ -128,7 +128,7 @@ def learn_model(ctx: Context, support: Sequence[SupportCase], options: LearnOpti
         view=view,
         atlases=atlases,
         reliability=Reliability(
-            tuple(held_out.dice.tolist()), located, held_out.beyond, held_out.level_error
+            tuple(held_out.dice.tolist()), located, held_out.beyond, held_out.position_noise
         ),
         extents=StructureExtents.from_support(
             areas, [s.slice_spacing for s in slicings], [w.scale for w in windows]

@@ -27,14 +27,14 @@ class LeaveOneOut:
     """The result of leave-one-out.
 
     priors: the atlas prior of each case by the other cases; None where there are none. dice: of
-    each structure's prior, mean of the cases, (N,), NaN where there are none. level_error: of slice
-    positions. centre_error: of the region's middle in a slice, mm. beyond: how far structures reach
-    beyond the located slices, as share of their height.
+    each structure's prior, mean of the cases, (N,), NaN where there are none. position_noise: how
+    wrong slice positions are. centre_error: of the region's middle in a slice, mm. beyond: how far
+    structures reach beyond the located slices, as share of their height.
     """
 
     priors: tuple[AtlasPrior | None, ...]
     dice: npt.NDArray[np.float64]
-    level_error: PositionNoise
+    position_noise: PositionNoise
     centre_error: float
     beyond: float
 

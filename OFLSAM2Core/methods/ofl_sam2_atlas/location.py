@@ -33,10 +33,10 @@ class Location:
     pose: Pose | None
     agreement: float = float("nan")
 
-    def level_of(self, index: int, spacing: float) -> float | None:
+    def slice_position_of(self, index: int, spacing: float) -> float | None:
         """The slice position of a canonical slice; None where it is not known. spacing: mm between
         slices."""
-        return None if self.scale is None else self.scale.level(index * spacing)
+        return None if self.scale is None else self.scale.slice_position(index * spacing)
 
 
 def prior_in_window(prior: AtlasPrior | None, index: int, framing: Letterbox) -> Tensor | None:

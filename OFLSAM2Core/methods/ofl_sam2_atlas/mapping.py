@@ -79,8 +79,8 @@ def _add(
 ) -> None:
     """Some positions of a slice, at a slice position as uncertain as it will be."""
     some = torch.from_numpy(rng.permutation(near.shape[1])[:POSITIONS])
-    level = error.disturbed(each.level, rng) if features.with_places else 0.0
-    rows = features.rows(each.embedding.float()[None], level, some)
+    slice_position = error.disturbed(each.slice_position, rng) if features.with_places else 0.0
+    rows = features.rows(each.embedding.float()[None], slice_position, some)
     total.add(rows, wanted_of(each.masks.float() / 255)[..., some], near[:, some], balance)
 
 

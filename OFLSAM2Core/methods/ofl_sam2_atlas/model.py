@@ -21,12 +21,12 @@ class Reliability:
 
     dice: of the atlas prior of each structure, NaN where it is not known. located: whether a region
     is located, or all of a volume predicted. beyond: how far structures reach beyond the located
-    slices, as share of their height. level_error: of slice positions."""
+    slices, as share of their height. position_noise: how wrong slice positions are."""
 
     dice: tuple[float, ...]
     located: bool
     beyond: float
-    level_error: PositionNoise = PositionNoise()
+    position_noise: PositionNoise = PositionNoise()
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,16 @@ def standardised(encoded: EncodedWindow, statistics: FeatureStatistics) -> Stand
 
 @torch.no_grad()
 def predict_slice(
-    model: Model, seen: tuple[Tensor, Tensor], prior: Tensor | None, level: float | None
+    model: Model, seen: tuple[Tensor, Tensor], prior: Tensor | None, slice_position: float | None
 ) -> Tensor:
-    """Probabilities (N, S, S) of a slice. prior: (N, S, S); level: slice position."""
+    """Probabilities (N, S, S) of a slice. prior: (N, S, S). slice_position: -1 and 1
+    at the ends of the structures, None where it is not known."""
     embedding, detail = seen
     components = model.mapping.features(embedding[None])
-    mapped = model.mapping(components, level)
+    mapped = model.mapping(components, slice_position)
     known = torch.zeros_like(mapped) if prior is None else prior
     fine = torch.cat([detail, mapped, known])
-    return model.head(components[None], fine[None], [level])[0].sigmoid()
+    return model.head(components[None], fine[None], [slice_position])[0].sigmoid()
 
 
 def predict(
@@ -56,8 +57,8 @@ def predict(
         if beyond and abs(index - last_found[direction]) > patience:
             open_.discard(direction)
             continue
-        level = location.level_of(index, spacing)
-        found = predict_slice(model, seen(index), None, level)
+        slice_position = location.slice_position_of(index, spacing)
+        found = predict_slice(model, seen(index), None, slice_position)
         if direction and bool((found > 0.5).any()):
             last_found[direction] = index
         yield index, found
@@ -71,5 +72,5 @@ def predict_again(
     framing = location.encoded.window.framing
     for index in indices:
         prior = prior_in_window(location.prior, index, framing)
-        level = location.level_of(index, spacing)
-        yield index, predict_slice(model, seen(index), prior, level)
+        slice_position = location.slice_position_of(index, spacing)
+        yield index, predict_slice(model, seen(index), prior, slice_position)

@@ -34,7 +34,7 @@ class UncorrectedSlice:
     components: Tensor
     detail: Tensor
     predicted: Tensor
-    level: float | None
+    slice_position: float | None
     prior: Tensor | None
     known: Tensor
 
@@ -49,7 +49,7 @@ class CorrectedSlice:
     detail: Tensor
     masks: Tensor
     known: Tensor
-    level: float | None
+    slice_position: float | None
     prior: Tensor | None
 
     @property
@@ -96,7 +96,7 @@ def relearned(
 def equations_of(model: Model, each: CorrectedSlice) -> NormalEquations:
     """Normal equations of the known positions of a slice."""
     some = each.is_known.nonzero()[:, 0]
-    rows = model.mapping.features.rows(each.embedding[None], each.level or 0.0, some)
+    rows = model.mapping.features.rows(each.embedding[None], each.slice_position or 0.0, some)
     near = near_foreground_mask(each.masks, each.embedding.shape[-1])
     total = NormalEquationsAccumulator()
     total.add(rows, wanted_of(each.masks)[..., some], near[:, some], model.balance)
@@ -196,8 +196,10 @@ def _of_corrected(
         rest = [m for m in range(len(slices)) if m != n]
         known = added(model.equations, [own[m] for m in rest], [weights[m] for m in rest])
         components = features(each.embedding[None])
-        mapped = Mapping(features, known.closed_form())(components, each.level)
-        last, fine = _seen(model.head, components, each.detail, mapped, each.prior, each.level)
+        mapped = Mapping(features, known.closed_form())(components, each.slice_position)
+        last, fine = _seen(
+            model.head, components, each.detail, mapped, each.prior, each.slice_position
+        )
         lasts.append(last)
         fines.append(fine)
     truth = torch.stack([each.masks for each in slices])
@@ -211,8 +213,10 @@ def _of_corrected(
 def _of_others(model: Model, mapping: Mapping, others: Sequence[UncorrectedSlice]) -> _Inputs:
     lasts, fines = [], []
     for one in others:
-        mapped = mapping(one.components, one.level)
-        last, fine = _seen(model.head, one.components, one.detail, mapped, one.prior, one.level)
+        mapped = mapping(one.components, one.slice_position)
+        last, fine = _seen(
+            model.head, one.components, one.detail, mapped, one.prior, one.slice_position
+        )
         lasts.append(last)
         fines.append(fine)
     before = torch.stack([one.predicted for one in others])
@@ -228,13 +232,13 @@ def _seen(
     detail: Tensor,
     mapped: Tensor,
     prior: Tensor | None,
-    level: float | None,
+    slice_position: float | None,
 ) -> tuple[Tensor, Tensor]:
     """What the last layer sees of a slice, and the fine maps."""
     known = torch.zeros_like(mapped) if prior is None else prior
     fine = torch.cat([detail, mapped, known])[None]
     with torch.no_grad():
-        return head.to_last(components[None], fine, [level]), fine
+        return head.to_last(components[None], fine, [slice_position]), fine
 
 
 def _trained(

@@ -22,7 +22,7 @@ from OFLSAM2Core.runtime.named_tensors import named, part_of
 from OFLSAM2Core.slice_position.extents import StructureExtents
 from OFLSAM2Core.slice_position.regression import PositionNoise
 
-VERSION = 3
+VERSION = 4
 
 
 def encode_model(model: Model) -> MethodState:
@@ -51,7 +51,10 @@ def encode_model(model: Model) -> MethodState:
         "reliable": [None if math.isnan(each) else each for each in model.reliability.dice],
         "located": model.reliability.located,
         "beyond": model.reliability.beyond,
-        "level_error": [model.reliability.level_error.shift, model.reliability.level_error.scaling],
+        "position_noise": [
+            model.reliability.position_noise.shift,
+            model.reliability.position_noise.scaling,
+        ],
         "mirror": None if model.mirror is None else list(model.mirror),
         "kernel": model.mapping.features.kernel,
         "with_places": model.mapping.features.with_places,
@@ -110,7 +113,7 @@ def _decoded(
             dice,
             bool(data["located"]),
             float(data["beyond"]),
-            PositionNoise(*(float(each) for each in data["level_error"])),
+            PositionNoise(*(float(each) for each in data["position_noise"])),
         ),
         extents=StructureExtents.from_stored(tensors["extents"].numpy()),
         mapping=Mapping(features, tensors["mapping.tau"]),

@@ -53,11 +53,11 @@ class SupportWindow:
 class SupportSlice:
     """An encoded support slice, or an augmented copy. case: the fold that it belongs to. embedding:
     (C, h, w), standardised, half precision. detail: (1, S, S). masks, prior: (N, S, S) bytes.
-    level: slice position."""
+    slice_position: -1 and 1 at the ends of the structures."""
 
     case: int
     copy: int
-    level: float
+    slice_position: float
     embedding: Tensor
     detail: Tensor
     masks: Tensor
@@ -110,12 +110,12 @@ def encode_support(
                 standard = (embedding.float() - statistics.mean[0]) / statistics.deviation[0]
                 prior = maps[len(structures) :]
                 fold = case if len(windows) > 1 else _block(chosen[0], index)
-                level = own_window.scale.level(index * own_window.spacing)
+                slice_position = own_window.scale.slice_position(index * own_window.spacing)
                 found.append(
                     SupportSlice(
                         fold,
                         copy,
-                        level,
+                        slice_position,
                         standard.half(),
                         detail,
                         maps[: len(structures)].clone(),

@@ -60,10 +60,10 @@ class TrainingSet:
         )
         prior = prior.float() / 255
         count = len(index)
-        levels: list[float | None] = []
+        slice_positions: list[float | None] = []
         for each in slices:
-            known = self.place and rng.random() < config.LEVEL_KNOWN
-            levels.append(error.disturbed(each.level, rng) if known else None)
+            known = self.place and rng.random() < config.POSITION_GIVEN
+            slice_positions.append(error.disturbed(each.slice_position, rng) if known else None)
         own = _affines(count, config.PRIOR_SCALE, config.PRIOR_SHIFT, rng)
         with_prior = torch.tensor(
             [float(self.place and rng.random() < config.PRIOR_GIVEN) for _ in slices]
@@ -72,11 +72,11 @@ class TrainingSet:
         prior = _misplaced(prior, rng)
         side = components.shape[-1]
         places = []
-        for each, level in zip(slices, levels, strict=True):
-            place = self.without[each.case].of_position(level or 0.0, side)
+        for each, slice_position in zip(slices, slice_positions, strict=True):
+            place = self.without[each.case].of_position(slice_position or 0.0, side)
             places.append(torch.zeros_like(mapped[0]) if place is None else place)
         mapped = mapped + torch.stack(places)
-        return components, torch.cat([detail, mapped, prior], dim=1), masks, levels
+        return components, torch.cat([detail, mapped, prior], dim=1), masks, slice_positions
 
 
 def train(
@@ -124,11 +124,11 @@ def batch_loss(
     device: torch.device,
 ) -> Tensor:
     """Loss of a batch as `TrainingSet.batch` gives it. head, balance: on the device."""
-    *tensors, levels = batch
+    *tensors, slice_positions = batch
     components, fine, truth = (each.to(device) for each in tensors)
     near = torch.stack([near_foreground_mask(each, components.shape[-1]) for each in truth])
     with in_bfloat16(device):
-        logits = head(components, fine, levels).float()
+        logits = head(components, fine, slice_positions).float()
     return segmentation_loss(logits, truth, balance.weights(near))
 
 
