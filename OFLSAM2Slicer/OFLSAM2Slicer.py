@@ -54,6 +54,7 @@ from OFLSAM2SlicerLib.worker_link import shared_link  # noqa: E402
 
 from OFLSAM2Core.app.run_request import Learned, RunSettings  # noqa: E402
 from OFLSAM2Core.app.states import State, Status  # noqa: E402
+from OFLSAM2Core.data.volume_count import OF_TASK  # noqa: E402
 from OFLSAM2Core.errors import OFLSAM2Error  # noqa: E402
 from OFLSAM2Core.methods import DEFAULT  # noqa: E402
 
@@ -240,6 +241,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
         self.logic.forgetParameterNode()
         self.logic.controller.scene_is_closing()
+        self.cohortPart.scene_is_closing()
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         if self.parent.isEntered:
@@ -332,8 +334,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 return ""
             return _("Load a learned task, in the part Learned task.")
         count = 1 + len(further)
-        each = _("each case of the learned task")
-        return why_not_so_many(target.GetName(), count, learned.volume_count, each)
+        return why_not_so_many(target.GetName(), count, learned.volume_count, OF_TASK)
 
     def onStatus(self, status: Status) -> None:
         if self._parameterNode is None or self.logic is None:
@@ -490,7 +491,14 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         assert self.logic is not None
         chosen, controller = self._parameterNode, self.logic.controller
         node = chosen.segmentation
-        volume = volume_segmented(node) or chosen.target
+        volume = volume_segmented(node)
+        if volume is None:
+            self.runPart.say(
+                _("The volume of '{name}' is not in the scene any more.").format(
+                    name=node.GetName()
+                )
+            )
+            return
         pair = SupportPair(volume, node, self.furtherPart.of(volume))
         name = volume.GetName()
         try:

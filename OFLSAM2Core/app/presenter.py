@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from OFLSAM2Core.app.found import FoundStructures
@@ -40,6 +40,20 @@ STAGES = {
 }
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What the worker keeps of the last run, to predict from when slices were corrected: of which
+    scene's volume, by which learned task, in which process of the worker, by which request."""
+
+    scene: Scene
+    learned: Learned
+    pid: int | None
+    request: int
+
+    def is_of(self, scene: Scene, learned: Learned, pid: int | None) -> bool:
+        return self.scene is scene and self.learned is learned and self.pid == pid
 
 
 class Presenter:
@@ -78,9 +92,7 @@ class Presenter:
         self._last_redraw = float("-inf")
         self._found: FoundStructures | None = None  # of a whole run, not of corrections
         self._corrections: Corrections | None = None
-        # Whose volume the worker keeps for corrections: of the run on this scene, in this process
-        # of the worker, by this request.
-        self._kept: tuple[Scene, int | None, int] | None = None
+        self._kept: _Kept | None = None  # what the worker keeps for corrections
 
     @property
     def status(self) -> Status:
@@ -273,14 +285,15 @@ class Presenter:
         assert self._learned is not None
         volume, content = self._scene.volume(self._frame), self._learned.content
         fields = self._settings.for_segmenting(self._learned.method)
-        scene, keep = self._scene, self._scene.frame_count == 1  # for corrections
+        scene, learned = self._scene, self._learned
+        keep = scene.frame_count == 1  # for corrections
         if self._found is not None:
             self._found.begin(self._frame, volume)
 
         def send(client: WorkerClient) -> int:
             number = client.segment(volume, task=content, keep=keep, **fields)
             if keep:
-                self._kept = (scene, client.pid, number)
+                self._kept = _Kept(scene, learned, client.pid, number)
             return number
 
         self._request(send, self._on_segmenting)
@@ -332,16 +345,18 @@ class Presenter:
         assert self._learned is not None and self._corrections is not None
         corrections, self._corrections = self._corrections, None
         volume, content = self._scene.volume(0), self._learned.content
-        scene, fields = self._scene, self._settings.for_segmenting(self._learned.method)
+        scene, learned = self._scene, self._learned
+        fields = self._settings.for_segmenting(learned.method)
 
         def send(client: WorkerClient) -> int:
-            if self._kept is not None and self._kept[:2] == (scene, client.pid):
-                return client.correct(corrections, self._kept[2], return_task=True)
+            kept = self._kept
+            if kept is not None and kept.is_of(scene, learned, client.pid):
+                return client.correct(corrections, kept.request, return_task=True)
             described, arrays = payloads.volume_to(volume)
             arrays.update(payloads.corrections_to(corrections))
             arrays["task"] = content
             number = client.request("correct", {**fields, **described, "return_task": True}, arrays)
-            self._kept = (scene, client.pid, number)
+            self._kept = _Kept(scene, learned, client.pid, number)
             return number
 
         self._set(stage="Learning from the corrections")
@@ -353,6 +368,8 @@ class Presenter:
             return
         self._request_id = None
         self._learned = learned_from(event)
+        if self._kept is not None:
+            self._kept = replace(self._kept, learned=self._learned)
         self.on_learned(self._learned)
         assert self._scene is not None
         self._steps = self._scene.end(0)

@@ -148,12 +148,30 @@ def read_support_case(pair: SupportPair, wanted: list[Structure] | None = None) 
     Raises InputError.
     """
     volume, notes = volume_with_further(pair.volume_node, pair.further_nodes)
-    extent = geometry.full_extent(pair.volume_node)
-    labels = np.zeros(volume.grid_shape, np.uint8)
-    if not _on_grid_of(pair.labels_node, pair.volume_node):
-        notes.append(
-            f"'{pair.labels_node.GetName()}' was resampled onto the voxels of '{volume.name}'."
+    labels, present = yield from read_labels(pair, wanted, notes)
+    if not present:
+        raise InputError(
+            f"'{pair.labels_node.GetName()}' has no labelled voxel within '{volume.name}'.",
+            "Check that the two belong together, and that the structures are ticked.",
         )
+    return ReadCase(SupportCase(volume, labels, tuple(present)), notes)
+
+
+def read_labels(
+    pair: SupportPair, wanted: list[Structure] | None, notes: Notes
+) -> Steps[tuple[npt.NDArray[np.uint8], list[Structure]]]:
+    """The labels of a pair on its volume's (K, J, I) grid, and the structures that have voxels
+    there; in steps.
+
+    wanted: as in `read_support_case`. notes: what the user should know is added.
+    Raises InputError.
+    """
+    name = pair.name
+    extent = geometry.full_extent(pair.volume_node)
+    whole = geometry.extent_slices(extent)
+    labels = np.zeros(tuple(place.stop for place in whole), np.uint8)
+    if not _on_grid_of(pair.labels_node, pair.volume_node):
+        notes.append(f"'{pair.labels_node.GetName()}' was resampled onto the voxels of '{name}'.")
     present: list[Structure] = []
     masks = _masks(pair)
     shared = ambiguous_codes([wanted or [], [structure for structure, _ in masks]])
@@ -175,19 +193,14 @@ def read_support_case(pair: SupportPair, wanted: list[Structure] | None = None) 
             yield
         if overlap:
             notes.append(
-                f"'{structure.name}' overlaps other structures in {overlap} voxels of "
-                f"'{volume.name}': there it is taken."
+                f"'{structure.name}' overlaps other structures in {overlap} voxels of '{name}': "
+                "there it is taken."
             )
         if count:
             present.append(chosen)
         else:
-            notes.append(f"'{structure.name}' is empty in '{volume.name}'.")
-    if not present:
-        raise InputError(
-            f"'{pair.labels_node.GetName()}' has no labelled voxel within '{volume.name}'.",
-            "Check that the two belong together, and that the structures are ticked.",
-        )
-    return ReadCase(SupportCase(volume, labels, tuple(present)), notes)
+            notes.append(f"'{structure.name}' is empty in '{name}'.")
+    return labels, present
 
 
 def matching_pairs(scene: Any) -> list[SupportPair]:

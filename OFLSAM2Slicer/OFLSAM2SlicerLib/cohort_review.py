@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from OFLSAM2Core.app.steps import Steps
 from OFLSAM2Core.cohort.cases import RUNNING, SEGMENTED, WAITING
 from OFLSAM2Core.cohort.manifest import FILE_NAME, CaseRecord, read_manifest
 from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.runtime.atomic_write import atomic_write
 from OFLSAM2SlicerLib import geometry
-from OFLSAM2SlicerLib.cases import SupportPair, read_support_case
+from OFLSAM2SlicerLib.cases import SupportPair, read_labels
 from OFLSAM2SlicerLib.confidence import show_as_confidence
 from OFLSAM2SlicerLib.scene_run import SceneRun
+from OFLSAM2SlicerLib.structures import structures_of_segmentation
 
 REVIEWS = "reviews.json"
 ACCEPTED, CORRECTED, REJECTED = "accepted", "corrected", "rejected"
@@ -214,30 +216,47 @@ def load_case(cohort: Cohort, case: CohortCase) -> tuple[Any, Any, Any, tuple[An
 
 
 def reviewed_run(
-    volume: Any, segmentation: Any, confidence: Any, further: Sequence[Any] = ()
+    volume: Any,
+    segmentation: Any,
+    confidence: Any,
+    further: Sequence[Any] = (),
+    known: Sequence[Structure] = (),
 ) -> Steps[SceneRun]:
     """A result of elsewhere as if a run had made it here, so that it can be reviewed and corrected:
-    slices along the axis with the thickest of them; in steps. Raises InputError."""
+    slices along the axis with the thickest of them; in steps.
+
+    known: the learned task's structures; where the result is of these, it gets their labels, since
+        the task is to learn from what is corrected. Raises InputError.
+    """
     run = SceneRun(volume, segmentation, confidence, further=further)
-    read = yield from read_support_case(SupportPair(volume, segmentation))
-    case = read.case
-    yield from run.adopt(case.structures, case.labels)
+    structures = _labelled_as(known, [one for _, one in structures_of_segmentation(segmentation)])
+    pair = SupportPair(volume, segmentation)
+    labelled, _present = yield from read_labels(pair, structures, run.notes)
+    yield from run.adopt(structures, labelled)
     columns = geometry.volume_to_local(volume)[:3, :3]
     axis = 2 - int(np.linalg.norm(columns, axis=0).argmax())
     values = slicer.util.arrayFromVolume(confidence) if confidence is not None else None
-    for index in range(case.labels.shape[axis]):
-        labels = np.take(case.labels, index, axis)
+    for index in range(labelled.shape[axis]):
+        labels = np.take(labelled, index, axis)
         sure = np.full(labels.shape, 255, np.uint8)
         if values is not None:
             sure = np.take(values, index, axis).astype(np.uint8)
         scores = {
             one.name: float(sure[labels == one.label].mean()) / 255
-            for one in case.structures
+            for one in structures
             if (labels == one.label).any()
         }
         run.scores.add(SliceResult(index, axis, labels, sure, scores))
         yield
     return run
+
+
+def _labelled_as(known: Sequence[Structure], own: list[Structure]) -> list[Structure]:
+    """Structures with the labels that others of the same names have, where all are the same."""
+    labels = {one.name: one.label for one in known}
+    if set(labels) != {one.name for one in own}:
+        return own
+    return [replace(one, label=labels[one.name]) for one in own]
 
 
 def _beside(folder: Path, name: str) -> Path:

@@ -52,7 +52,8 @@ class Controller:
         self._is_polling = False
         # The task before each step of corrections.
         self._taught: list[tuple[CorrectionStep, Learned | None]] = []
-        self._background: Steps[None] | None = None
+        # Work of several ticks, by what it is for; the first one goes on until it is over.
+        self._background: dict[str, Steps[None]] = {}
 
     @property
     def status(self) -> Status:
@@ -61,7 +62,7 @@ class Controller:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to poll for."""
-        return self.presenter.is_settled and not self.link.needs_poll and self._background is None
+        return self.presenter.is_settled and not self.link.needs_poll and not self._background
 
     def poll(self) -> None:
         """One tick. Not again within one: what a tick calls may let the application go on (a
@@ -175,15 +176,26 @@ class Controller:
         """Look which slices of the last run's result were changed since; a few milliseconds a tick.
         A later call replaces one that is under way."""
         if self.run is not None and not self.status.is_running:
-            self._background = self._find_corrections(self.run, then)
-            self.wake()
+            self._do("corrections", self._find_corrections(self.run, then))
 
     def correct(self, settings: RunSettings) -> None:
         """Learn from what was corrected in the last run's result, and predict the other slices
-        anew. Raises InputError where there is no result, or no learned task."""
+        anew. Raises InputError where there is no result, no learned task, or one of other
+        structures."""
         self._check_free()
-        if self.run is None or self.learned is None:
+        if self.run is None:
             raise InputError("There is no result to be corrected.", "Segment a volume first.")
+        if self.learned is None:
+            raise InputError(
+                "There is no learned task that could learn from the corrections.",
+                "Load the one that made this result.",
+            )
+        known, shown = _labels(self.learned.structures), _labels(self.run.scores.structures)
+        if known != shown:
+            raise InputError(
+                f"The learned task knows {_names(known)}; the result is of {_names(shown)}.",
+                "Load the task that made this result.",
+            )
         self.presenter.correct(self.run, settings, self.learned)
         self.wake()
 
@@ -195,8 +207,7 @@ class Controller:
         self._check_free()
         if self.learned is None:
             raise InputError("Nothing is learned yet.", "Learn from support cases first.")
-        self._background = self._add_case(pair, self.learned, settings, then, failed)
-        self.wake()
+        self._do("case", self._add_case(pair, self.learned, settings, then, failed))
 
     def _add_case(
         self,
@@ -228,12 +239,12 @@ class Controller:
         except OFLSAM2Error as error:
             failed(str(error))
 
-    def review(self, steps: Steps[Any], failed: Failure) -> None:
-        """Go through steps that make something ready to be reviewed, a few milliseconds a tick."""
-        self._background = self._review(steps, failed)
-        self.wake()
+    def go_through(self, name: str, steps: Steps[Any], failed: Failure) -> None:
+        """Go through steps, a few milliseconds a tick; instead of those of this name that are under
+        way."""
+        self._do(name, self._go_through(steps, failed))
 
-    def _review(self, steps: Steps[Any], failed: Failure) -> Steps[None]:
+    def _go_through(self, steps: Steps[Any], failed: Failure) -> Steps[None]:
         try:
             yield from steps
         except InputError as error:
@@ -246,11 +257,21 @@ class Controller:
 
     def _go_on(self) -> None:
         end = time.monotonic() + WORK_A_TICK_S
-        while self._background is not None and time.monotonic() < end:
+        while self._background and time.monotonic() < end:
+            name, steps = next(iter(self._background.items()))
             try:
-                next(self._background)
+                next(steps)
             except StopIteration:
-                self._background = None
+                # What came last may have begun the next of this name.
+                if self._background.get(name) is steps:
+                    del self._background[name]
+            except Exception:
+                self._background.pop(name, None)
+                raise
+
+    def _do(self, name: str, steps: Steps[None]) -> None:
+        self._background[name] = steps
+        self.wake()
 
     # The learned task
 
@@ -305,7 +326,8 @@ class Controller:
     def scene_is_closing(self) -> None:
         self.presenter.abandon()
         self.run = None
-        self._background = None
+        self._taught.clear()
+        self._background.clear()
 
     def shut_down(self) -> None:
         """No process is left behind."""
@@ -373,6 +395,14 @@ class LearningRun(SceneRun):
         return all(
             is_in_scene(pair.volume_node) and is_in_scene(pair.labels_node) for pair in self._pairs
         )
+
+
+def _labels(structures: Sequence[Structure]) -> dict[int, str]:
+    return {structure.label: structure.name for structure in structures}
+
+
+def _names(labels: dict[int, str]) -> str:
+    return ", ".join(labels.values())
 
 
 def _last(then: Answer) -> Callable[[Event], None]:

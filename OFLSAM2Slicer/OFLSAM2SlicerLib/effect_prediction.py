@@ -18,12 +18,12 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure, find_structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.data.volume_count import in_words
+from OFLSAM2Core.data.volume_count import OF_TASK
 from OFLSAM2Core.errors import InputError
 from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.cases import volume_with_further
 from OFLSAM2SlicerLib.controller import Controller, Failure
-from OFLSAM2SlicerLib.further_volumes import PART
+from OFLSAM2SlicerLib.further_volumes import why_not_so_many
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 from OFLSAM2SlicerLib.structures import structure_of
 
@@ -123,7 +123,9 @@ class Prediction:
             raise InputError("Nothing is learned yet.", "Load a learned task, or learn one.")
         structure = _structure(segment, learned)
         further = self._further(volume_node)
-        _check_count(volume_node, 1 + len(further), learned.volume_count)
+        name, count = volume_node.GetName(), 1 + len(further)
+        if said := why_not_so_many(name, count, learned.volume_count, OF_TASK):
+            raise InputError(said, f"In the module OFL-SAM2, with '{name}' as volume to segment.")
         key = (*(_state_of(node) for node in (volume_node, *further)), id(learned))
         if key == self._key and self._labels is not None:
             then(self._labels == structure.label)
@@ -218,20 +220,6 @@ def _state_of(volume_node: Any) -> tuple[str, int]:
     """Changes when the node is another one, or has other voxels."""
     image = volume_node.GetImageData()
     return volume_node.GetID(), image.GetMTime() if image is not None else 0
-
-
-def _check_count(volume_node: Any, count: int, wanted: int) -> None:
-    """Raises InputError."""
-    if count == wanted:
-        return
-    raise InputError(
-        f"'{volume_node.GetName()}' is {in_words(count)}; the task was learned from cases of "
-        f"{in_words(wanted)}.",
-        f"In the module OFL-SAM2, choose it as the volume to segment, and {wanted - 1} more in the "
-        f"part {PART}."
-        if count < wanted
-        else f"Take the others out in the module OFL-SAM2, part {PART}.",
-    )
 
 
 def _structure(segment: Any, learned: Learned) -> Structure:

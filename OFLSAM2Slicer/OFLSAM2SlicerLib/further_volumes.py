@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from OFLSAM2Core.data.validation import MOST_VOLUMES
-from OFLSAM2Core.data.volume_count import in_words
+from OFLSAM2Core.data.volume_count import difference
 
 ROLES = tuple(f"further{place}" for place in range(1, MOST_VOLUMES))
 """Roles of the node references; each is written after a prefix."""
@@ -46,14 +46,11 @@ def set_further_of_target(node: Any, target: Any, volumes: Sequence[Any]) -> Non
 
 
 def why_not_so_many(name: str, count: int, wanted: int, others: str) -> str:
-    """Why a volume with further ones cannot be used with others; "" where it can.
-
-    count: of its volumes, the first one included. wanted: of the others. others: what they are
-    called, such as "each support case".
-    """
-    if count == wanted:
+    """Why a volume with further ones cannot be used with others, and what to do in the panel; ""
+    where it can (`volume_count.difference`)."""
+    said = difference(name, count, wanted, others)
+    if not said:
         return ""
-    does = f"Choose as many of it, in the same order, in the part {PART}."
     if count > wanted:
-        does = f"Take those that are too many out, in the part {PART}."
-    return f"'{name}' is {in_words(count)}, and {others} is {in_words(wanted)}. {does}"
+        return f"{said} Take those that are too many out, in the part {PART}."
+    return f"{said} Choose as many of it, in the same order, in the part {PART}."

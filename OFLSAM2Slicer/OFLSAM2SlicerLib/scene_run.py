@@ -184,6 +184,7 @@ class SceneRun:
             step.remember(result)
             self._writer.accept(result.index_expression, plane)
             yield
+        self._writer.mark_in_progress()  # slices are about to change that nobody has looked at
         self.step = step
         self._steps.append(step)
         return corrections
@@ -200,6 +201,8 @@ class SceneRun:
         if self._steps and self.is_intact:
             step = self._steps.pop()
             step.take_back()
+            if self._writer is not None:
+                self._writer.mark_in_progress()
             self.flush()
             return step
         if self.undo is not None and self.undo.is_available:

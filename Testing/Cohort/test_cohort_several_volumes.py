@@ -117,4 +117,4 @@ def test_one_case_that_lacks_its_second_volume_fails_alone_with_the_reason(
     assert done.returncode == 3
     cases = read_manifest(tmp_path / "out").cases
     assert cases["p1"].state == "done" and cases["p2"].state == "failed"
-    assert "'p2_0000' is one volume; the task was learned from cases of 2" in cases["p2"].reason
+    assert "'p2_0000' is one volume, and each case of the learned task is 2" in cases["p2"].reason

@@ -116,7 +116,7 @@ def test_a_target_with_another_number_of_volumes_is_refused(
 def test_a_further_volume_for_a_task_of_one_is_refused(
     session: FewShotSession, task: LearnedTask
 ) -> None:
-    with pytest.raises(InputError, match="learned from cases of one volume"):
+    with pytest.raises(InputError, match="each case of the learned task is one volume"):
         session.open(case(7).volume, replace(task, volume_count=1))
 
 

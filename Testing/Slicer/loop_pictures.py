@@ -47,7 +47,7 @@ def more_volumes(panel: Panel, target: Any, pairs: Sequence[tuple[Any, Any]], pa
     ui.furtherCollapsibleButton.collapsed = False
     ui.targetSecondSelector.setCurrentNode(made[0])
     for row, volume in enumerate(made[1:]):
-        ui.supportTable.selectRow(row)
+        panel.click_support(row)
         ui.supportSecondSelector.setCurrentNode(volume)
     panel.picture(path)
     for volume in made:

@@ -1,11 +1,11 @@
 """Makes the pictures of the documentation from a real run on the sample data.
 
     python Testing/Slicer/make_pictures.py OUTPUT_FOLDER [--task hippocampus.oflsam2]
-                                           [--preset fast] [--method NAME]
+                                           [--preset fast] [--method NAME] [--save-task FILE]
 
 The panel runs on the double of Slicer's Qt (slicer_double), slice views are drawn by trame-slicer's
-offscreen views, the worker and its results are real. With --task a learned task is loaded instead
-of learning one, which takes some minutes less. Pictures after corrections need a method that learns
+offscreen views, the worker and its results are real. With --task a learned task (that of an earlier
+--save-task, say) is loaded instead of learning one, which takes some minutes less. Pictures after corrections need a method that learns
 from them.
 """
 
@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--task", type=Path)
     parser.add_argument("--preset", default="balanced")
     parser.add_argument("--method", help="instead of the panel's default")
+    parser.add_argument("--save-task", type=Path)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     QtCore.QCoreApplication.setOrganizationName("OFLSAM2 pictures")
@@ -137,6 +138,8 @@ def main() -> None:
     if panel.status.state is not State.DONE:
         raise SystemExit(f"{panel.status}\n" + "\n".join(panel.controller.link.log_lines()))
     print(f"Run of {time.monotonic() - began:.0f} s: {panel.status.message}")
+    if arguments.save_task:
+        panel.controller.save_task(arguments.save_task)
     panel.ui.confidenceCheckBox.checked = True
     panel.picture(arguments.output / "panel.png")
 

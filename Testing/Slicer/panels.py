@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import slicer_double
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtTest, QtWidgets
 
 application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
 application.setStyle("Fusion")
@@ -20,6 +20,10 @@ import slicer  # noqa: E402
 
 import OFLSAM2Slicer as module  # noqa: E402
 
+MODIFIERS = {
+    QtCore.Qt.Key_Control: QtCore.Qt.ControlModifier,
+    QtCore.Qt.Key_Shift: QtCore.Qt.ShiftModifier,
+}
 SYNTHETIC = Path(__file__).with_name("synthetic_worker.py")
 
 
@@ -57,6 +61,22 @@ class Panel:
             self.ui.supportVolumeSelector.setCurrentNode(volume)
             self.ui.supportLabelsSelector.setCurrentNode(labels)
             self.ui.addSupportButton.click()
+
+    def click_support(self, row: int) -> None:
+        """Click a row of the support cases."""
+        table = self.ui.supportTable
+        place = table.visualItemRect(table.item(row, 1)).center()
+        QtTest.QTest.mouseClick(table.viewport(), QtCore.Qt.LeftButton, pos=place)
+
+    def press(self, key: Any, held: Any = None) -> None:
+        """Press a key in the panel's window, while another is held (Qt.Key_Control, say)."""
+        window, modifier = self.widget.parent, QtCore.Qt.NoModifier
+        if held is not None:
+            modifier = MODIFIERS[held]
+            QtTest.QTest.keyPress(window, held)
+        QtTest.QTest.keyClick(window, key, modifier)
+        if held is not None:  # until it is released Qt counts it as held, in every test to come
+            QtTest.QTest.keyRelease(window, held)
 
     def option(self, name: str) -> Any:
         """The widget of one of the method's options, in the part Advanced."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,10 +116,12 @@ def load_volume(path: str, properties: Mapping[str, str] | None = None) -> Any:
 
 
 def load_segmentation(path: str, properties: Mapping[str, str] | None = None) -> Any:
-    """`slicer.util.loadSegmentation`, by the core's reader."""
+    """`slicer.util.loadSegmentation`, by the core's readers; an empty .seg.nrrd is loaded, too."""
     from OFLSAM2Core.io.reading import read_segmentation
+    from OFLSAM2Core.io.seg_nrrd import read_seg_nrrd
 
-    labels, affine, structures = read_segmentation(path)
+    is_own = path.endswith(".seg.nrrd")
+    labels, affine, structures = read_seg_nrrd(Path(path)) if is_own else read_segmentation(path)
     scene = slicer.mrmlScene
     volume = add_volume(scene, labels, "grid", affine)
     masks = {one.name: labels == one.label for one in structures}

@@ -75,8 +75,7 @@ def choose_further(panel, support, target):
     """As a user does, row by row."""
     panel.ui.targetSecondSelector.setCurrentNode(target[1])
     for row, (_t1, _labels, t2) in enumerate(support):
-        panel.ui.supportTable.clearSelection()
-        panel.ui.supportTable.selectRow(row)
+        panel.click_support(row)
         panel.ui.supportSecondSelector.setCurrentNode(t2)
 
 
@@ -114,13 +113,11 @@ def test_another_number_of_volumes_is_told_before_anything_is_learned(panel, sup
         return panel.ui.messageLabel.text
 
     panel.ui.furtherCollapsibleButton.collapsed = True
-    panel.ui.supportTable.clearSelection()
-    panel.ui.supportTable.selectRow(0)
+    panel.click_support(0)
     panel.ui.supportSecondSelector.setCurrentNode(support[0][2])
     assert "'case 2 T1' is one volume, and 'case 1 T1' is 2 co-registered volumes" in told()
     assert not panel.ui.furtherCollapsibleButton.collapsed
-    panel.ui.supportTable.clearSelection()
-    panel.ui.supportTable.selectRow(1)
+    panel.click_support(1)
     panel.ui.supportSecondSelector.setCurrentNode(support[1][2])
     assert "'patient T1' is one volume, and each support case is 2 co-registered" in told()
     panel.ui.targetSecondSelector.setCurrentNode(target[1])
@@ -171,8 +168,7 @@ def test_a_third_can_be_chosen_once_there_is_a_second(panel, target, support):
 
 
 def test_a_volume_twice_in_a_case_is_refused_by_name(panel, support, target):
-    panel.ui.supportTable.clearSelection()
-    panel.ui.supportTable.selectRow(0)
+    panel.click_support(0)
     panel.ui.supportSecondSelector.setCurrentNode(support[0][0])
     said = panel.ui.supportTable.item(0, 3).text()
     assert "'case 1 T1' is given twice as a volume of one case" in said
@@ -263,8 +259,7 @@ def test_the_panel_with_them_unfolded_says_what_they_are_and_folded_stays_short(
     assert panel.ui.furtherCollapsibleButton.collapsed
     panel.picture(tmp_path / "folded.png")
     assert QtGui.QImage(str(tmp_path / "folded.png")).height() < 900
-    panel.ui.supportTable.clearSelection()
-    panel.ui.supportTable.selectRow(1)
+    panel.click_support(1)
     assert "'case 2 T1'" in panel.ui.supportFurtherLabel.text
 
 
@@ -311,8 +306,8 @@ def test_the_effect_says_what_to_do_where_the_panel_has_none(effect, panel, targ
     effect, edited = effect
     panel.ui.targetSecondSelector.setCurrentNode(None)
     said = press_all(effect, panel)
-    assert "'patient T1' is one volume; the task was learned from cases of 2" in said
-    assert "module OFL-SAM2" in said and "1 more in the part More volumes" in said
+    assert "'patient T1' is one volume, and each case of the learned task is 2" in said
+    assert "in the part More volumes" in said and "In the module OFL-SAM2" in said
     assert not segment_mask(edited, "lesion", target[0]).any()
 
 

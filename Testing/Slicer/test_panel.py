@@ -444,7 +444,7 @@ def test_all_matching_pairs_are_added_but_not_the_volume_to_segment(
     panel.ui.addAllButton.click()
     assert panel.ui.supportTable.rowCount == 2
     assert own not in [pair.labels_node for pair in panel.widget.supportPart.pairs]
-    panel.ui.supportTable.selectRow(0)
+    panel.click_support(0)
     panel.ui.removeSupportButton.click()
     assert [pair.volume_node for pair in panel.widget.supportPart.pairs] == [pairs[1][0]]
 
@@ -594,17 +594,17 @@ def test_keys_start_and_cancel_a_run_and_go_through_slices_only_while_the_module
     window.show()
     window.activateWindow()
     slow.wait(lambda: window.isActiveWindow)
-    QtTest.QTest.keyClick(window, QtCore.Qt.Key_Return, QtCore.Qt.ControlModifier)
+    slow.press(QtCore.Qt.Key_Return, held=QtCore.Qt.Key_Control)
     assert slow.status.is_running
     slow.wait(lambda: slow.status.slices_done > 8)
-    QtTest.QTest.keyClick(window, QtCore.Qt.Key_Return, QtCore.Qt.ControlModifier)
+    slow.press(QtCore.Qt.Key_Return, held=QtCore.Qt.Key_Control)
     slow.wait(lambda: slow.controller.is_idle)
     assert slow.status.state is State.CANCELLED
-    QtTest.QTest.keyClick(window, QtCore.Qt.Key_N)
+    slow.press(QtCore.Qt.Key_N)
     assert slow.ui.doubtfulTable.currentRow() == 0
     slow.widget.exit()
-    QtTest.QTest.keyClick(window, QtCore.Qt.Key_N)
-    QtTest.QTest.keyClick(window, QtCore.Qt.Key_Return, QtCore.Qt.ControlModifier)
+    slow.press(QtCore.Qt.Key_N)
+    slow.press(QtCore.Qt.Key_Return, held=QtCore.Qt.Key_Control)
     assert slow.ui.doubtfulTable.currentRow() == 0
     assert not slow.status.is_running
 
@@ -1009,3 +1009,20 @@ def test_terms_of_use_have_to_be_agreed_to_before_a_download(quick):
     quick.ui.downloadButton.click()
     assert "Do you agree?" in double.messages[0]
     assert not quick.controller.link.is_busy
+
+
+def test_headers_are_not_cut_however_long_the_names_are(quick, scene, pairs, tmp_path):
+    def is_cut(column):
+        header = table.horizontalHeader()
+        return header.sectionSize(column) < header.sectionSizeHint(column)
+
+    table = quick.ui.supportTable
+    long = "T1 MPRAGE sagittal isotropic 2024-03-05 after contrast"
+    scan = add_volume(scene, case_arrays(1)[0], long, OBLIQUE)
+    empty = add_segmentation(scene, scan, {}, f"{long} segmentation")
+    quick.picture(tmp_path / "short.png")
+    quick.choose(quick.parameters.target, [(scan, empty)])
+    quick.picture(tmp_path / "long.png")
+    assert not any(is_cut(column) for column in (1, 2, 3))
+    assert table.item(2, 1).toolTip() == long
+    assert "has no structures" in table.item(2, 3).toolTip()

@@ -33,6 +33,7 @@ from OFLSAM2SlicerLib.cohort_review import (
 )
 from OFLSAM2SlicerLib.controller import Controller
 from OFLSAM2SlicerLib.panel import tables
+from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 from OFLSAM2SlicerLib.scene_queue import volumes_to_queue, write_queue
 
 # Of `oflsam2 cohort`: some cases have no result, which the table says.
@@ -114,7 +115,7 @@ class CohortPart:
             self._say(_("The scene holds no volume but those of the support."))
             return
         self._say(_("{count} volumes are written to files.").format(count=len(nodes)))
-        self._controller.review(self._queue(nodes, parent), self._say)
+        self._controller.go_through("queue", self._queue(nodes, parent), self._say)
 
     def _refuses_scene(self) -> bool:
         """Say why the scene cannot be queued, where its task is of several volumes a case."""
@@ -196,6 +197,12 @@ class CohortPart:
             return
         self._fill()
 
+    def scene_is_closing(self) -> None:
+        """The nodes of the case that was shown go with the scene; those of the next scene may have
+        the same IDs, and must not be taken for it."""
+        self._nodes, self._current = (), None
+        self._fill()
+
     def next_case(self) -> None:
         """Load the least sure case that nobody has looked at yet."""
         if self._cohort is not None:
@@ -211,6 +218,9 @@ class CohortPart:
         """Show a case with its result, its confidence and its doubtful slices; the case that was
         shown before leaves the scene."""
         assert self._cohort is not None
+        if self._controller.status.is_running:
+            self._say(_("A run is under way: wait until it is done, or cancel it."))
+            return
         try:
             nodes = load_case(self._cohort, case)
         except (OFLSAM2Error, RuntimeError) as error:
@@ -220,11 +230,12 @@ class CohortPart:
         *three, further = nodes
         self._current = case
         self._nodes = tuple(node for node in (*three, *further) if node is not None)
-        self._controller.review(self._steps(nodes), self._say)
+        self._controller.go_through("case of a cohort", self._steps(nodes), self._say)
         self._fill()
 
     def _steps(self, nodes: tuple[Any, Any, Any, tuple[Any, ...]]) -> Steps[Any]:
-        run = yield from reviewed_run(*nodes)
+        learned = self._controller.learned
+        run = yield from reviewed_run(*nodes, learned.structures if learned is not None else ())
         self._controller.run = run
         self._shown(*nodes)
         return run
@@ -241,6 +252,9 @@ class CohortPart:
         case = self._current
         try:
             if verdict == CORRECTED:
+                if not is_in_scene(self._nodes[1]):
+                    self._say(_("The segmentation of '{name}' was deleted.").format(name=case.name))
+                    return
                 folder = self._cohort.folder / CORRECTIONS
                 folder.mkdir(exist_ok=True)
                 path = folder / f"{case.name}.seg.nrrd"
@@ -270,7 +284,7 @@ class CohortPart:
             self._ui.cohortTable.item(row, 1).setToolTip(case.reason)
             self._ui.cohortTable.item(row, 3).setToolTip(texts[row][3])
             if self._current is not None and case.name == self._current.name:
-                self._ui.cohortTable.selectRow(row)
+                tables.select_row(self._ui.cohortTable, row)
         due = sum(case.is_due for case in cases)
         done = sum(case.is_segmented for case in cases)
         self._ui.cohortLabel.text = (

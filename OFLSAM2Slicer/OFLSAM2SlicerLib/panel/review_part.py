@@ -59,6 +59,7 @@ class ReviewPart:
         if parameters is None:
             self._overlay = ConfidenceOverlay()
         self.update_views()
+        self.update_scores()
         self.update_result()
         if parameters is None:
             self._show_corrected([])
@@ -169,7 +170,7 @@ class ReviewPart:
         current = table.currentRow()
         row = 0 if current < 0 else min(max(current + step, 0), len(self._listed) - 1)
         if row != current:
-            table.setCurrentCell(row, 0)  # and from that to the slice
+            tables.select_row(table, row)  # and from that to the slice
         else:
             self._show_slice(row)
 

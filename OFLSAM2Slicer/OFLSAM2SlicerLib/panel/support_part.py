@@ -19,6 +19,7 @@ FINE = (0.16, 0.63, 0.35)
 REMARK = (0.95, 0.69, 0.14)
 PROBLEM = (0.83, 0.18, 0.18)
 ROWS = 8
+LETTERS = {1: 24, 3: 16}  # of the volume and the remark; the segmentation has the rest
 WIDGETS = (
     "supportLabel",
     "supportTable",
@@ -44,7 +45,7 @@ class SupportPart:
         self._found: list[FoundStructure] = []
         self._is_filling = False
         self._is_enabled = True
-        tables.stretch(ui.supportTable, 3)
+        tables.stretch(ui.supportTable, 2)
         tables.stretch(ui.structuresTable, 0)
         ui.addSupportButton.connect("clicked(bool)", self._on_add)
         ui.addAllButton.connect("clicked(bool)", self._on_add_all)
@@ -133,6 +134,7 @@ class SupportPart:
             color = PROBLEM if row.problem else REMARK if row.remark else FINE
             table.item(position, 0).setIcon(tables.dot(color))
             table.item(position, 1).setToolTip(row.pair.volumes_in_words)
+        tables.limit(table, LETTERS)
         tables.fit(table, ROWS)
 
     def _show_structures(self, ignored: set[str]) -> None:
@@ -165,7 +167,7 @@ class SupportPart:
             self._ui.supportVolumeSelector.setCurrentNode(None)
             self._ui.supportLabelsSelector.setCurrentNode(None)
             self.refresh()
-            self._ui.supportTable.selectRow(len(self._rows) - 1)
+            tables.select_row(self._ui.supportTable, len(self._rows) - 1)
 
     def add(self, pair: SupportPair) -> None:
         support = self._support()

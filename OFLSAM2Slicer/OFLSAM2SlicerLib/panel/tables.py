@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import qt
 
 FRAME = 4
+PADDING = 12
 
 
 def fill(table: Any, rows: Sequence[Sequence[str]]) -> None:
@@ -36,6 +37,27 @@ def stretch(table: Any, column: int) -> None:
         header.setSectionResizeMode(other, qt.QHeaderView.ResizeToContents)
     header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
     table.verticalHeader().setVisible(False)
+
+
+def limit(table: Any, letters: Mapping[int, int]) -> None:
+    """Make columns as wide as their texts and header, but no wider than so many letters; longer
+    texts are cut, and are to be read in their tool tips. To be called again for other texts."""
+    header, metrics = table.horizontalHeader(), qt.QFontMetrics(table.font)
+    for column, most in letters.items():
+        texts = [table.item(row, column).text() for row in range(table.rowCount)]
+        wanted = max([metrics.horizontalAdvance(text) for text in texts], default=0)
+        widest = metrics.horizontalAdvance("n" * most)
+        header.setSectionResizeMode(column, qt.QHeaderView.Fixed)
+        width = max(min(wanted, widest) + PADDING, header.sectionSizeHint(column) + PADDING)
+        header.resizeSection(column, width)
+
+
+def select_row(table: Any, row: int) -> None:
+    """Select a row and no other. (`selectRow` and `setCurrentCell` do as a click does: while Ctrl
+    or Shift is held they add to the selection, or take from it.)"""
+    kind = qt.QItemSelectionModel
+    index = table.model().index(row, 0)
+    table.selectionModel().setCurrentIndex(index, kind.ClearAndSelect | kind.Rows)
 
 
 def selected_rows(table: Any) -> list[int]:

@@ -1,0 +1,401 @@
+"""A user who does things in another order than the tutorial: what was chosen, drawn and learned
+stays what it was, or the panel says why not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import slicer
+from OFLSAM2SlicerLib import geometry
+from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
+from panels import synthetic_command
+from PySide6 import QtCore, QtTest
+from scenes import (
+    add_segmentation,
+    add_volume,
+    ball,
+    load_segmentation,
+    load_volume,
+    segment_mask,
+)
+
+from OFLSAM2Core.app.states import State
+from OFLSAM2Core.cohort.cases import CaseInput
+from OFLSAM2Core.cohort.inputs import find_cases
+from OFLSAM2Core.cohort.manifest import Manifest
+from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.volume import Volume
+from OFLSAM2Core.io.reading import write_confidence, write_segmentation
+
+SHAPE = (12, 20, 16)
+AFFINE = np.diag([-0.9, -0.7, 2.5, 1.0])
+LIVER, LESION = ball(SHAPE, (6, 10, 8), 5), ball(SHAPE, (6, 10, 8), 2)
+IMAGE = np.zeros(SHAPE, np.int16)
+IMAGE[LIVER], IMAGE[LESION] = 100, 200
+LIVER = LIVER & ~LESION
+
+
+@pytest.fixture
+def pairs(scene):
+    made = []
+    for number in (1, 2):
+        volume = add_volume(scene, np.roll(IMAGE, number, 1), f"case {number}", AFFINE)
+        masks = {"liver": np.roll(LIVER, number, 1), "lesion": np.roll(LESION, number, 1)}
+        made.append((volume, add_segmentation(scene, volume, masks, f"case {number} seg")))
+    return made
+
+
+@pytest.fixture
+def target(scene):
+    return add_volume(scene, IMAGE, "patient", AFFINE)
+
+
+@pytest.fixture
+def panel(open_panel, target, pairs):
+    """Everything is chosen; the worker answers at once."""
+    panel = open_panel(synthetic_command())
+    panel.choose(target, pairs)
+    return panel
+
+
+@pytest.fixture
+def slow(open_panel, target, pairs):
+    panel = open_panel(synthetic_command("--delay", "0.05"))
+    panel.choose(target, pairs)
+    return panel
+
+
+def start(panel, slices=3):
+    panel.ui.segmentButton.click()
+    panel.wait(lambda: panel.status.slices_done >= slices or not panel.status.is_running)
+
+
+def erase(panel, name, index, node=None):
+    """What a user does in the Segment Editor: a structure is none in one slice."""
+    node = node or panel.parameters.segmentation
+    segmentation = node.GetSegmentation()
+    segment = segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName(name))
+    plane = geometry.image_array(segment.GetRepresentation(BINARY_LABELMAP))[index]
+    plane[plane == segment.GetLabelValue()] = 0
+    segment.Modified()
+
+
+def correct(panel, name, index):
+    erase(panel, name, index)
+    panel.wait(lambda: panel.ui.correctedLabel.text != "" and panel.controller.is_idle)
+    panel.ui.learnCorrectionsButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+
+
+# Keys that are held
+
+
+@pytest.mark.parametrize("held", [QtCore.Qt.Key_Control, QtCore.Qt.Key_Shift])
+def test_the_case_just_added_is_the_selected_one_also_while_a_key_is_held(
+    panel, scene, pairs, held
+):
+    QtTest.QTest.keyPress(panel.widget.parent, held)
+    third = add_volume(scene, IMAGE, "case 3", AFFINE)
+    panel.choose(panel.parameters.target, [(third, pairs[0][1])])
+    QtTest.QTest.keyRelease(panel.widget.parent, held)
+    assert panel.widget.supportPart.selected.volume_node is third
+
+
+# Nodes that go, and scenes that are closed
+
+
+def test_a_result_whose_volume_was_deleted_is_no_support_case_of_another_volume(
+    panel, scene, target
+):
+    panel.run()
+    panel.ui.reviewedButton.click()
+    scene.RemoveNode(target)
+    other = add_volume(scene, IMAGE, "next patient", AFFINE)
+    panel.ui.targetSelector.setCurrentNode(other)
+    panel.ui.addToSupportButton.click()
+    assert "is not in the scene any more" in panel.ui.messageLabel.text
+    assert panel.ui.supportTable.rowCount == 2
+
+
+def test_a_segment_that_is_deleted_in_mid_run_stays_deleted_and_the_others_are_filled(slow, target):
+    start(slow)
+    segmentation = slow.parameters.segmentation.GetSegmentation()
+    segmentation.RemoveSegment(segmentation.GetSegmentIdBySegmentName("lesion"))
+    slow.wait(lambda: slow.controller.is_idle)
+    assert slow.status.state is State.DONE
+    assert segmentation.GetNumberOfSegments() == 1
+    assert np.array_equal(segment_mask(slow.parameters.segmentation, "liver", target), LIVER)
+
+
+def test_support_cases_that_are_deleted_in_mid_run_have_been_read_already(
+    slow, scene, target, pairs
+):
+    start(slow)
+    for node in pairs[0]:
+        scene.RemoveNode(node)
+    slow.wait(lambda: slow.controller.is_idle)
+    assert slow.status.state is State.DONE
+    assert slow.ui.supportTable.rowCount == 1
+    assert np.array_equal(segment_mask(slow.parameters.segmentation, "liver", target), LIVER)
+
+
+def test_another_volume_that_is_picked_in_mid_run_gets_nothing_of_the_run(slow, scene, target):
+    other = add_volume(scene, np.roll(IMAGE, 3, 1), "next patient", AFFINE)
+    start(slow)
+    first = slow.parameters.segmentation
+    slow.ui.targetSelector.setCurrentNode(other)
+    slow.wait(lambda: slow.controller.is_idle)
+    assert np.array_equal(segment_mask(first, "liver", target), LIVER)
+    slow.run()
+    assert slow.parameters.segmentation is not first
+    found = segment_mask(slow.parameters.segmentation, "liver", other)
+    assert np.array_equal(found, np.roll(LIVER, 3, 1))
+    assert np.array_equal(segment_mask(first, "liver", target), LIVER)
+
+
+def test_two_scenes_closed_in_mid_run_one_after_the_other_and_a_third_one_runs(slow, scene):
+    for _ in range(2):
+        start(slow)
+        scene.Clear(False)
+        slow.wait(lambda: slow.controller.is_idle)
+        assert slow.status.state is State.IDLE
+        support = add_volume(scene, IMAGE, "case", AFFINE)
+        labels = add_segmentation(scene, support, {"liver": LIVER, "lesion": LESION}, "case seg")
+        patient = add_volume(scene, IMAGE, "patient", AFFINE)
+        slow.choose(patient, [(support, labels)])
+    assert slow.run().state is State.DONE
+    assert np.array_equal(segment_mask(slow.parameters.segmentation, "liver", patient), LIVER)
+
+
+# Odd inputs
+
+
+def test_a_support_case_without_a_voxel_is_named_and_leaves_nothing_behind(
+    open_panel, scene, target
+):
+    volume = add_volume(scene, IMAGE, "case", AFFINE)
+    labels = add_segmentation(scene, volume, {"liver": LIVER & False}, "case seg")
+    panel = open_panel(synthetic_command())
+    panel.choose(target, [(volume, labels)])
+    before = scene.GetNumberOfNodes()
+    assert panel.run().state is State.FAILED
+    assert "'case seg' has no labelled voxel within 'case'" in panel.ui.messageLabel.text
+    assert scene.GetNumberOfNodes() == before
+    assert panel.parameters.segmentation is None
+
+
+def test_a_segmentation_without_segments_and_a_volume_without_voxels_are_named(
+    open_panel, scene, pairs
+):
+    panel = open_panel(synthetic_command())
+    nothing = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "nothing")
+    panel.choose(nothing, pairs)
+    panel.ui.segmentButton.click()
+    assert "Volume 'nothing' has no image data." in panel.ui.messageLabel.text
+    assert not panel.status.is_running
+    drawn = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "not drawn yet")
+    panel.choose(pairs[0][0], [(pairs[1][0], drawn)])
+    assert "'not drawn yet' has no structures" in panel.ui.messageLabel.text
+    assert not panel.ui.segmentButton.enabled
+
+
+def test_an_empty_segmentation_as_output_is_filled(panel, scene, target):
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    panel.ui.outputSelector.setCurrentNode(output)
+    panel.run()
+    assert panel.parameters.segmentation is output
+    assert np.array_equal(segment_mask(output, "liver", target), LIVER)
+
+
+@pytest.fixture
+def moved(scene, target):
+    """The target under a transform that turns and shifts it."""
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    turn[:3, 3] = 30, -20, 10
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "turned")
+    transform.SetMatrixTransformToParent(geometry.array_to_matrix(turn))
+    target.SetAndObserveTransformNodeID(transform.GetID())
+    return target
+
+
+def test_a_volume_under_a_transform_gets_a_result_under_the_same_one(panel, moved):
+    panel.run()
+    output = panel.parameters.segmentation
+    assert output.GetTransformNodeID() == moved.GetTransformNodeID()
+    assert panel.parameters.confidence.GetTransformNodeID() == moved.GetTransformNodeID()
+    assert np.array_equal(segment_mask(output, "liver", moved), LIVER)
+    correct(panel, "lesion", 6)
+    assert panel.status.state is State.DONE
+    assert not segment_mask(output, "lesion", moved).any()
+
+
+def test_a_volume_that_was_moved_since_its_result_is_said_and_the_result_stays(panel, moved):
+    panel.run()
+    output = panel.parameters.segmentation
+    moved.SetAndObserveTransformNodeID(None)
+    panel.ui.segmentButton.click()
+    assert "is not under the same transform as volume 'patient'" in panel.ui.messageLabel.text
+    assert not panel.status.is_running
+    assert np.array_equal(segment_mask(output, "liver", moved), LIVER)
+
+
+# Corrections and what was learned
+
+
+def test_a_result_that_learns_from_corrections_after_its_review_is_to_be_reviewed_again(panel):
+    panel.run()
+    panel.ui.reviewedButton.click()
+    assert panel.ui.addToSupportButton.enabled
+    correct(panel, "lesion", 6)
+    assert panel.ui.reviewedButton.enabled and not panel.ui.addToSupportButton.enabled
+    panel.ui.reviewedButton.click()
+    panel.ui.undoButton.click()
+    assert panel.ui.reviewedButton.enabled and not panel.ui.addToSupportButton.enabled
+
+
+def test_corrections_are_not_taught_to_a_task_of_other_structures(panel, scene, target, tmp_path):
+    panel.run()
+    output = panel.parameters.segmentation
+    kidney = json.dumps([{"name": "kidney", "label": 1, "color": [1, 0, 0], "terminology": ""}])
+    (tmp_path / "kidney.oflsam2").write_text(kidney)
+    panel.widget.taskPart.load(str(tmp_path / "kidney.oflsam2"))
+    panel.wait(lambda: panel.controller.is_idle)
+    loaded = panel.controller.learned
+    correct(panel, "lesion", 6)
+    said = panel.ui.messageLabel.text
+    assert "The learned task knows kidney; the result is of liver, lesion." in said
+    assert panel.controller.learned is loaded
+    assert segment_mask(output, "lesion", target)[5].any()
+
+
+def test_what_corrections_teach_is_added_to_a_task_that_has_grown_meanwhile(panel, target):
+    panel.run()
+    output = panel.parameters.segmentation
+    panel.ui.reviewedButton.click()
+    panel.ui.addToSupportButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+    panel.ui.targetSelector.setCurrentNode(target)
+    panel.ui.outputSelector.setCurrentNode(output)
+    correct(panel, "lesion", 6)
+    assert panel.status.state is State.DONE, panel.status
+    assert not segment_mask(output, "lesion", target).any()
+    assert json.loads(panel.controller.learned.content.tobytes())[0]["cases"] == 1
+
+
+def test_what_is_drawn_while_the_scene_is_written_for_a_cohort_does_not_stop_that(
+    panel, scene, tmp_path
+):
+    panel.run()
+    for number in range(4):
+        add_volume(scene, np.roll(IMAGE, number, 2), f"MR {number}", AFFINE)
+    panel.widget.cohortPart.start_scene(tmp_path)
+    erase(panel, "lesion", 6)
+    panel.widget.reviewPart.look_for_corrections()
+    panel.wait(lambda: panel.controller.is_idle)
+    listed = find_cases([str(tmp_path / "scene-volumes" / "cases.json")]).cases
+    assert [case.name for case in listed] == ["patient", "MR_0", "MR_1", "MR_2", "MR_3"]
+    assert panel.ui.correctedLabel.text == "1 slice corrected since the run: 7."
+
+
+# A cohort in between
+
+
+@pytest.fixture
+def cohort(tmp_path, scene, monkeypatch):
+    """Two cases, in whose files the lesion comes first; the second one is empty."""
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    structures = (Structure("lesion", 1), Structure("liver", 2))
+    labels = np.where(LESION, 1, np.where(LIVER, 2, 0)).astype(np.uint8)
+    with Manifest.create(folder) as manifest:
+        manifest.begin({"layout": "flat", "task": "0" * 64}, host="elsewhere", pid=1)
+        for name, own in (("p", labels), ("q", labels * 0)):
+            image = Volume(IMAGE.astype(np.uint8), AFFINE, name)
+            source = tmp_path / f"{name}.nrrd"
+            write_confidence(source, image.array, image)
+            manifest.waiting(CaseInput(name, str(source)))
+            path = folder / f"{name}.seg.nrrd"
+            write_segmentation(path, own, image, structures)
+            details = {"confidence": 0.9, "structures": [], "outputs": {path.name: 1}}
+            manifest.finished(name, "done", {"reason": "", **details})
+    monkeypatch.setattr(slicer.util, "loadVolume", load_volume, raising=False)
+    monkeypatch.setattr(slicer.util, "loadSegmentation", load_segmentation, raising=False)
+    return folder
+
+
+def load_next(panel):
+    panel.ui.nextCaseButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+
+
+def test_corrections_of_a_cohorts_case_are_taught_under_the_tasks_own_labels(panel, cohort):
+    panel.run()  # learns the liver as structure 1
+    panel.widget.cohortPart.open(str(cohort))
+    load_next(panel)
+    node, volume = panel.parameters.segmentation, panel.parameters.target
+    assert volume.GetName() == "p"
+    correct(panel, "lesion", 6)
+    assert panel.status.state is State.DONE, panel.status
+    assert np.array_equal(segment_mask(node, "liver", volume), LIVER)
+    assert not segment_mask(node, "lesion", volume).any()
+
+
+def test_a_case_in_which_nothing_was_found_is_shown_as_the_others_are(panel, cohort):
+    panel.widget.cohortPart.open(str(cohort))
+    load_next(panel)
+    panel.ui.acceptCaseButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+    assert panel.parameters.target.GetName() == "q", panel.ui.messageLabel.text
+    assert not segment_mask(panel.parameters.segmentation, "liver", panel.parameters.target).any()
+    assert "no labelled voxel" not in panel.ui.messageLabel.text
+
+
+def test_a_cohorts_case_is_not_loaded_into_a_run(slow, cohort, target):
+    slow.widget.cohortPart.open(str(cohort))
+    start(slow)
+    slow.ui.nextCaseButton.click()
+    assert "A run is under way" in slow.ui.messageLabel.text
+    slow.wait(lambda: slow.controller.is_idle)
+    assert slow.status.state is State.DONE and slow.parameters.target is target
+    load_next(slow)
+    assert slow.parameters.target.GetName() == "p"
+
+
+def test_no_verdict_is_given_on_a_case_that_is_no_longer_in_the_scene(panel, cohort, scene):
+    part = panel.widget.cohortPart
+    part.open(str(cohort))
+    load_next(panel)
+    scene.RemoveNode(panel.parameters.segmentation)
+    panel.ui.saveCaseButton.click()
+    assert "The segmentation of 'p' was deleted" in panel.ui.messageLabel.text
+    assert not (cohort / "corrected" / "p.seg.nrrd").exists()
+    assert panel.ui.acceptCaseButton.enabled
+    scene.Clear(False)
+    assert not panel.ui.acceptCaseButton.enabled and not panel.ui.saveCaseButton.enabled
+    load_next(panel)
+    assert panel.parameters.target.GetName() == "p"
+
+
+# A saved scene
+
+
+def test_a_saved_scene_goes_on_where_it_was(panel, scene, target):
+    panel.run()
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    xml = scene.GetSceneXMLString()
+    scene.Clear(False)
+    scene.SetLoadFromXMLString(1)
+    scene.SetSceneXMLString(xml)
+    scene.Import()
+    panel.widget.enter()
+    assert panel.parameters.segmentation.GetName() == "patient segmentation"
+    assert not panel.ui.undoButton.enabled and panel.ui.correctedLabel.text == ""
+    assert panel.ui.doubtfulTable.rowCount == 0
+    # Images are files of their own, which an XML string lacks; the panel says so.
+    panel.ui.segmentButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+    assert "no image data" in panel.ui.messageLabel.text
