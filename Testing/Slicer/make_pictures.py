@@ -5,8 +5,8 @@
 
 The panel runs on the double of Slicer's Qt (slicer_double), slice views are drawn by trame-slicer's
 offscreen views, the worker and its results are real. With --task a learned task (that of an earlier
---save-task, say) is loaded instead of learning one, which takes some minutes less. Pictures after corrections need a method that learns
-from them.
+--save-task, say) is loaded instead of learning one, which takes some minutes less. Pictures after
+corrections need a method that learns from them.
 """
 
 from __future__ import annotations

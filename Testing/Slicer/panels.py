@@ -73,7 +73,7 @@ class Panel:
         window, modifier = self.widget.parent, QtCore.Qt.NoModifier
         if held is not None:
             modifier = MODIFIERS[held]
-            QtTest.QTest.keyPress(window, held)
+            QtTest.QTest.keyPress(window, held, modifier)
         QtTest.QTest.keyClick(window, key, modifier)
         if held is not None:  # until it is released Qt counts it as held, in every test to come
             QtTest.QTest.keyRelease(window, held)

@@ -10,7 +10,7 @@ import pytest
 import slicer
 from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
-from panels import synthetic_command
+from panels import MODIFIERS, synthetic_command
 from PySide6 import QtCore, QtTest
 from scenes import (
     add_segmentation,
@@ -96,10 +96,14 @@ def correct(panel, name, index):
 def test_the_case_just_added_is_the_selected_one_also_while_a_key_is_held(
     panel, scene, pairs, held
 ):
-    QtTest.QTest.keyPress(panel.widget.parent, held)
+    window = panel.widget.parent
+    window.show()
+    window.activateWindow()
+    panel.wait(lambda: window.isActiveWindow)
+    QtTest.QTest.keyPress(window, held, MODIFIERS[held])
     third = add_volume(scene, IMAGE, "case 3", AFFINE)
     panel.choose(panel.parameters.target, [(third, pairs[0][1])])
-    QtTest.QTest.keyRelease(panel.widget.parent, held)
+    QtTest.QTest.keyRelease(window, held)
     assert panel.widget.supportPart.selected.volume_node is third
 
 
@@ -341,6 +345,8 @@ def test_corrections_of_a_cohorts_case_are_taught_under_the_tasks_own_labels(pan
     assert panel.status.state is State.DONE, panel.status
     assert np.array_equal(segment_mask(node, "liver", volume), LIVER)
     assert not segment_mask(node, "lesion", volume).any()
+    taught = json.loads(panel.controller.learned.content.tobytes())
+    assert [(one["name"], one["levels"]) for one in taught] == [("liver", [100]), ("lesion", [])]
 
 
 def test_a_case_in_which_nothing_was_found_is_shown_as_the_others_are(panel, cohort):
