@@ -233,8 +233,9 @@ def reviewed_run(
     pair = SupportPair(volume, segmentation)
     labelled, _present = yield from read_labels(pair, structures, run.notes)
     yield from run.adopt(structures, labelled)
-    columns = geometry.volume_to_local(volume)[:3, :3]
-    axis = 2 - int(np.linalg.norm(columns, axis=0).argmax())
+    # Of equally thick ones those that the volume is stored in, as a run does.
+    thickness = np.linalg.norm(geometry.volume_to_local(volume)[:3, 2::-1], axis=0)
+    axis = int(thickness.round(3).argmax())
     values = slicer.util.arrayFromVolume(confidence) if confidence is not None else None
     for index in range(labelled.shape[axis]):
         labels = np.take(labelled, index, axis)

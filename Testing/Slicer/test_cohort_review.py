@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 import slicer
 from OFLSAM2SlicerLib import geometry
-from OFLSAM2SlicerLib.cohort_review import Cohort, start_cohort
+from OFLSAM2SlicerLib.cohort_review import Cohort, reviewed_run, start_cohort
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
 from panels import synthetic_command
 from PySide6 import QtCore
-from scenes import ball, load_segmentation, load_volume, segment_mask
+from scenes import (
+    add_segmentation,
+    add_volume,
+    ball,
+    load_segmentation,
+    load_volume,
+    segment_mask,
+)
 
+from OFLSAM2Core.app.steps import run_steps
 from OFLSAM2Core.cohort.cases import CaseInput
 from OFLSAM2Core.cohort.manifest import Manifest
 from OFLSAM2Core.data.structures import Structure
@@ -182,3 +190,15 @@ def test_a_worker_on_another_computer_cannot_work_through_folders_of_this_one(pa
     panel.ui.workerCommandLineEdit.editingFinished.emit()
     panel.widget.cohortPart.start(str(tmp_path), tmp_path / "out")
     assert "needs a Python on this computer" in panel.ui.messageLabel.text
+
+
+@pytest.mark.parametrize(
+    ("spacing", "axis"), [((1, 1, 1), 0), ((1, 1, 3), 0), ((3, 1, 1), 2), ((1, 3, 1.0001), 1)]
+)
+def test_a_result_is_reviewed_in_the_slices_that_are_thickest_or_that_it_is_stored_in(
+    scene, spacing, axis
+):
+    volume = add_volume(scene, LIVER.astype(np.int16), "patient", np.diag([*spacing, 1.0]))
+    node = add_segmentation(scene, volume, {"liver": LIVER})
+    run = run_steps(reviewed_run(volume, node, None))
+    assert {scored.axis for scored in run.scores.all()} == {axis}

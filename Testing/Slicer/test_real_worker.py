@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import psutil
 import pytest
@@ -12,6 +14,7 @@ from scenes import add_segmentation, add_volume, segment_mask
 from OFLSAM2Core.app.states import State
 from OFLSAM2Core.io.reading import read_volume
 
+CORE_SECONDS, STILL_SECONDS = 600, 300
 COUNT = 6  # slices of each volume: a run takes some seconds a slice
 
 
@@ -32,6 +35,27 @@ def dice(found, truth):
     return 2 * np.count_nonzero(found & truth) / (found.sum() + truth.sum())
 
 
+def wait_while_it_works(panel, condition):
+    """Until the condition holds. The time on the clock says nothing where other programs take the
+    processors: the worker may use as many seconds of them as a run could need, and no more than a
+    few minutes may go by without any."""
+    used, changed = 0.0, time.monotonic()
+    while not condition():
+        try:
+            panel.wait(condition, timeout=2)
+        except TimeoutError:
+            now = seconds_used(panel)
+            used, changed = (now, time.monotonic()) if now > used else (used, changed)
+            if used > CORE_SECONDS or time.monotonic() - changed > STILL_SECONDS:
+                raise
+
+
+def seconds_used(panel):
+    """Of the processors, by the worker and what it started."""
+    times = [process.cpu_times() for process in panel.children_of_worker()]
+    return sum(one.user + one.system for one in times)
+
+
 @pytest.mark.slow
 def test_from_clicks_to_segments_with_the_real_worker(scene, open_panel):
     names = {one.label: one.name for one in sample_data.sample_structures()}
@@ -47,7 +71,9 @@ def test_from_clicks_to_segments_with_the_real_worker(scene, open_panel):
     panel.ui.presetComboBox.setCurrentText("fast")
     panel.option("training_steps").value = 8
     panel.option("slicing_axis").setCurrentText("axial")
-    status = panel.run(timeout=900)
+    panel.ui.segmentButton.click()
+    wait_while_it_works(panel, lambda: panel.controller.is_idle)
+    status = panel.status
 
     assert status.state is State.DONE, status.text
     output = panel.parameters.segmentation
@@ -63,7 +89,7 @@ def test_from_clicks_to_segments_with_the_real_worker(scene, open_panel):
     processes = panel.children_of_worker()
     panel.ui.learnedTaskCheckBox.checked = True
     panel.ui.segmentButton.click()
-    panel.wait(lambda: panel.status.slices_done > 0, timeout=300)
+    wait_while_it_works(panel, lambda: panel.status.slices_done > 0)
     panel.ui.segmentButton.click()
     panel.wait(lambda: panel.controller.is_idle, timeout=30)
     assert panel.status.state is State.CANCELLED

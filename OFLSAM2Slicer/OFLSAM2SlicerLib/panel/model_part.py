@@ -115,7 +115,9 @@ class ModelPart:
             parts.append(_("Weights: {state}.").format(state=STATES[self._states[info.name]]))
         self._ui.backboneLabel.text = " ".join(parts)
         has_file = bool(self.weights)
-        self._ui.localFileButton.text = _("Forget local file") if has_file else _("Local file...")
+        self._ui.localFileButton.text = (
+            _("Forget local file") if has_file else _("Use local file...")
+        )
 
     def check(self, *_args: Any) -> None:
         """Ask the worker what it has."""

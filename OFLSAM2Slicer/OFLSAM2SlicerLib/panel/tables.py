@@ -36,6 +36,7 @@ def stretch(table: Any, column: int) -> None:
     for other in range(table.columnCount):
         header.setSectionResizeMode(other, qt.QHeaderView.ResizeToContents)
     header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
+    header.setHighlightSections(False)  # bold headers of a selected row are wider than measured
     table.verticalHeader().setVisible(False)
 
 
