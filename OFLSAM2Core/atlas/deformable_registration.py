@@ -30,9 +30,9 @@ TURNED = 0.02
 
 @dataclass(frozen=True)
 class _Stage:
-    """coarser: how many times than the grid bodies are compared. steps: of gradient descent.
-    control: cells from one displacement to the next. rate: of learning, in cells or, of affine
-    maps, as share of the grid."""
+    """coarser: by how many times the grid is coarser on which volumes are compared. steps: of
+    gradient descent. control: cells from one displacement to the next. rate: learning rate, in
+    cells or, for affine maps, as share of the grid."""
 
     coarser: int
     steps: int
@@ -100,7 +100,7 @@ def register(
         for stage in schedule.smooth:
             coarse = dissimilarity[stage.coarser]
             displacement = _smooth(stage, descent, coarse, affine, displacement, grid)
-    return _mapped(grid.points(starts.device), affine) + displacement.permute(0, 2, 3, 4, 1)
+    return mapped(grid.points(starts.device), affine) + displacement.permute(0, 2, 3, 4, 1)
 
 
 def coarse_affine(
@@ -165,7 +165,7 @@ def _affine(
         return start + torch.cat([turned, reach * moved[:, :, None]], dim=2)
 
     for _ in descent.steps(stage.steps, stage.rate, [turned, moved]):
-        (dissimilarity(_mapped(points, own())) + TURNED * turned.square().sum()).backward()
+        (dissimilarity(mapped(points, own())) + TURNED * turned.square().sum()).backward()
     return own().detach()
 
 
@@ -178,7 +178,7 @@ def _smooth(
     grid: IsotropicGrid,
 ) -> Tensor:
     """Better displacements (S, 3, D, H, W) in mm, besides affine maps, from those at the start."""
-    points = _mapped(dissimilarity.grid.points(start.device), affine)
+    points = mapped(dissimilarity.grid.points(start.device), affine)
     before = _resized(start, dissimilarity.grid.shape)
     sides = [max(2, -(-side // stage.control)) for side in grid.shape]
     control = start.new_zeros(len(start), 3, *sides, requires_grad=True)
@@ -222,8 +222,8 @@ class _Descent:
             self._done += 1
 
 
-def _mapped(points: Tensor, affine: Tensor) -> Tensor:
-    """Points (..., 3) by affine maps (S, 3, 4): (S, ..., 3)."""
+def mapped(points: Tensor, affine: Tensor) -> Tensor:
+    """Points (D, H, W, 3) by affine maps (S, 3, 4): (S, D, H, W, 3)."""
     turned = torch.einsum("dhwk,sjk->sdhwj", points, affine[:, :, :3])
     return turned + affine[:, None, None, None, :, 3]
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from OFLSAM2Core.atlas.deformable_registration import QUICK, coarse_affine, register
+from OFLSAM2Core.atlas.deformable_registration import QUICK, coarse_affine, mapped, register
 from OFLSAM2Core.atlas.isotropic_grid import IsotropicGrid, Point
 from OFLSAM2Core.atlas.mind import mind_ssc
 from OFLSAM2Core.atlas.propagated_labels import AtlasPrior
@@ -186,8 +186,7 @@ class Atlases:
         """Correlation of a volume and each atlas, (S,), where both are."""
         grid = self.grid.coarser(COARSE)
         own, there = F.avg_pool3d(volume, COARSE), F.avg_pool3d(inside[None], COARSE)
-        points = torch.einsum("dhwk,sjk->sdhwj", grid.points(), affine[:, :, :3])
-        points = points + affine[:, None, None, None, :, 3]
+        points = mapped(grid.points(), affine)
         shown = grid.at(F.avg_pool3d(cases, COARSE), points)
         held = (points.abs() <= grid.half).all(dim=-1)[:, None] * there[None]
         usual = channel_means(cases)
@@ -221,8 +220,7 @@ class Atlases:
             few = F.avg_pool3d(points.permute(0, 4, 1, 2, 3), COMPARED).permute(0, 2, 3, 4, 1)
             grid, inside = self.grid, there
         else:
-            turned = torch.einsum("dhwk,sjk->sdhwj", coarse.points(), pose.affine[:, :, :3])
-            few = turned + pose.affine[:, None, None, None, :, 3]
+            few = mapped(coarse.points(), pose.affine)
             shown = coarse.at(F.avg_pool3d(labels, COMPARED), few, "zeros")
             grid, inside = coarse, F.avg_pool3d(there.float()[None], COMPARED)[0] > 0.5
         apart = coarse.at(F.avg_pool3d(cases, COMPARED), few) - F.avg_pool3d(volume, COMPARED)
