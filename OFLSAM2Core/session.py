@@ -21,7 +21,12 @@ from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.io.one_grid import on_one_grid
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods import DEFAULT, default_for, get_method, names_with_further_volumes
-from OFLSAM2Core.methods.base import Context, Method, uses_further_volumes
+from OFLSAM2Core.methods.base import (
+    Context,
+    Method,
+    uses_further_volumes,
+    uses_unlabelled,
+)
 from OFLSAM2Core.methods.changed_options import ChangedOptions
 from OFLSAM2Core.open_volume import OpenVolume
 from OFLSAM2Core.preprocessing.intensity_comparison import compare_with_support, support_ranges
@@ -113,12 +118,14 @@ class FewShotSession:
         on_progress: ProgressCallback | None = None,
         *,
         allow_missing: bool = False,
+        unlabelled: Sequence[Volume] = (),
     ) -> LearnedTask:
         """Learn the structures of the support cases.
 
         allow_missing: accept a structure that is missing in some cases.
-        Raises InputError (no cases, a structure missing, nothing labelled), or whatever
-        `on_progress` raises to stop.
+        unlabelled: volumes without labels that are learned from, too.
+        Raises InputError (no cases, a structure missing, nothing labelled, a method that cannot
+        learn from unlabelled volumes), or whatever `on_progress` raises to stop.
         """
         report = on_progress or _no_progress
         if not support_cases:
@@ -139,6 +146,7 @@ class FewShotSession:
             self._use(get_method(default_for(any(c.volume.is_sequence for c in support_cases))))
         for case in support_cases:
             self._check_kind(case.volume)
+        unlabelled = self._checked_unlabelled(unlabelled)
         ranges = support_ranges(support_cases)
         cases = harmonize(support_cases, allow_missing)
         if self.method.needs_backbone:
@@ -150,7 +158,7 @@ class FewShotSession:
             )
         learn, segment = self.changes.for_learning()
         used = self._backbone if self.method.needs_backbone else None
-        ctx = self._context(used, report)
+        ctx = replace(self._context(used, report), unlabelled=unlabelled)
         state = self.method.learn(ctx, cases, learn)
         return LearnedTask(
             structures=cases[0].structures,
@@ -275,6 +283,17 @@ class FewShotSession:
     def _context(self, backbone: Backbone | None, report: ProgressCallback) -> Context:
         self.timings = Timings()
         return Context(backbone, self.device, self.seed, report, self.timings)
+
+    def _checked_unlabelled(self, volumes: Sequence[Volume]) -> list[Volume]:
+        if volumes and not uses_unlabelled(self.method):
+            raise InputError(
+                f"The method '{self.method.name}' does not learn from volumes without labels.",
+                "Leave them out, or use --method rrl-medsam.",
+            )
+        for volume in volumes:
+            check_volume(volume)
+            self._check_kind(volume)
+        return [on_one_grid(volume) for volume in volumes]
 
     def _check_kind(self, volume: Volume) -> None:
         if volume.is_sequence and not self.method.sequences:

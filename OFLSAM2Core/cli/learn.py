@@ -22,7 +22,9 @@ from OFLSAM2Core.cli.options import (
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.results import ProgressCallback
+from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.reading import read_volume
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
 
@@ -49,6 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="add the support to this task instead of learning from nothing, in less time; with "
         "the options that it was learned with",
     )
+    parser.add_argument(
+        "--unlabelled",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="IMAGE",
+        help="a volume without a segmentation to learn from, too; several times for several. Only "
+        "for methods that do so (rrl-medsam)",
+    )
     add_support_options(parser)
     add_overwrite_option(parser)
     add_session_options(parser)
@@ -58,8 +69,15 @@ def run(args: argparse.Namespace) -> int:
     support = [split_support(text) for text in args.support]
     inputs = [path for files in support for path in files.all]
     check_outputs(
-        [(args.out, (SUFFIX,))], [*inputs, *filter(None, [args.task])], overwrite=args.overwrite
+        [(args.out, (SUFFIX,))],
+        [*inputs, *args.unlabelled, *filter(None, [args.task])],
+        overwrite=args.overwrite,
     )
+    if args.unlabelled and args.task is not None:
+        raise InputError(
+            "A case is added to a learned task without volumes that have no labels.",
+            "Leave out --unlabelled, or learn from all cases without --task.",
+        )
     check_writable(args.out, need_bytes=_TASK_BYTES)
     bars = ProgressBars(args.quiet)
     before = known = None
@@ -71,6 +89,9 @@ def run(args: argparse.Namespace) -> int:
     cases = call_in_background(
         lambda report: read_support(support, args.labels, report, known), bars
     )
+    unlabelled = call_in_background(
+        lambda report: [read_volume(path) for path in args.unlabelled], bars
+    )
     if before is None:
         session = make_session(args, bars, method=method)
     else:
@@ -79,7 +100,9 @@ def run(args: argparse.Namespace) -> int:
 
     def work(report: ProgressCallback) -> LearnedTask:
         if before is None:
-            return session.learn(cases, report, allow_missing=args.allow_missing)
+            return session.learn(
+                cases, report, allow_missing=args.allow_missing, unlabelled=unlabelled
+            )
         task = before
         for case in cases:
             task = session.add_case(task, case, report)

@@ -46,10 +46,10 @@ class Context:
     """What a method works with, in one piece.
 
     backbone: loaded, on its device, in the precision to calculate in; None for a method that needs
-        none. device: where to calculate.
-    seed: all that is random follows from it.
-    report: called with a Progress often; it may raise `Cancelled`, which is to be let through.
-    timings: seconds by stage, of this job alone.
+    none. device: where to calculate. seed: all that is random follows from it. report: called with
+    a Progress often; it may raise `Cancelled`, which is to be let through. timings: seconds by
+    stage, of this job alone. unlabelled: volumes without labels to learn from, for a method that
+    uses them (`uses_unlabelled`).
     """
 
     backbone: Backbone | None
@@ -57,6 +57,7 @@ class Context:
     seed: int
     report: ProgressCallback
     timings: Timings = field(default_factory=Timings)
+    unlabelled: Sequence[Volume] = ()
 
     @property
     def needed_backbone(self) -> Backbone:
@@ -126,6 +127,12 @@ def uses_further_volumes(method: Method) -> bool:
     """Whether the backbone sees all co-registered volumes of a case, by a method's
     `further_volumes`; not where it does not say."""
     return bool(getattr(method, "further_volumes", False))
+
+
+def uses_unlabelled(method: Method) -> bool:
+    """Whether it learns from volumes without labels, too, by a method's `unlabelled`; not where it
+    does not say."""
+    return bool(getattr(method, "unlabelled", False))
 
 
 class ExtensibleMethod(Method, Protocol):

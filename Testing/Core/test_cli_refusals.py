@@ -56,6 +56,15 @@ def test_a_dicom_segmentation_of_an_image_that_is_no_dicom_is_refused_before_the
     assert list(tmp_path.iterdir()) == []
 
 
+def test_volumes_without_labels_are_refused_where_they_would_not_be_used(cases, task, tmp_path):
+    out = tmp_path / "task.oflsam2"
+    given = (*support(cases, "001", "003"), "--unlabelled", image(cases, "006"))
+    words = ("learn", *given, "--out", out)
+    refused(run(*words, *WITHOUT_BACKBONE), "'atlas' does not learn from volumes without labels")
+    refused(run(*words, "--task", task, *WITHOUT_BACKBONE), "Leave out --unlabelled")
+    assert not out.exists()
+
+
 def test_a_truncated_task_is_named(cases, task, tmp_path):
     cut = tmp_path / "cut.oflsam2"
     cut.write_bytes(task.read_bytes()[:2000])

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from disc_and_bar import STRUCTURES, disc_and_bar
 from torch import Tensor
 from toy_mask_backbone import ToyMaskBackbone
 
 from OFLSAM2Core.backbones.base import Backbone, ImageFeatures, Memory
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.data.overlap import dice
-from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.learned_task import LearnedTask
@@ -39,9 +39,6 @@ from OFLSAM2Core.methods.ofl_sam2.memory_bank import RecentMemory, confident_str
 from OFLSAM2Core.methods.ofl_sam2.support_encoding import encode_support
 from OFLSAM2Core.methods.ofl_sam2.training import Training, support_equations
 
-STRUCTURES = (Structure("disc", 1), Structure("bar", 4))
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -54,25 +51,8 @@ def _context(backbone: Backbone, seed: int = 0) -> Context:
     return Context(backbone, backbone.device, seed, lambda progress: None)
 
 
-def _case(number: int, slices: int = 6) -> SupportCase:
-    """A bright disc and a darker bar, a little elsewhere in every case and slice."""
-    rng = np.random.default_rng(number)
-    image = rng.normal(100, 5, (slices, 60, 50))
-    labels = np.zeros(image.shape, np.uint8)
-    row, column = np.mgrid[:60, :50]
-    for index in range(1, slices):
-        middle = 20 + number + index, 18 + index
-        labels[index][(row - middle[0]) ** 2 + (column - middle[1]) ** 2 < 80] = 1
-        labels[index][45:52, 10 + number : 40] = 4
-    image += 200 * (labels == 1) + 100 * (labels == 4)
-    affine = np.diag([1.0, 1.0, 3.0, 1.0])
-    return SupportCase(
-        Volume(image.astype(np.float32), affine, f"case{number}"), labels, STRUCTURES
-    )
-
-
 def _sequence(number: int, frames: int = 5) -> SupportCase:
-    case = _case(number, frames)
+    case = disc_and_bar(number, frames)
     grey = np.clip(case.volume.array / 2, 0, 255).astype(np.uint8)
     return SupportCase(
         Volume(np.repeat(grey[..., None], 3, axis=-1), np.eye(4), f"frames{number}"),
@@ -94,7 +74,7 @@ def _learn(
 
 @pytest.fixture(scope="module")
 def task(backbone: Sam2Backbone) -> LearnedTask:
-    return _learn(backbone, [_case(0), _case(1)])
+    return _learn(backbone, [disc_and_bar(0), disc_and_bar(1)])
 
 
 def _segment(
@@ -269,7 +249,7 @@ def test_fusion_lies_between_the_branches_at_every_place(backbone: Sam2Backbone)
 def test_every_slice_of_a_volume_is_segmented_once_on_its_own_grid(
     backbone: Sam2Backbone, task: LearnedTask
 ) -> None:
-    volume = _case(2).volume
+    volume = disc_and_bar(2).volume
     options = OflSam2.SegmentOptions()
     results = list(OflSam2().open(_context(backbone), volume, task, options).slices())
     assert sorted(result.index for result in results) == list(range(len(volume.array)))
@@ -287,7 +267,7 @@ def test_a_volume_goes_outwards_from_one_slice_and_a_sequence_in_its_order(
         run = OflSam2().open(_context(backbone), volume, own, OflSam2.SegmentOptions())
         return [result.index for result in run.slices()]
 
-    indices = order(_case(2).volume, task)
+    indices = order(disc_and_bar(2).volume, task)
     for done, index in enumerate(indices[1:], start=1):
         assert any(abs(index - before) == 1 for before in indices[:done])
     frames = _learn(backbone, [_sequence(0), _sequence(1)])
@@ -300,13 +280,13 @@ def test_the_same_seed_gives_the_same_task_and_leaves_the_callers_random_numbers
     torch.manual_seed(7)
     np.random.seed(7)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    again = _learn(backbone, [_case(0), _case(1)])
+    again = _learn(backbone, [disc_and_bar(0), disc_and_bar(1)])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert again.state.tensors.keys() == task.state.tensors.keys()
     for name, tensor in task.state.tensors.items():
         assert torch.equal(again.state.tensors[name], tensor), name
-    other = _learn(backbone, [_case(0), _case(1)], seed=1)
+    other = _learn(backbone, [disc_and_bar(0), disc_and_bar(1)], seed=1)
     name = "fusion.lift.weight"
     assert not torch.equal(other.state.tensors[name], task.state.tensors[name])
 
@@ -315,7 +295,7 @@ def test_the_same_seed_gives_the_same_task_and_leaves_the_callers_random_numbers
 def test_each_branch_alone_segments_and_says_something_else(
     backbone: Sam2Backbone, task: LearnedTask, values: dict[str, bool]
 ) -> None:
-    volume = _case(2).volume
+    volume = disc_and_bar(2).volume
     both, one = _segment(backbone, volume, task), _segment(backbone, volume, task, **values)
     assert not np.array_equal(both[1], one[1])
 
@@ -323,7 +303,7 @@ def test_each_branch_alone_segments_and_says_something_else(
 def test_slices_that_pass_the_gate_change_what_follows_and_only_that(
     backbone: Sam2Backbone, task: LearnedTask
 ) -> None:
-    volume = _case(2).volume
+    volume = disc_and_bar(2).volume
 
     def confidence(**values: Any) -> list[npt.NDArray]:
         options = OflSam2.SegmentOptions.from_values(values)
@@ -341,7 +321,7 @@ def test_slices_that_pass_the_gate_change_what_follows_and_only_that(
 def test_running_twice_gives_the_same_and_learns_nothing_into_the_task(
     backbone: Sam2Backbone, task: LearnedTask
 ) -> None:
-    volume = _case(2).volume
+    volume = disc_and_bar(2).volume
     kept = {name: tensor.clone() for name, tensor in task.state.tensors.items()}
     once = _segment(backbone, volume, task, update="always")
     assert np.array_equal(once, _segment(backbone, volume, task, update="always"))
@@ -351,7 +331,7 @@ def test_running_twice_gives_the_same_and_learns_nothing_into_the_task(
 def test_a_state_of_another_version_or_without_a_part_is_refused(
     backbone: Sam2Backbone, task: LearnedTask
 ) -> None:
-    options, volume = OflSam2.SegmentOptions(), _case(2).volume
+    options, volume = OflSam2.SegmentOptions(), disc_and_bar(2).volume
     newer = replace(task, state=replace(task.state, version=99))
     with pytest.raises(TaskError, match="version 99"):
         OflSam2().open(_context(backbone), volume, newer, options)
@@ -366,8 +346,8 @@ def test_a_state_of_another_version_or_without_a_part_is_refused(
 
 
 def test_one_case_teaches_too(backbone: Sam2Backbone) -> None:
-    task = _learn(backbone, [_case(0, slices=14)])
-    assert set(np.unique(_segment(backbone, _case(1).volume, task)[0])) <= {0, 1, 4}
+    task = _learn(backbone, [disc_and_bar(0, slices=14)])
+    assert set(np.unique(_segment(backbone, disc_and_bar(1).volume, task)[0])) <= {0, 1, 4}
 
 
 # On a backbone whose memory features are masks
@@ -390,7 +370,7 @@ def test_in_training_only_an_adjacent_slice_is_a_neighbour(every: int, offsets: 
     """Where every second slice was encoded, the next one in the list is none."""
     backbone = Recording()
     ctx, options = _context(backbone), OflSam2.LearnOptions(training_steps=12, kernel=1)
-    _, cases = SlicePreparation.learn([_case(0), _case(1)], backbone.image_size)
+    _, cases = SlicePreparation.learn([disc_and_bar(0), disc_and_bar(1)], backbone.image_size)
     encoded = encode_support(ctx, cases, STRUCTURES, 20, 0)
     slices = [replace(each, index=every * each.index) for each in encoded]
     with ctx.seeded():
@@ -400,9 +380,9 @@ def test_in_training_only_an_adjacent_slice_is_a_neighbour(every: int, offsets: 
 
 def test_two_cases_teach_a_third_on_a_backbone_of_litemedsams_kind() -> None:
     backbone = ToyMaskBackbone()
-    cases = [_case(number) for number in (0, 1, 3)]
+    cases = [disc_and_bar(number) for number in (0, 1, 3)]
     task = _learn(backbone, cases, training_steps=60, learning_rate=1e-2)
-    truth = _case(2)
+    truth = disc_and_bar(2)
     for values in ({}, {"mapping_branch": False}):
         labels, _ = _segment(backbone, truth.volume, task, **values)
         for structure in STRUCTURES:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from disc_and_bar import disc_and_bar
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -17,8 +18,7 @@ from toy_mask_backbone import ToyMaskBackbone
 from OFLSAM2Core.backbones.base import ImageFeatures, Memory
 from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone
 from OFLSAM2Core.backbones.sam2_config import CONFIGS, build_sam2
-from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.methods.common.mask_readout import apply_thresholds, best_thresholds
 from OFLSAM2Core.methods.common.prompted_frames import PromptedFrames, from_middle
 from OFLSAM2Core.methods.common.prompted_run import Query
@@ -140,22 +140,8 @@ def test_prompted_frames_give_the_masks_of_sam2_video_predictor(
     assert not torch.equal(masks[0], masks[-1])
 
 
-STRUCTURES = (Structure("disc", 1), Structure("bar", 4))
-
-
 def _case(number: int, slices: int = 7) -> SupportCase:
-    rng = np.random.default_rng(number)
-    image = rng.normal(100, 5, (slices, 60, 50))
-    labels = np.zeros(image.shape, np.uint8)
-    row, column = np.mgrid[:60, :50]
-    for index in range(1, slices):
-        labels[index][(row - 20 - number - index) ** 2 + (column - 18 - index) ** 2 < 80] = 1
-        labels[index][45:52, 10 + number : 40] = 4
-    image += 200 * (labels == 1) + 100 * (labels == 4)
-    affine = np.diag([1.0, 1.0, 3.0, 1.0])
-    return SupportCase(
-        Volume(image.astype(np.float32), affine, f"case{number}"), labels, STRUCTURES
-    )
+    return disc_and_bar(number, slices)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from toy_backbone import ToyBackbone
 
 from OFLSAM2Core.data.overlap import dice
-from OFLSAM2Core.errors import TaskError
+from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.common.initial_shares import begin_at_shares
@@ -236,6 +237,44 @@ def test_the_prompt_is_the_general_branch_s_mask_and_carries_no_gradient_to_it()
     assert not torch.allclose(changed, final.detach(), atol=1e-3)
     with pytest.raises(ValueError, match="prompt"):
         MaskDecoder(4, 2, prompts=3)(branches.medical(images))
+
+
+# Volumes without labels
+
+
+def test_an_unlabelled_volume_is_registered_and_takes_the_warped_labels_in_the_second_stage() -> (
+    None
+):
+    options = RrlMedSamLearnOptions(width=4, grid_side=16)
+    ctx = _context()
+    _, _, (case, other) = on_grid(ctx, [patient(0), patient(1)], options)
+    unlabelled = replace(other, labels=None)
+    for distilling in (True, False):
+        with ctx.seeded():
+            trainer = Trainer(ctx, [case], options, [unlabelled])
+            medical = [value.clone() for value in trainer.branches.medical.parameters()]
+            flow = [value.clone() for value in trainer.flow.parameters()]
+            losses = [trainer.step(distilling=distilling) for _ in range(6)]
+        assert np.isfinite(losses).all()
+        for before, network in ((medical, trainer.branches.medical), (flow, trainer.flow)):
+            after = list(network.parameters())
+            assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_unlabelled_volumes_change_what_is_learned() -> None:
+    tasks = [
+        _session(training_steps=4).learn([patient(0)], unlabelled=volumes)
+        for volumes in ([], [patient(1).volume], [patient(1).volume])
+    ]
+    without, one, again = (task.state.tensors for task in tasks)
+    assert any(not torch.equal(tensor, without[name]) for name, tensor in one.items())
+    assert all(torch.equal(tensor, again[name]) for name, tensor in one.items())
+
+
+def test_a_method_that_cannot_use_unlabelled_volumes_refuses_them() -> None:
+    session = FewShotSession(method="atlas", device="cpu")
+    with pytest.raises(InputError, match="'atlas' does not learn from volumes without labels"):
+        session.learn([patient(0)], unlabelled=[patient(1).volume])
 
 
 # From end to end

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from disc_and_bar import STRUCTURES, disc_and_bar
 from torch import nn
 from toy_backbone import ToyBackbone
 
@@ -17,17 +18,13 @@ from OFLSAM2Core.backbones.tiny_vit import TinyViT
 from OFLSAM2Core.backbones.trainable import TrainableLiteMedSam, TrainableSam
 from OFLSAM2Core.data.overlap import dice
 from OFLSAM2Core.data.slice_geometry import support_geometries
-from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.data.volume import SupportCase, Volume
+from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError, TaskError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.common.learned_tensors import learned_tensors
 from OFLSAM2Core.methods.samed.lora import LoraLinear, add_lora
 from OFLSAM2Core.methods.samed.training import WARM_UP, enough_pixels, rate
 from OFLSAM2Core.session import FewShotSession
-
-STRUCTURES = (Structure("disc", 1), Structure("bar", 4))
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -172,20 +169,8 @@ def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
 # From end to end
 
 
-def _case(number: int, slices: int = 6) -> SupportCase:
-    rng = np.random.default_rng(number)
-    image = rng.normal(100, 5, (slices, 60, 50))
-    labels = np.zeros(image.shape, np.uint8)
-    row, column = np.mgrid[:60, :50]
-    for index in range(1, slices):
-        middle = 20 + number + index, 18 + index
-        labels[index][(row - middle[0]) ** 2 + (column - middle[1]) ** 2 < 80] = 1
-        labels[index][42:52, 10 + number : 40] = 4
-    image += 200 * (labels == 1) + 100 * (labels == 4)
-    affine = np.diag([1.0, 1.0, 3.0, 1.0])
-    return SupportCase(
-        Volume(image.astype(np.float32), affine, f"case{number}"), labels, STRUCTURES
-    )
+def _case(number: int) -> SupportCase:
+    return disc_and_bar(number, bar_top=42)
 
 
 def _session(backbone: Backbone, **options: float) -> FewShotSession:

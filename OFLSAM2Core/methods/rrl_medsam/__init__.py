@@ -64,6 +64,7 @@ class RrlMedSam:
     needs_backbone = True
     sequences = False
     corrections = False
+    unlabelled = True
     LearnOptions = RrlMedSamLearnOptions
     SegmentOptions = Options
     presets = {**PRESETS, "fast": {**PRESETS["fast"], "grid_side": 48}}

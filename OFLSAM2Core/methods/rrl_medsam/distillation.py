@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from OFLSAM2Core.atlas.isotropic_grid import IsotropicGrid, Point
 from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.methods.base import Context
-from OFLSAM2Core.methods.common.sliced_volume import SlicedCase
+from OFLSAM2Core.methods.common.sliced_volume import SlicedVolume
 from OFLSAM2Core.methods.rrl_medsam.networks import DISTILLED
 
 AT_ONCE = 32
@@ -19,15 +19,15 @@ AT_ONCE = 32
 
 @torch.no_grad()
 def backbone_features(
-    ctx: Context, case: SlicedCase, grid: IsotropicGrid, middle: Point
+    ctx: Context, volume: SlicedVolume, grid: IsotropicGrid, middle: Point, name: str
 ) -> tuple[Tensor, Tensor]:
-    """The backbone's features of a case, (C, d, h, w), with mean 0 and deviation 1 of every channel
-    in the volume, and which cells lie in it, (d, h, w), on the distilled level's grid.
+    """The backbone's features of a volume, (C, d, h, w), with mean 0 and deviation 1 of every
+    channel in the volume, and which cells lie in it, (d, h, w), on the distilled level's grid.
 
     The backbone sees slices: of each plane of cells the slice that is nearest to its middle.
     """
     coarse = grid.coarser(2**DISTILLED)
-    slicing = case.slicing
+    slicing = volume.slicing
     axes = [
         (torch.linspace(-1, 1, side) * half + centre) / step
         for side, half, centre, step in zip(
@@ -44,17 +44,17 @@ def backbone_features(
         for places, side in zip(axes[1:], slicing.slice_shape, strict=True)
     )
     at = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flip(-1)[None]
-    nearest = [int(place.round().clamp(0, case.count - 1)) for place in axes[0]]
+    nearest = [int(place.round().clamp(0, volume.count - 1)) for place in axes[0]]
     planes: dict[int, Tensor] = {}
     for done, index in enumerate(nearest):
-        ctx.report(Progress("encode", done, len(nearest), case.name))
+        ctx.report(Progress("encode", done, len(nearest), name))
         if index not in planes:
-            image = case.image(index).to(ctx.needed_backbone.device)
+            image = volume.image(index).to(ctx.needed_backbone.device)
             with ctx.timings.stage("encode"):
                 embedding = ctx.needed_backbone.encode(image).embedding[0].float().cpu()
             parts = [
                 F.grid_sample(
-                    case.prepared.to_grid(part)[None],
+                    volume.prepared.to_grid(part)[None],
                     at,
                     padding_mode="border",
                     align_corners=True,
