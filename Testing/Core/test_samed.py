@@ -161,6 +161,18 @@ def test_an_image_has_two_pixels_for_one_of_the_slice_but_no_more_than_the_backb
     assert enough_pixels(slicings, 96) == 96
 
 
+def test_the_shares_of_the_support_are_added_to_the_logits() -> None:
+    backbone = Sam2Backbone.random(seed=3, image_size=64)
+    case = _case(0)
+    task = _session(backbone, training_steps=1, learning_rate=1e-6).learn([case])
+    shares = np.exp(task.state.metadata["log_shares"])
+    expected = [np.mean(case.labels == value) for value in (0, 1, 4)]
+    np.testing.assert_allclose(shares, expected, rtol=1e-5)
+    confidence = next(iter(_session(backbone).segment(case.volume, task))).confidence
+    # Masks begin alike, so that of an untrained network only the shares are left.
+    assert abs(float(np.median(confidence)) / 255 - expected[0]) < 0.05
+
+
 def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
     assert rate(0) < 0.2 and rate(WARM_UP) == pytest.approx(1)
     assert rate(0.3) > rate(0.6) > rate(0.99) and rate(1) == 0

@@ -18,7 +18,7 @@ from OFLSAM2Core.methods.common.sliced_volume import SlicePreparation
 from OFLSAM2Core.methods.samed.lora import add_lora, in_precision_of
 from OFLSAM2Core.runtime.named_tensors import part_of
 
-VERSION = 1
+VERSION = 2
 
 
 class SamedRun:
@@ -34,6 +34,8 @@ class SamedRun:
                 self.sam = backbone.trainable(len(task.structures) + 1).eval()
                 add_lora(self.sam, int(task.state.metadata["rank"]))
             set_learned_tensors(self.sam, part_of(task.state.tensors, "learned"))
+            log_shares = [float(each) for each in task.state.metadata["log_shares"]]
+            self._log_shares = torch.tensor(log_shares).view(-1, 1, 1).to(backbone.device)
         self.sam.requires_grad_(False).to(backbone.device)
         self.volume = prepared.apply(volume)
 
@@ -45,7 +47,7 @@ class SamedRun:
             self.ctx.report(Progress("segment", index, volume.count))
             with self.ctx.timings.stage("encode"), in_precision_of(self.ctx.needed_backbone):
                 logits = self.sam(volume.image(index).to(device))[0]
-            shares = logits.float().softmax(dim=0)[1:]
+            shares = (logits.float() + self._log_shares).softmax(dim=0)[1:]
             yield volume.result(index, shares, self.structures)[0]
         self.ctx.report(Progress("segment", volume.count, volume.count))
 

@@ -18,6 +18,7 @@ from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.common.augmentation import augment
+from OFLSAM2Core.methods.common.initial_shares import LEAST_SHARE
 from OFLSAM2Core.methods.common.learned_tensors import learned_tensors
 from OFLSAM2Core.methods.common.sliced_volume import SlicedCase, SlicePreparation
 from OFLSAM2Core.methods.common.training_clock import training_clock
@@ -60,7 +61,15 @@ def train(ctx: Context, support: Sequence[SupportCase], options: SamedLearnOptio
         sam.to(ctx.needed_backbone.device)
         learned = [each for each in sam.parameters() if each.requires_grad]
         optimiser = torch.optim.AdamW(learned, options.learning_rate, weight_decay=WEIGHT_DECAY)
-        criterion = DiceCELoss(softmax=True, batch=True, lambda_dice=DICE, lambda_ce=CROSS_ENTROPY)
+        # Dice is of the structures: the background's is nearly 1 from the start.
+        criterion = DiceCELoss(
+            include_background=False,
+            softmax=True,
+            batch=True,
+            lambda_dice=DICE,
+            lambda_ce=CROSS_ENTROPY,
+        )
+        prior = log_shares(cases, structures)
         rng, steps = ctx.rng(), 0
         for part in training_clock(options.core_minutes, options.training_steps):
             for group in optimiser.param_groups:
@@ -69,7 +78,7 @@ def train(ctx: Context, support: Sequence[SupportCase], options: SamedLearnOptio
             with ctx.timings.stage("train"):
                 with in_precision_of(ctx.needed_backbone):
                     logits = sam(images.to(ctx.needed_backbone.device))
-                logits = logits.float()
+                logits = logits.float() + prior.to(logits.device)
                 shares = F.adaptive_avg_pool2d(labels, logits.shape[-1]).to(logits)
                 loss = criterion(logits, shares)
                 optimiser.zero_grad()
@@ -79,7 +88,11 @@ def train(ctx: Context, support: Sequence[SupportCase], options: SamedLearnOptio
             ctx.report(Progress("learn", round(1000 * part), 1000, f"loss {loss.item():.3f}"))
     return MethodState(
         VERSION,
-        {"slices": prepared.to_json(), "rank": options.rank},
+        {
+            "slices": prepared.to_json(),
+            "rank": options.rank,
+            "log_shares": prior.flatten().tolist(),
+        },
         {k: v.cpu() for k, v in named("learned", learned_tensors(sam)).items()},
         {**prepared.summary, "image size": size, "training steps": steps},
     )
@@ -93,6 +106,17 @@ def enough_pixels(slicings: Sequence[SliceGeometry], most: int) -> int:
         for slicing in slicings
     )
     return min(math.ceil(wanted / MULTIPLE) * MULTIPLE, most)
+
+
+def log_shares(cases: Sequence[SlicedCase], structures: Sequence[Structure]) -> Tensor:
+    """Logarithm of the shares of all voxels that background and structures have in the support,
+    (N + 1, 1, 1). They are added to the logits: SAM's decoder has no bias of its own, all its masks
+    begin alike, and a short training would be spent on unlearning structures everywhere."""
+    values = [structure.label for structure in structures]
+    counts = [sum(int((case.labels == value).sum()) for case in cases) for value in values]
+    total = sum(case.labels.size for case in cases)
+    shares = torch.tensor([total - sum(counts), *counts]) / total
+    return shares.clamp(min=LEAST_SHARE).log()[:, None, None]
 
 
 def rate(part: float) -> float:
