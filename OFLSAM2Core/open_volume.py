@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
 from OFLSAM2Core.data.corrections import Corrections
+from OFLSAM2Core.data.image_identity import image_identity
 from OFLSAM2Core.data.results import ProgressCallback, SliceResult
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
@@ -54,8 +56,8 @@ class OpenVolume:
 
         Known voxels keep the labels that they were given, with full confidence, in every slice that
         is given here. Where the volume was not segmented by this object before, all slices are
-        given. Raises InputError, at the call, for corrections on another grid or of unknown
-        structures, or none at all, and where the method cannot learn from corrections.
+        given. Raises InputError, at the call, for corrections of another image, on another grid or
+        of unknown structures, or none at all, and where the method cannot learn from corrections.
         """
         if not self.learns_from_corrections:
             refuse_corrections(self._method.name)
@@ -67,6 +69,11 @@ class OpenVolume:
     def learns_from_corrections(self) -> bool:
         """Whether `correct` is worth calling."""
         return self._method.corrections
+
+    @cached_property
+    def image_identity(self) -> str:
+        """The `image_identity` of the volume."""
+        return image_identity(self._volume)
 
     def task(self) -> LearnedTask:
         """The learned task, with what the corrections taught."""
@@ -82,6 +89,11 @@ class OpenVolume:
                 f"The corrections have {corrections.labels.shape} voxels (k, j, i), the volume "
                 f"'{self._volume.name}' {self._volume.grid_shape}.",
                 "Correct the result on the volume's own grid.",
+            )
+        if corrections.image and corrections.image != self.image_identity:
+            raise InputError(
+                f"The corrections are of the result of another image than '{self._volume.name}'.",
+                "Give the image that was segmented, as it was then.",
             )
         if not corrections.known.any():
             raise InputError("Nothing was corrected.", "Correct some voxels or slices first.")

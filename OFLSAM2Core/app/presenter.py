@@ -93,6 +93,8 @@ class Presenter:
         self._found: FoundStructures | None = None  # of a whole run, not of corrections
         self._corrections: Corrections | None = None
         self._kept: _Kept | None = None  # what the worker keeps for corrections
+        # Which image the result of the run on this scene was made of, as the worker said.
+        self._segmented: tuple[Scene, str] | None = None
 
     @property
     def status(self) -> Status:
@@ -314,6 +316,7 @@ class Presenter:
         elif event.name == "done":
             self._request_id = None
             assert self._scene is not None
+            self._segmented = self._scene, str(event.header.get("image", ""))
             self._steps = self._scene.end(self._frame)
             self._then = self._after_frame
 
@@ -347,15 +350,19 @@ class Presenter:
         volume, content = self._scene.volume(0), self._learned.content
         scene, learned = self._scene, self._learned
         fields = self._settings.for_segmenting(learned.method)
+        if self._segmented is not None and self._segmented[0] is scene:
+            corrections = replace(corrections, image=self._segmented[1])
 
         def send(client: WorkerClient) -> int:
             kept = self._kept
             if kept is not None and kept.is_of(scene, learned, client.pid):
                 return client.correct(corrections, kept.request, return_task=True)
             described, arrays = payloads.volume_to(volume)
-            arrays.update(payloads.corrections_to(corrections))
-            arrays["task"] = content
-            number = client.request("correct", {**fields, **described, "return_task": True}, arrays)
+            of_image, corrected = payloads.corrections_to(corrections)
+            fields_of_all = {**fields, **described, **of_image, "return_task": True}
+            number = client.request(
+                "correct", fields_of_all, {**arrays, **corrected, "task": content}
+            )
             self._kept = _Kept(scene, learned, client.pid, number)
             return number
 

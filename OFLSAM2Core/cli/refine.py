@@ -18,14 +18,16 @@ from OFLSAM2Core.cli.options import (
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.corrections import Corrections
+from OFLSAM2Core.data.image_identity import image_identity
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.support import fit_structures
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.image_names import split_images
 from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.made_of import images_made_of
 from OFLSAM2Core.io.memory_first import require_memory_to_segment
-from OFLSAM2Core.io.reading import read_support_case, write_confidence, write_segmentation
+from OFLSAM2Core.io.reading import labelled, read_volume, write_confidence, write_segmentation
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
@@ -69,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--task-out", type=Path, metavar=f"TASK2{SUFFIX}", help="the task, with what was taught"
+    )
+    parser.add_argument(
+        "--unknown-image",
+        action="store_true",
+        help="accept a result that does not say of which image it was made (of another program, or "
+        "saved by one), or says another one",
     )
     add_overwrite_option(parser)
     add_session_options(parser)
@@ -124,11 +132,35 @@ def _read(
     """The result and what was corrected of it, with the task's structures and values."""
     require_memory_to_segment(images[0], len(task.structures))
     table = LabelTable(task.structures, "the learned task")
+    volume = read_volume(images[0], further=images[1:])
+    if not args.unknown_image:
+        _check_made_of(args.result, args.corrected, volume)
     cases = []
-    for path, further in ((args.result, images[1:]), (args.corrected, ())):
-        case = read_support_case(images[0], path, table=table, may_be_empty=True, further=further)
+    for path in (args.result, args.corrected):
+        case = labelled(volume, path, table=table, may_be_empty=True, same_grid=path == args.result)
         cases.append(fit_structures(case, task.structures, no_others=True))
     return cases[0], cases[1]
+
+
+def _check_made_of(result: Path, corrected: Path, volume: Volume) -> None:
+    """The result was made of this image, and what was corrected is no other image's.
+
+    Raises InputError naming the file.
+    """
+    image = f"'{volume.source or volume.name}'"
+    hint = "Give the image that was segmented. --unknown-image takes the file nevertheless."
+    identity = image_identity(volume)
+    for path in (result, corrected):
+        found = images_made_of(path)
+        if found - {identity}:
+            raise InputError(f"'{path}' was made of another image than {image}.", hint)
+        # Other programs may leave out of the corrected file what they do not know.
+        if not found and path == result:
+            raise InputError(
+                f"'{path}' does not say of which image it was made, so it cannot be told whether "
+                f"it was {image}.",
+                "Give the file that oflsam2 wrote. --unknown-image takes this one nevertheless.",
+            )
 
 
 def _slices(text: str | None) -> list[int]:

@@ -18,10 +18,13 @@ class Corrections:
     labels: unsigned integers on the volume's grid (K, J, I), values are `Structure.label` of the
         task; they are truth where `known` is set, and say nothing elsewhere.
     known: bool, the same shape. A voxel that was erased is known and has the label 0.
+    image: the `image_identity` of the volume whose result was corrected; "" where it is not known.
+        Corrections of another image are then refused.
     """
 
     labels: npt.NDArray
     known: npt.NDArray[np.bool_]
+    image: str = ""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.known.shape:

@@ -30,13 +30,16 @@ def align_labels_to_volume(
     affine: npt.NDArray[np.float64],
     volume: Volume,
     source: str | Path,
+    *,
+    same_grid: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """`labels` (K, J, I) with its `affine` (RAS), on the grid of `volume`.
 
     The labels' grid may be a part of the volume's, and store its axes in another order or
     direction: then every voxel is taken over. On any other grid they are resampled in patient
-    space (the nearest voxel), and a warning says how the grids differ. Raises InputError naming
-    `source` and the volume where labels lie outside of it, or a structure is lost.
+    space (the nearest voxel), and a warning says how the grids differ. same_grid: these are
+    refused. Raises InputError naming `source` and the volume where labels lie outside of it, or a
+    structure is lost.
     """
     if volume.is_sequence:
         if labels.shape != volume.grid_shape:
@@ -52,6 +55,8 @@ def align_labels_to_volume(
     corners = np.array(np.meshgrid(*[(0.0, end) for end in last], indexing="ij")).reshape(3, -1)
     error = (to_volume[:3, :3] - turn) @ corners + (to_volume[:3, 3] - offset)[:, None]
     if not is_turn or np.abs(error).max() > GRID_TOLERANCE:
+        if same_grid:
+            raise _differ(source, volume, grid_differences(labels.shape, affine, volume))
         return _resampled(labels, affine, volume, source)
 
     # Bring the labels' axes into the volume's order (numpy: k, j, i) and direction.

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core import __version__
+from OFLSAM2Core.data.image_identity import image_identity
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError, ResourceError
 from OFLSAM2Core.io.dicom_color import cielab_of_rgb
+from OFLSAM2Core.io.made_of import in_one_line
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.runtime.atomic_write import atomic_write
 
@@ -117,7 +119,7 @@ def _segmentation(
                 manufacturer_model_name="oflsam2",
                 software_versions=__version__,
                 device_serial_number="0",
-                content_description="Segmentation",
+                content_description=in_one_line(image_identity(volume)),
                 series_description="OFL-SAM2 segmentation",
                 omit_empty_frames=bool(pixels.any()),
             )

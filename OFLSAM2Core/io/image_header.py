@@ -39,7 +39,7 @@ class ImageHeader:
     packing: "" (none), "gzip", "bzip2", "zlib", "text" or "hex".
     skip: bytes before the voxels after unpacking.
     notes: sentences on what was chosen or is missing, for the user.
-    fields: key/value pairs of the header (NRRD).
+    fields: key/value pairs of the header (NRRD), its fields (MetaImage), its description (NIfTI).
     forms: both placements, of a NIfTI file.
     """
 

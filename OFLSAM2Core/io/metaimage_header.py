@@ -73,6 +73,7 @@ def read_meta_image_header(path: Path) -> ImageHeader:
         slope=slope if np.isfinite(slope) and slope else 1.0,
         intercept=intercept if np.isfinite(intercept) else 0.0,
         notes=tuple(notes),
+        fields=fields,
     )
 
 

@@ -84,6 +84,7 @@ def read_nifti_header(path: Path) -> ImageHeader:
         slope=slope,
         intercept=intercept,
         notes=tuple(notes),
+        fields={"descrip": header["descrip"].tobytes().decode("latin-1").rstrip("\0")},
         forms=forms,
     )
 

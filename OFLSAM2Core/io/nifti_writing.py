@@ -17,12 +17,14 @@ _MILLIMETRES = 2
 _SCANNER = 1
 
 
-def write_nifti(path: Path, array: npt.NDArray[np.uint8], volume: Volume) -> None:
+def write_nifti(
+    path: Path, array: npt.NDArray[np.uint8], volume: Volume, description: str = ""
+) -> None:
     """Write an array (K, J, I) on the grid of `volume`.
 
     It gets the sform and qform, with their codes, of the NIfTI file that the volume was read from:
     every program sees both at one place. Else both forms say the same, and a sheared grid, which a
-    qform cannot hold, has only an sform.
+    qform cannot hold, has only an sform. description: at most 79 letters.
     """
     kind = nibabel.Nifti1Image if max(array.shape) <= _MOST_NIFTI_1 else nibabel.Nifti2Image
     # Without an affine of its own: it would be put into the header once more when it is saved.
@@ -44,6 +46,7 @@ def write_nifti(path: Path, array: npt.NDArray[np.uint8], volume: Volume) -> Non
         else:
             image.set_qform(None, 0)
         header["xyzt_units"] = _MILLIMETRES
+    header["descrip"] = description.encode("ascii")
     nibabel.save(image, path)
 
 

@@ -9,11 +9,13 @@ folder of masks.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from OFLSAM2Core.data.image_identity import image_identity
 from OFLSAM2Core.data.support_checks import refuse_image_as_labels
 from OFLSAM2Core.data.validation import check_volume
 from OFLSAM2Core.data.volume import SupportCase, Volume
@@ -23,6 +25,7 @@ from OFLSAM2Core.io.finite_voxels import replace_not_finite
 from OFLSAM2Core.io.frames import PICTURE_EXTENSIONS, frame_files, read_frames, read_picture
 from OFLSAM2Core.io.image_files import IMAGE_EXTENSIONS, kind_of, read_image
 from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.made_of import images_made_of
 from OFLSAM2Core.io.mask_folder import mask_files
 from OFLSAM2Core.io.seg_nrrd import write_segmentation
 from OFLSAM2Core.io.segmentation_io import read_segmentation
@@ -39,6 +42,8 @@ __all__ = [
     "write_labelmap",
     "write_segmentation",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 @in_words
@@ -117,11 +122,34 @@ def read_support_case(
     compare with. channel, further: as of `read_volume`. Raises InputError naming the files.
     """
     volume = read_volume(image_path, channel=channel, further=further)
+    return labelled(volume, labels_path, table=table, may_be_empty=may_be_empty)
+
+
+def labelled(
+    volume: Volume,
+    labels_path: str | Path,
+    *,
+    table: LabelTable | None = None,
+    may_be_empty: bool = False,
+    same_grid: bool = False,
+) -> SupportCase:
+    """A volume that was read, with its segmentation as `read_support_case` reads it.
+
+    same_grid: labels on another grid are refused, not resampled. Raises InputError.
+    """
     labels, affine, structures = read_segmentation(
         labels_path, table=table, may_be_empty=may_be_empty, volume=volume
     )
-    labels = align_labels_to_volume(labels, affine, volume, labels_path)
+    labels = align_labels_to_volume(labels, affine, volume, labels_path, same_grid=same_grid)
     refuse_image_as_labels(volume, labels)
+    made_of = images_made_of(labels_path)
+    if made_of and made_of != {image_identity(volume)}:
+        _log.warning(
+            "The segmentation '%s' was made of another image than '%s'. Make sure that it is of "
+            "the same patient and place.",
+            labels_path,
+            volume.source or volume.name,
+        )
     return SupportCase(volume, labels, structures)
 
 

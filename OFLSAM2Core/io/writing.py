@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from OFLSAM2Core.data.image_identity import image_identity
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError, ResourceError
+from OFLSAM2Core.io.made_of import IDENTITY_TAG, in_one_line
 from OFLSAM2Core.io.sitk_io import image_of
 from OFLSAM2Core.runtime.atomic_write import atomic_write
 
@@ -79,13 +81,16 @@ def _write_on_grid(path: str | Path, array: npt.NDArray, volume: Volume) -> None
     if array.shape != volume.grid_shape:
         raise ValueError(f"{array.shape} is not the volume's grid {volume.grid_shape}")
     array = array.astype(np.uint8, copy=False)
+    identity = image_identity(volume)
     with atomic_write(path) as temporary:
         if Path(path).name.lower().endswith((".nii", ".nii.gz")):
             from OFLSAM2Core.io.nifti_writing import write_nifti
 
-            write_nifti(temporary, array, volume)
+            write_nifti(temporary, array, volume, in_one_line(identity))
         else:
-            _write_by_sitk(image_of(array, volume.affine), temporary)
+            image = image_of(array, volume.affine)
+            image.SetMetaData(IDENTITY_TAG, identity)
+            _write_by_sitk(image, temporary)
 
 
 def _write_by_sitk(image: sitk.Image, path: Path) -> None:

@@ -232,8 +232,8 @@ class WorkerClient:
 
         Further field: return_task, to have the "done" event carry the task with what was taught.
         """
-        arrays = payloads.corrections_to(corrections)
-        return self.request("correct", {**fields, "segmented": segmented}, arrays)
+        described, arrays = payloads.corrections_to(corrections)
+        return self.request("correct", {**fields, **described, "segmented": segmented}, arrays)
 
     def add_case(
         self, case: SupportCase, task: bytes | npt.NDArray[np.uint8], **fields: Any

@@ -82,14 +82,15 @@ def segment(job: Job) -> Answer:
 
     `keep` (bool): what was calculated for the volume stays in memory until another volume is
     segmented, so that a "correct" request need not calculate it again; where the method learns from
-    corrections.
+    corrections. The answer's `image` is the volume's `image_identity`.
     """
     forget_opened()
     task, opened = _opened(job)
     if job.take("keep", bool, False) and opened.learns_from_corrections:
         keep_opened(job.id, opened)
     slices = _send_slices(job, opened.slices(job.on_progress))
-    return Answer({"seconds": job.seconds, "slices": slices, "summary": task.summary()})
+    fields = {"seconds": job.seconds, "slices": slices, "summary": task.summary()}
+    return Answer({**fields, "image": opened.image_identity})
 
 
 def correct(job: Job) -> Answer:
@@ -98,7 +99,9 @@ def correct(job: Job) -> Answer:
 
     `segmented`: the number of the "segment" request with `keep` that is corrected. Where that is no
     longer kept, or was another worker's, the request must hold the volume and the task as a
-    "segment" request does. return_task (bool): send the task back, with what was taught.
+    "segment" request does. image: the `image` of the answer to the request whose result was
+    corrected; corrections of another volume are refused. return_task (bool): send the task back,
+    with what was taught.
     """
     corrections = payloads.corrections_from(job.frame)
     number = job.frame.header.get("segmented")

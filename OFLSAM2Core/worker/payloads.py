@@ -62,17 +62,21 @@ def volume_from(frame: Frame) -> Volume:
     return _volume(frame.header.get("volume"), frame.arrays, "image")
 
 
-def corrections_to(corrections: Corrections) -> dict[str, npt.NDArray]:
-    """Arrays of a "correct" request."""
-    return {"labels": corrections.labels, "known": corrections.known.astype(np.uint8)}
+def corrections_to(corrections: Corrections) -> tuple[Fields, dict[str, npt.NDArray]]:
+    """Fields and arrays of a "correct" request."""
+    fields = {"image": corrections.image} if corrections.image else {}
+    return fields, {"labels": corrections.labels, "known": corrections.known.astype(np.uint8)}
 
 
 def corrections_from(frame: Frame) -> Corrections:
     """The corrections of a "correct" request. Raises ProtocolError, or InputError where labels and
     mask have different shapes."""
     labels, known = _array(frame.arrays, "labels"), _array(frame.arrays, "known")
+    image = frame.header.get("image", "")
+    if not isinstance(image, str):
+        raise ProtocolError("The 'image' of a 'correct' request is no identity of an image.")
     # Copies: what is kept of them outlives the request.
-    return Corrections(labels.copy(), known.astype(bool))
+    return Corrections(labels.copy(), known.astype(bool), image)
 
 
 def slice_to(result: SliceResult) -> tuple[Fields, dict[str, npt.NDArray]]:

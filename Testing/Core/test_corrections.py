@@ -21,6 +21,7 @@ from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.session import FewShotSession
+from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.client import Event, WorkerClient
 
 
@@ -188,6 +189,63 @@ def test_a_worker_keeps_a_volume_for_corrections_and_says_so_where_it_does_not(
         client.close()
 
 
+def test_another_patients_result_is_refused_though_its_grid_is_the_same(
+    package: Path, task: LearnedTask, tmp_path: Path
+) -> None:
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(package)])}
+    file = task.save(tmp_path / "box.oflsam2")
+    one, other = tmp_path / "one.nii.gz", tmp_path / "other.nii.gz"
+    _write(one, case_of(3).volume.array)
+    _write(other, case_of(4).volume.array)
+    result, labelmap = tmp_path / "one.seg.nrrd", tmp_path / "one_labels.nii.gz"
+    succeed("segment", "--task", file, one, "--out", result, "--labelmap", labelmap, **path)
+    corrected, out = tmp_path / "corrected.nii.gz", tmp_path / "out.seg.nrrd"
+    right = case_of(3).labels
+    right[3] = 0
+    _write(corrected, right)  # By a program that does not say of which image.
+
+    def refine(image: Path, result: Path, corrected: Path = corrected, *more: str) -> list[object]:
+        return ["refine", image, "--task", file, "--result", result, "--corrected", corrected,
+                "--out", out, *more]  # fmt: skip
+
+    for made in (result, labelmap):
+        refused(run(*refine(other, made), **path), f"'{made}' was made of another image", "other")
+    refused(run(*refine(one, corrected), **path), "does not say of which image", "--unknown-image")
+    assert not out.exists()
+    succeed(*refine(one, result), **path)
+    said = run(*refine(other, result, corrected, "--unknown-image", "--overwrite"), **path)
+    assert said.returncode == 0 and "made of another image" in said.stderr
+    shifted = tmp_path / "shifted.nii.gz"
+    _write(shifted, case_of(3).volume.array, origin=(0.4, 0, 0))
+    out.unlink()
+    refused(run(*refine(shifted, result), **path), "another grid", "origin")
+
+
+def test_a_worker_refuses_corrections_of_another_image(
+    package: Path, task: LearnedTask, tmp_path: Path
+) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(package)])}
+    content = np.fromfile(task.save(tmp_path / "box.oflsam2"), np.uint8)
+    one, other = case_of(3), case_of(4)
+    client = WorkerClient(env=env)
+    client.start()
+    try:
+        number = client.segment(one.volume, task=content)
+        image = client.wait(number, timeout=120).header["image"]
+        number = client.segment(other.volume, task=content, keep=True)
+        client.wait(number, timeout=120)
+        corrections = replace(Corrections.from_slices(one.labels, 0, [2]), image=image)
+        failed = client.wait(client.correct(corrections, number), timeout=120)
+        assert failed.name == "failed" and "another image" in failed.header["message"]
+        fields, arrays = payloads.volume_to(one.volume)
+        of_image, labels = payloads.corrections_to(corrections)
+        arrays = {**arrays, **labels, "task": content}
+        sent = client.request("correct", {**fields, **of_image}, arrays)
+        assert client.wait(sent, timeout=120).name == "done"
+    finally:
+        client.close()
+
+
 def _slices(client: WorkerClient, number: int, case: SupportCase) -> tuple[npt.NDArray, Event]:
     found = np.zeros(case.labels.shape, np.uint8)
 
@@ -198,5 +256,7 @@ def _slices(client: WorkerClient, number: int, case: SupportCase) -> tuple[npt.N
     return found, client.wait(number, keep, timeout=120)
 
 
-def _write(path: Path, array: npt.NDArray) -> None:
-    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+def _write(path: Path, array: npt.NDArray, origin: tuple[float, float, float] = (0, 0, 0)) -> None:
+    image = sitk.GetImageFromArray(array)
+    image.SetOrigin(origin)
+    sitk.WriteImage(image, str(path))

@@ -14,11 +14,13 @@ import SimpleITK as sitk
 from dicom_by_hand import oblique, write_contours, write_frames, write_seg, write_series
 from PIL import Image
 
+from OFLSAM2Core.data.image_identity import image_identity
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.dicom_seg_writing import check_dicom_seg, write_dicom_seg
 from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.made_of import images_made_of
 from OFLSAM2Core.io.reading import (
     read_segmentation,
     read_support_case,
@@ -119,6 +121,7 @@ def test_a_written_dicom_segmentation_is_read_by_highdicom_and_comes_back(
         assert labels[tuple(index[::-1])] == read.array[k, j, i]
     assert np.count_nonzero(read.array) == np.count_nonzero(labels)
 
+    assert images_made_of(tmp_path / "out.dcm") == {image_identity(volume)}
     case = read_support_case(source, tmp_path / "out.dcm")
     np.testing.assert_array_equal(case.labels, labels)
     first, second = case.structures

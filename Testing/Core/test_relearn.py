@@ -197,7 +197,7 @@ def test_the_command_line_and_a_worker_correct_and_add_alike(tmp_path: Path) -> 
     taught, grown = tmp_path / "taught.oflsam2", tmp_path / "grown.oflsam2"
     succeed("refine", image, "--task", file, "--result", result, "--corrected", corrected,
             "--slices", "8,12", "--out", tmp_path / "out.seg.nrrd", "--task-out", taught,
-            "--device", "cpu")  # fmt: skip
+            "--device", "cpu", "--unknown-image")  # fmt: skip
     out = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out.seg.nrrd")))
     assert np.mean(out == expected) > 0.999
     labels = tmp_path / "labels.nii.gz"
