@@ -30,6 +30,7 @@ from OFLSAM2Core.methods.base import (
 from OFLSAM2Core.methods.changed_options import ChangedOptions
 from OFLSAM2Core.open_volume import OpenVolume
 from OFLSAM2Core.preprocessing.intensity_comparison import compare_with_support, support_ranges
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.memory_check import require_memory
 from OFLSAM2Core.runtime.memory_estimate import BASE_BYTES, bytes_to_learn, bytes_to_segment
 from OFLSAM2Core.runtime.timings import Timings
@@ -153,7 +154,7 @@ class FewShotSession:
             structures = len(cases[0].structures)
             require_memory(
                 bytes_to_learn([], structures) - BASE_BYTES,  # Backbone and volumes are held.
-                f"Learning {structures} structures",
+                f"Learning {counted(structures, 'structure')}",
                 "Close other programs, or learn fewer structures.",
             )
         learn, segment = self.changes.for_learning()
@@ -202,7 +203,8 @@ class FewShotSession:
             needed = bytes_to_segment(volume.grid_shape, 0, len(task.structures), slices)
             require_memory(
                 needed - BASE_BYTES,  # The backbone is loaded.
-                f"Segmenting {len(task.structures)} structures in '{volume.source or volume.name}'",
+                f"Segmenting {counted(len(task.structures), 'structure')} in "
+                f"'{volume.source or volume.name}'",
                 "Close other programs, crop the volume, or learn fewer structures.",
             )
         settled = self.changes.for_segmenting(task.options, options or {})

@@ -25,6 +25,7 @@ from OFLSAM2Core.data.corrections import Corrections
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import OFLSAM2Error
 from OFLSAM2Core.methods import get_method
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.worker import payloads
 from OFLSAM2Core.worker.client import Event, WorkerClient
 
@@ -336,7 +337,7 @@ class Presenter:
         for words in self._found.in_words():
             self._note(words)
         self._set(structures=self._found.statuses())
-        self._end(State.DONE, f"{len(self._slices)} slices segmented.")
+        self._end(State.DONE, f"{counted(len(self._slices), 'slice')} segmented.")
 
     # Correcting
 
@@ -390,7 +391,8 @@ class Presenter:
 
     def _corrected(self) -> None:
         self._end(
-            State.DONE, f"Learned from the corrections: {len(self._slices)} slices predicted again."
+            State.DONE,
+            f"Learned from the corrections: {counted(len(self._slices), 'slice')} predicted again.",
         )
 
     # Progress and ends
@@ -472,7 +474,11 @@ class Presenter:
     ) -> None:
         if state is State.CANCELLED and not message:
             kept = len(self._slices)
-            message = f"Cancelled. {kept} slices are kept." if kept else "Cancelled."
+            message = (
+                f"Cancelled. {counted(kept, 'slice')} {'is' if kept == 1 else 'are'} kept."
+                if kept
+                else "Cancelled."
+            )
         scene, notes = self._scene, self._status.notes
         slices, total = self._status.slices_done, self._status.slices_total
         if scene is not None and scene.is_intact:

@@ -32,6 +32,7 @@ from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.phantom import phantom
 from OFLSAM2Core.io.reading import write_segmentation
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.peak_memory import PeakMemory
 from OFLSAM2Core.runtime.temporary import temporary_folder
 
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     ours, device = _ours(args, target, bars)
     backbone = args.backbone or DEFAULT_BACKBONE
     bars.say(
-        f"{backbone} on {device}: {args.slices} slices of {height} x {width}, "
+        f"{backbone} on {device}: {counted(args.slices, 'slice')} of {height} x {width}, "
         f"{args.structures} structure(s), {args.supports} support volume(s)"
     )
     _print_ours(ours)

@@ -27,6 +27,7 @@ from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cohort import folder as cohort_folder
 from OFLSAM2Core.cohort.case_work import RunSettings, software
 from OFLSAM2Core.cohort.cases import CaseInput, FoundCases
+from OFLSAM2Core.cohort.damaged_cases import DamagedCases, find_damaged
 from OFLSAM2Core.cohort.identity import check_identity, support_identity
 from OFLSAM2Core.cohort.inputs import find_cases
 from OFLSAM2Core.cohort.judgement import DOUBTFUL_BELOW
@@ -48,9 +49,13 @@ from OFLSAM2Core.data.results import Progress
 from OFLSAM2Core.data.volume_count import in_words
 from OFLSAM2Core.errors import InputError, OFLSAM2Error, ResourceError
 from OFLSAM2Core.learned_task import SUFFIX
+from OFLSAM2Core.runtime.counted import counted
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
+
+# Damaged cases that are named at the start; the report lists all.
+_MOST_SAID = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -185,6 +190,7 @@ def _run(
 ) -> int:
     if args.task is None:  # Before it is learned.
         _check_volumes(found.cases, len(split_support(args.support[0]).images))
+    damaged = _damaged(args, found, manifest, bars)
     segmenter, task, identity = _segmenter(args, manifest, out, bars)
     _check_volumes(found.cases, task.volume_count)
     mark = cohort_folder.start_run(out)
@@ -199,7 +205,7 @@ def _run(
         task=task.summary(),
         left_out=[list(pair) for pair in found.left_out],
     )
-    cases = call_in_background(lambda report: plan(found.cases, manifest, out), bars)
+    cases = call_in_background(lambda report: plan(found.cases, manifest, out, damaged), bars)
     if found.left_out:
         path, why = found.left_out[0]
         bars.say(f"Left out: {len(found.left_out)} that are no cases, as '{path}' ({why}).")
@@ -222,10 +228,27 @@ def _run(
         cohort_folder.end_run(out)
         workers.close()
     bars.close()
-    print(f"{len(manifest.content.cases)} cases: {counts(manifest.content)}. {_reported(out)}")
+    print(
+        f"{counted(len(manifest.content.cases), 'case')}: {counts(manifest.content)}. "
+        f"{_reported(out)}"
+    )
     for line in problem_lines(manifest.content):
         print(line)
     return SOME_FAILED if has_failures(manifest) else 0
+
+
+def _damaged(
+    args: argparse.Namespace, found: FoundCases, manifest: Manifest, bars: ProgressBars
+) -> DamagedCases:
+    """What headers tell, before anything is learned. Files of a cluster need not be here."""
+    if args.scheduler is not None:
+        return {}
+    damaged = call_in_background(lambda report: find_damaged(found.cases, manifest.content), bars)
+    for sources, error in list(damaged.items())[:_MOST_SAID]:
+        bars.say(f"Cannot be segmented: {Path(sources[0]).name}: {error.message}")
+    if len(damaged) > _MOST_SAID:
+        bars.say(f"And {len(damaged) - _MOST_SAID} more. The other cases go on.")
+    return damaged
 
 
 def _reported(out: Path) -> str:
@@ -327,7 +350,7 @@ def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
     )
     task.save(path)
     names = ", ".join(structure.name for structure in task.structures)
-    bars.say(f"Learned {names} from {len(cases)} cases: {path}")
+    bars.say(f"Learned {names} from {counted(len(cases), 'case')}: {path}")
 
 
 def _support_identity(args: argparse.Namespace) -> str:

@@ -37,6 +37,7 @@ from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES
 from OFLSAM2Core.methods.base import Method
 from OFLSAM2Core.methods.changed_options import ChangedOptions
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.device import choose_device
 
 _POLL_S = 0.1
@@ -293,4 +294,4 @@ def _in_short(row: ComparedMethod) -> str:
         return f"no result. {row.reason}"
     mean = row.measures["dice"]["mean"]
     # Where there was nothing to find and nothing was found, there is no Dice.
-    return f"mean Dice {'-' if mean is None else f'{mean:.4f}'} over {row.cases} cases"
+    return f"mean Dice {'-' if mean is None else f'{mean:.4f}'} over {counted(row.cases, 'case')}"

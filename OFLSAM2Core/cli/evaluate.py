@@ -27,6 +27,7 @@ from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, FailedCase, Learned, 
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES, EvaluationReport
 from OFLSAM2Core.methods import default_for, get_method
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.worker.failures import failure_of
 
 if TYPE_CHECKING:
@@ -197,7 +198,8 @@ def describe_case(case: EvaluatedCase) -> str:
     )
     return (
         f"{case.truth.name}  Dice: {found}  "
-        f"({case.outcome.slices_done} slices, {case.outcome.seconds_per_slice:.2f} s each)"
+        f"({counted(case.outcome.slices_done, 'slice')}, {case.outcome.seconds_per_slice:.2f} s "
+        f"each)"
     )
 
 

@@ -27,6 +27,7 @@ from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.reading import read_volume
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
+from OFLSAM2Core.runtime.counted import counted
 
 _TASK_BYTES = 100_000_000
 """More than a task of the default method takes on the disk."""
@@ -112,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
     task.save(args.out)
     bars.say(
         f"Learned {', '.join(structure.name for structure in task.structures)} from "
-        f"{len(cases)} {'more ' if before else ''}cases in {time.monotonic() - started:.1f} s: "
+        f"{counted(len(cases), 'more case' if before else 'case')} in "
+        f"{time.monotonic() - started:.1f} s: "
         f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB)"
     )
     return 0

@@ -32,6 +32,7 @@ from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
 from OFLSAM2Core.methods.base import refuse_corrections
+from OFLSAM2Core.runtime.counted import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,8 +121,8 @@ def run(args: argparse.Namespace) -> int:
         opened.task().save(args.task_out)
     changed = int(np.count_nonzero(buffer.labels != corrected.labels))
     bars.say(
-        f"Learned from {np.count_nonzero(corrections.known)} corrected voxels; {changed} other "
-        f"voxels changed by it: {args.out}"
+        f"Learned from {counted(int(np.count_nonzero(corrections.known)), 'corrected voxel')}; "
+        f"{counted(changed, 'other voxel')} changed by it: {args.out}"
     )
     return 0
 

@@ -49,6 +49,7 @@ from OFLSAM2Core.io.reading import (
 from OFLSAM2Core.io.seg_nrrd import SEGMENTATION_EXTENSIONS
 from OFLSAM2Core.io.writing import LABELMAP_EXTENSIONS
 from OFLSAM2Core.learned_task import SUFFIX, LearnedTask
+from OFLSAM2Core.runtime.counted import counted
 
 if TYPE_CHECKING:
     from OFLSAM2Core.session import FewShotSession
@@ -219,7 +220,8 @@ def _what_there_is(outcome: SegmentationBuffer, out: Path) -> str:
             f"All {total} slices have a first result, which is in {out}. The last stage, which "
             "improves them, was not finished."
         )
-    return f"{done} of {total} slices were finished; they are in {out}."
+    were = "was" if total == 1 else "were"
+    return f"{done} of {counted(total or 0, 'slice')} {were} finished; they are in {out}."
 
 
 def _report(
@@ -267,7 +269,7 @@ def _print_summary(
     volume: Volume, task: LearnedTask, outcome: SegmentationBuffer, out: Path
 ) -> None:
     print(
-        f"{volume.name}: {outcome.slices_done} slices in {outcome.seconds:.1f} s "
+        f"{volume.name}: {counted(outcome.slices_done, 'slice')} in {outcome.seconds:.1f} s "
         f"({outcome.seconds_per_slice:.2f} s each, the first after "
         f"{outcome.seconds_to_first:.1f} s): {out}"
     )

@@ -31,6 +31,7 @@ from OFLSAM2Core.errors import Cancelled, InputError, OFLSAM2Error
 from OFLSAM2Core.io.dicom_seg_writing import check_dicom_seg, write_dicom_seg
 from OFLSAM2Core.io.reading import check_writable, read_volume
 from OFLSAM2Core.io.volume_size import VolumeSize
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.memory_check import require_memory
 from OFLSAM2Core.runtime.memory_estimate import not_yet_held
 from OFLSAM2Core.runtime.peak_memory import PeakMemory
@@ -156,7 +157,8 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
         outcome.add(result)
     if not outcome.is_complete:
         raise RuntimeError(
-            f"the method gave {outcome.slices_done} of {outcome.slices_total} slices"
+            f"the method gave {outcome.slices_done} of "
+            f"{counted(outcome.slices_total or 0, 'slice')}"
         )
     if stamp_of(*case.sources) != source.stamp:
         raise InputError(

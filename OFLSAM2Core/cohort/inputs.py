@@ -54,8 +54,10 @@ def find_cases(
     skip: folders that are not searched, those of outputs.
     limit: only the first so many cases.
 
-    Case names come from file names, with the folder in front where two would be the same. Raises
-    InputError naming the input that does not exist, holds no volume, or has too many channels.
+    Case names come from file names, with the folder in front where two would be the same. Where
+    several inputs are given, a path that does not exist or holds no volume is a case, too: it fails
+    by itself. Raises InputError naming the input that does not exist, holds no volume, or has too
+    many channels.
 
     >>> find_cases(["imagesTs"]).cases
     (CaseInput(name='heart_004', source='/data/imagesTs/heart_004_0000.nii.gz'), ...)
@@ -64,7 +66,13 @@ def find_cases(
     left_out: list[tuple[str, str]] = []
     places: list[_Place] = []
     for text in inputs:
+        path = Path(text).expanduser()
+        if len(inputs) > 1 and not os.path.lexists(path) and _is_plain(text):
+            places.append(_of_file(path.absolute()))
+            continue
         found = _places_of(text, lambda path: os.path.realpath(path) in skipped, left_out)
+        if not found and len(inputs) > 1 and not glob.has_magic(text):
+            found = [_of_file(path.absolute())]
         if not found:
             raise InputError(
                 f"'{text}' holds no volume to segment.", _why_nothing(left_out) or _KINDS
@@ -76,6 +84,11 @@ def find_cases(
         for name, place in zip(_unique_names(places), places, strict=True)
     ]
     return FoundCases(tuple(cases[:limit]), tuple(dict(left_out).items()))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether the words name one path, and no glob, series, section or several volumes."""
+    return not glob.has_magic(text) and "#" not in text and "+" not in text
 
 
 _KINDS = (

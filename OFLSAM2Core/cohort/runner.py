@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,17 @@ def _record(manifest: Manifest, case: CaseInput, result: dict[str, Any] | None) 
     manifest.finished(case.name, details.pop("state"), details)
 
 
-def plan(cases: Iterable[CaseInput], manifest: Manifest, folder: Path) -> tuple[CaseInput, ...]:
+def plan(
+    cases: Iterable[CaseInput],
+    manifest: Manifest,
+    folder: Path,
+    damaged: Mapping[tuple[str, ...], OFLSAM2Error] | None = None,
+) -> tuple[CaseInput, ...]:
     """Tell the manifest which cases are to be done; return all, under the names that it knows.
 
     Done are new cases, those that failed or were begun, those whose input has changed since, and
     those of which an output is gone. Everything else stays as it is, by the manifest's word.
+    damaged: cases that cannot be segmented, by their sources; they fail here.
     """
     named = _as_recorded(cases, manifest)
     for case in named:
@@ -125,6 +131,9 @@ def plan(cases: Iterable[CaseInput], manifest: Manifest, folder: Path) -> tuple[
                 manifest.waiting(case, {"why": record.reason or "begun"})
         elif why := _why_again(case, record, folder):
             manifest.waiting(case, {"why": why})
+        error = (damaged or {}).get(case.sources)
+        if error is not None and manifest.content.cases[case.name].state == WAITING:
+            manifest.failed(case.name, error.kind, error.message, error.hint)
     return named
 
 

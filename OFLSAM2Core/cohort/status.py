@@ -11,6 +11,7 @@ from statistics import median
 from OFLSAM2Core.cohort.cases import DOUBTFUL, EMPTY, FAILED, RUNNING, SEGMENTED, STATES, WAITING
 from OFLSAM2Core.cohort.folder import is_running
 from OFLSAM2Core.cohort.manifest import CaseRecord, ManifestContent, read_manifest
+from OFLSAM2Core.runtime.counted import counted
 
 _LISTED = 20
 
@@ -18,10 +19,11 @@ _LISTED = 20
 def status_lines(folder: Path) -> list[str]:
     """What `oflsam2 cohort status` prints. Raises InputError where there is no manifest."""
     content = read_manifest(folder)
-    lines = [f"{len(content.cases)} cases: {counts(content)}.", _run_line(content)]
+    lines = [f"{counted(len(content.cases), 'case')}: {counts(content)}.", _run_line(content)]
     if content.damaged:
         lines.append(
-            f"The manifest is damaged in {len(content.damaged)} lines (the first is line "
+            f"The manifest is damaged in {counted(len(content.damaged), 'line')} (the first is "
+            f"line "
             f"{content.damaged[0]}); --resume keeps a copy and does again what is not in it."
         )
     return [line for line in lines if line] + problem_lines(content)
@@ -66,7 +68,11 @@ def _run_line(content: ManifestContent) -> str:
     if not left:
         return "Every case has ended."
     how = content.ended or "killed"
-    return f"Not running ({how}); {left} cases are left: go on with --resume."
+    return f"Not running ({how}); {_left(left)}: go on with --resume."
+
+
+def _left(count: int) -> str:
+    return f"{counted(count, 'case')} {'is' if count == 1 else 'are'} left"
 
 
 def _time_left(content: ManifestContent, left: int) -> str:
@@ -76,6 +82,6 @@ def _time_left(content: ManifestContent, left: int) -> str:
         if record.details.get("seconds")
     ]
     if not seconds or not left:
-        return f"{left} cases are left."
+        return f"{_left(left)}."
     at_once = max(1, len(content.in_state(RUNNING)))
-    return f"{left} cases are left, about {median(seconds) * left / at_once / 60:.0f} min."
+    return f"{_left(left)}, about {median(seconds) * left / at_once / 60:.0f} min."

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.runtime.counted import counted
 
 _LEAST_SPACING = 1e-5  # mm; 10 nm, of an electron microscope
 _MOST_SPACING = 1000.0
@@ -81,7 +82,8 @@ def _check_further(volume: Volume) -> None:
 
 def voxels_not_finite(source: str | Path, count: int) -> InputError:
     return InputError(
-        f"'{source}' has {count} voxels that are NaN or infinite.",
+        f"'{source}' has {counted(count, 'voxel')} that {'is' if count == 1 else 'are'} NaN or "
+        f"infinite.",
         "Replace them (by the background value, say) and try again.",
     )
 

@@ -26,6 +26,7 @@ from OFLSAM2Core.backbones.sam2_config import (
 )
 from OFLSAM2Core.backbones.weights import backbone_info, status, weights_path
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.peak_memory import PeakMemory
 from OFLSAM2Core.runtime.temporary import temporary_folder
 
@@ -79,7 +80,8 @@ def bench_sam2(
         )
     if len(frames) < 3 or len(masks) == 0:
         raise InputError(
-            f"{len(frames)} frames with {len(masks)} structures are too few to time.",
+            f"{counted(len(frames), 'frame')} with {counted(len(masks), 'structure')} are too "
+            f"few to time.",
             "Give at least 3 frames and the mask of one structure.",
         )
     size = image_size or info.image_size

@@ -24,6 +24,7 @@ from OFLSAM2Core.data.validation import MOST_VOLUMES
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.image_files import IMAGE_EXTENSIONS
 from OFLSAM2Core.io.label_table_formats import read_text
+from OFLSAM2Core.runtime.counted import counted
 
 SUPPORT = 3
 """So many cases are learned from where a folder does not say which."""
@@ -228,7 +229,12 @@ def _folders(folder: Path, data: dict[str, Any]) -> Layout:
     if not files:
         raise InputError(f"'{folder}' has no case with image and labels.", _FORM)
     if unlabelled:
-        _log.warning("%d images in '%s' have no labels; left out.", len(unlabelled), folder)
+        _log.warning(
+            "%s in '%s' %s no labels; left out.",
+            counted(len(unlabelled), "image"),
+            folder,
+            "has" if len(unlabelled) == 1 else "have",
+        )
     used = _used(folder, _most_images(files), _channel_names(data))
     return Layout(str(data.get("name", folder.name)), files, data.get("labels"), volumes=used)
 

@@ -30,6 +30,7 @@ from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.memory_first import require_memory_to_learn, require_memory_to_segment
 from OFLSAM2Core.io.reading import read_segmentation, read_support_case
 from OFLSAM2Core.methods.base import Method, uses_further_volumes
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.redaction import keep_out
 
 _log = logging.getLogger(__name__)
@@ -136,7 +137,8 @@ class Dataset:
             count = len(self.support) if supports is None else supports
             if not 1 <= count <= len(self.support):
                 raise InputError(
-                    f"'{self.folder}' lists {len(self.support)} support cases, not {count}.",
+                    f"'{self.folder}' lists {counted(len(self.support), 'support case')}, not "
+                    f"{count}.",
                     "Choose fewer, or name them with --support-cases.",
                 )
             chosen = list(self.support[:count])

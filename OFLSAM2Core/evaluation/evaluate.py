@@ -19,6 +19,7 @@ from OFLSAM2Core.evaluation.metrics import SegmentationMetrics, Spacing, compute
 from OFLSAM2Core.evaluation.parts import PartAgreement, count_parts
 from OFLSAM2Core.evaluation.reliability import CaseCalibration, check_case
 from OFLSAM2Core.evaluation.sequences import FrameAgreement, frame_agreement, split_sequence
+from OFLSAM2Core.runtime.counted import counted
 
 if TYPE_CHECKING:
     from OFLSAM2Core.learned_task import LearnedTask
@@ -150,7 +151,7 @@ def _one_sequence(
     learned, others = split_sequence(dataset.read_case(name), percent)
     started = _Stopwatch()
     task = session.learn([learned], on_progress)
-    yield Learned(task, *started.seconds(), f"{len(learned.labels)} frames of {name}")
+    yield Learned(task, *started.seconds(), f"{counted(len(learned.labels), 'frame')} of {name}")
     yield _segment(session, others, task, on_progress, in_voxels=True)
 
 

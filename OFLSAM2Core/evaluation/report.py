@@ -25,6 +25,7 @@ from OFLSAM2Core.evaluation.parts import PartAgreement
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
 from OFLSAM2Core.evaluation.reliability import CaseCalibration, calibration_error, summarise
 from OFLSAM2Core.runtime.atomic_write import atomic_write
+from OFLSAM2Core.runtime.counted import counted
 
 DISTANCES = ("hd95", "average_hausdorff", "assd")
 REPORT_FILES = ("report.json", "report.md", "cases.png")
@@ -122,7 +123,7 @@ class EvaluationReport:
         lines = [
             f"# {self.about.get('dataset', 'Evaluation')}",
             "",
-            f"{self.cases_done} cases, learned from {self._support()}. "
+            f"{counted(self.cases_done, 'case')}, learned from {self._support()}. "
             f"Method {self.about.get('method')}, backbone {self.about.get('backbone')}, "
             f"seed {self.about.get('seed')}.",
         ]

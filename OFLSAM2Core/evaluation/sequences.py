@@ -18,6 +18,7 @@ from scipy import ndimage
 from OFLSAM2Core.data.overlap import Mask, as_masks
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.runtime.counted import counted
 
 TOLERANCE = 0.008
 """Share of a frame's diagonal by which a boundary may be off and still counts as found."""
@@ -38,7 +39,8 @@ def split_sequence(case: SupportCase, percent: float) -> tuple[SupportCase, Supp
     wanted = max(1, round(percent / 100 * count))
     if wanted >= count:
         raise InputError(
-            f"{percent:g} % of the {count} frames of '{case.name}' leave none to segment.",
+            f"{percent:g} % of the {counted(count, 'frame')} of '{case.name}' leave none to "
+            f"segment.",
             "Learn from fewer frames.",
         )
     chosen = np.zeros(count, bool)

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.runtime.counted import counted
 
 # Headers hold single-precision numbers (NIfTI) or six digits; over a volume that makes up to a
 # few hundredths of a voxel. More than that is another grid.
@@ -80,7 +81,8 @@ def align_labels_to_volume(
     outside = int(np.count_nonzero(labels)) - int(np.count_nonzero(part))
     if outside:
         raise InputError(
-            f"The segmentation '{source}' has {outside} labelled voxels outside the volume "
+            f"The segmentation '{source}' has {counted(outside, 'labelled voxel')} outside the "
+            f"volume "
             f"'{volume.source or volume.name}'.",
             "Crop it to the volume, or pick the right pair.",
         )

@@ -24,6 +24,7 @@ from OFLSAM2Core.io.dicom_pixels import stored_pixels
 from OFLSAM2Core.io.dicom_table import Frame, frames_of
 from OFLSAM2Core.io.image_header import LPS_TO_RAS, unusable
 from OFLSAM2Core.io.label_table import MOST_STRUCTURES, default_color
+from OFLSAM2Core.runtime.counted import counted
 
 _log = logging.getLogger(__name__)
 
@@ -95,9 +96,9 @@ def read_dicom_seg(
             labels[plane][mask], owner[plane][mask] = label_of[number], order[number]
     if overlap:
         _log.warning(
-            "Segments of '%s' overlap in %d voxels; there the later segment is taken.",
+            "Segments of '%s' overlap in %s; there the later segment is taken.",
             path,
-            overlap,
+            counted(overlap, "voxel"),
         )
     return labels, affine, structures
 

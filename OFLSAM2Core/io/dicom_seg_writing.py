@@ -22,6 +22,7 @@ from OFLSAM2Core.io.dicom_color import cielab_of_rgb
 from OFLSAM2Core.io.made_of import in_one_line
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.runtime.atomic_write import atomic_write
+from OFLSAM2Core.runtime.counted import counted
 
 DICOM_EXTENSIONS = (".dcm",)
 
@@ -86,7 +87,8 @@ def _segmentation(
     frames = ordered_frames(source, series)
     if len(frames) != len(labels):
         raise InputError(
-            f"The image '{source}' has {len(frames)} slices now, and had {len(labels)} when it was "
+            f"The image '{source}' has {counted(len(frames), 'slice')} now, and had "
+            f"{len(labels)} when it was "
             "read.",
             "Leave the image's files as they are until the command has ended.",
         )

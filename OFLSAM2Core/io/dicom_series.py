@@ -20,6 +20,7 @@ from OFLSAM2Core.io.dicom_pixels import stored_pixels
 from OFLSAM2Core.io.dicom_table import Frame, frames_of
 from OFLSAM2Core.io.dicom_values import frame_values, odd_one
 from OFLSAM2Core.io.image_header import LPS_TO_RAS
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.memory_check import require_memory
 
 _log = logging.getLogger(__name__)
@@ -273,7 +274,8 @@ def _check_even(
     if len(twice):
         one, other = frames[twice[0]], frames[twice[0] + 1]
         raise InputError(
-            f"The DICOM series in '{source}' holds {len(twice)} slices at the place of another, as "
+            f"The DICOM series in '{source}' holds {counted(len(twice), 'slice')} at the place "
+            f"of another, as "
             f"{one.name} and {other.name}: several time points, echoes or reconstructions.",
             "Give a folder with the slices of one of them.",
         )

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from OFLSAM2Core.io.dicom_file import DicomFile, number_of, numbers_of, sequence, text_of
 from OFLSAM2Core.io.image_header import unusable
+from OFLSAM2Core.runtime.counted import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def frames_of(file: DicomFile) -> list[Frame]:
     if own and len(own) != file.frames:
         raise unusable(
             file.path,
-            f"it has {file.frames} frames, and describes {len(own)}",
+            f"it has {counted(file.frames, 'frame')}, and describes {len(own)}",
             "Export the file again.",
         )
     offsets = _grid_offsets(file)

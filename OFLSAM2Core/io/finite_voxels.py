@@ -42,10 +42,9 @@ def replace_not_finite(array: npt.NDArray, source: str | Path) -> npt.NDArray:
     for plane in array:
         plane[~_is_usable(plane)] = least
     _log.warning(
-        "'%s' has %d voxels that are NaN or infinite in single precision; they are read as "
-        "background (%.4g).",
+        "'%s' has %s NaN or infinite in single precision; %s read as background (%.4g).",
         source,
-        count,
+        *(("1 voxel that is", "it is") if count == 1 else (f"{count} voxels that are", "they are")),
         least,
     )
     return array

@@ -17,6 +17,7 @@ from PIL import Image
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.image_header import LPS_TO_RAS, damaged
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.memory_check import require_memory
 
 _log = logging.getLogger(__name__)
@@ -155,7 +156,8 @@ def masks_of_frames(frames: list[Path], masks: list[Path], source: Path) -> list
             problems = [f"the frame '{path.name}' has no mask" for path in missing[:1]]
             problems += [f"the mask '{path.name}' has no frame" for path in extra[:1]]
             raise InputError(
-                f"The masks in '{source}' do not fit the frames ({len(masks)} masks, {len(frames)} "
+                f"The masks in '{source}' do not fit the frames ({counted(len(masks), 'mask')}, "
+                f"{len(frames)} "
                 f"frames): {' and '.join(problems)}.",
                 "Give one mask for every frame, with the frame's name.",
             )

@@ -14,6 +14,7 @@ from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.align_labels import align_labels_to_volume
 from OFLSAM2Core.io.image_files import IMAGE_EXTENSIONS, is_image_file, read_image
 from OFLSAM2Core.io.label_table import MOST_STRUCTURES, LabelTable, default_color
+from OFLSAM2Core.runtime.counted import counted
 
 _log = logging.getLogger(__name__)
 
@@ -71,9 +72,9 @@ def read_mask_folder(
         labels[mask] = structures[number].label
     if overlap:
         _log.warning(
-            "Masks in '%s' overlap in %d voxels; there the smaller structure is taken.",
+            "Masks in '%s' overlap in %s; there the smaller structure is taken.",
             folder,
-            overlap,
+            counted(overlap, "voxel"),
         )
     return labels, grid.affine, tuple(structures)
 

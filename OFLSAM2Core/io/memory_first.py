@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from OFLSAM2Core.io.volume_size import VolumeSize, volume_size
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.memory_check import require_memory
 from OFLSAM2Core.runtime.memory_estimate import (
     bytes_to_learn,
@@ -39,6 +40,6 @@ def require_memory_to_learn(images: Iterable[str | Path]) -> None:
     sizes = [size for image in images if (size := volume_size(image)) is not None]
     require_memory(
         not_yet_held(bytes_to_learn((size.voxels, size.itemsize) for size in sizes)),
-        f"Learning from {len(images)} volumes",
+        f"Learning from {counted(len(images), 'volume')}",
         "Close other programs, give fewer support cases, or crop them.",
     )

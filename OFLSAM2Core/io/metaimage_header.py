@@ -13,6 +13,7 @@ from OFLSAM2Core.io.image_header import (
     damaged,
     unusable,
 )
+from OFLSAM2Core.runtime.counted import counted
 
 _TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
@@ -37,7 +38,9 @@ def read_meta_image_header(path: Path) -> ImageHeader:
         count = int(fields["NDims"])
         shape = tuple(int(size) for size in fields["DimSize"].split())
         if not 2 <= count <= 4 or len(shape) != count or min(shape) < 1:
-            raise ValueError(f"its header says {count} dimensions of {fields['DimSize']} voxels")
+            raise ValueError(
+                f"its header says {counted(count, 'dimension')} of {fields['DimSize']} voxels"
+            )
         dtype = np.dtype(_TYPES[fields["ElementType"].upper().removesuffix("_ARRAY")])
         order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False"))
         if _is_true(order):
@@ -149,7 +152,7 @@ def _files(
     if data_file.upper().startswith("LIST"):
         names = listed
         if len(names) != shape[-1] and data_file.split()[-1:] not in (["2D"], ["2"], ["LIST"]):
-            raise damaged(path, f"it lists {len(names)} files")
+            raise damaged(path, f"it lists {counted(len(names), 'file')}")
     elif "%" in data_file:
         pattern, *numbers = data_file.rsplit(maxsplit=3)
         try:

@@ -15,6 +15,7 @@ from OFLSAM2Core.io.image_header import (
     damaged,
     unusable,
 )
+from OFLSAM2Core.runtime.counted import counted
 
 _TYPES = {
     "int8": "i1", "int8_t": "i1", "signed char": "i1",
@@ -153,7 +154,7 @@ def _axes(fields: dict[str, str], count: int) -> tuple[list[int], list[npt.NDArr
     if "space directions" in fields:
         texts = re.findall(r"none|\([^)]*\)", fields["space directions"].lower())
         if len(texts) != count:
-            raise ValueError(f"it has {len(texts)} space directions for {count} axes")
+            raise ValueError(f"it has {counted(len(texts), 'space direction')} for {count} axes")
         found = [(axis, text) for axis, text in enumerate(texts) if text != "none"]
         return [axis for axis, _ in found], [_vector(text) for _, text in found]
     space = list(range(count))
@@ -162,7 +163,7 @@ def _axes(fields: dict[str, str], count: int) -> tuple[list[int], list[npt.NDArr
         space = [axis for axis in space if not re.match(r"\d|.*vector|.*color", kinds[axis])]
     spacings = [float(text) for text in fields.get("spacings", "").split()] or [np.nan] * count
     if len(spacings) != count:
-        raise ValueError(f"it has {len(spacings)} spacings for {count} axes")
+        raise ValueError(f"it has {counted(len(spacings), 'spacing')} for {count} axes")
     return space, [
         np.eye(max(3, len(space)))[place] * spacings[axis] for place, axis in enumerate(space)
     ]

@@ -19,6 +19,7 @@ from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.dicom_file import DicomFile, number_of, numbers_of, sequence, text_of
 from OFLSAM2Core.io.image_header import LPS_TO_RAS
 from OFLSAM2Core.io.label_table import MOST_STRUCTURES, default_color
+from OFLSAM2Core.runtime.counted import counted
 
 _log = logging.getLogger(__name__)
 
@@ -70,9 +71,9 @@ def read_rtstruct(
         labels[masks[number]] = structures[number].label
     if overlap:
         _log.warning(
-            "Structures of '%s' overlap in %d voxels; there the smaller one is taken.",
+            "Structures of '%s' overlap in %s; there the smaller one is taken.",
             file.path,
-            overlap,
+            counted(overlap, "voxel"),
         )
     return labels, tuple(structures)
 
@@ -147,11 +148,11 @@ def _mask(path: Path, name: str, contours: list[Contour], volume: Volume) -> npt
         between = max(filled) - min(filled) + 1 - len(filled)
         if between:
             _log.warning(
-                "'%s' in '%s' is not drawn on %d slices between its first and last one; they "
-                "count as background.",
+                "'%s' in '%s' is not drawn on %s between its first and last one; what is not "
+                "drawn counts as background.",
                 name,
                 path,
-                between,
+                counted(between, "slice"),
             )
     return mask
 

@@ -27,6 +27,7 @@ from OFLSAM2Core.io.made_of import IDENTITY_TAG
 from OFLSAM2Core.io.voxels import read_voxels
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.runtime.atomic_write import atomic_write
+from OFLSAM2Core.runtime.counted import counted
 
 SEGMENTATION_EXTENSIONS = (".seg.nrrd",)
 
@@ -133,15 +134,16 @@ def read_seg_nrrd(
         )
     if nameless:
         _log.warning(
-            "%d voxels of '%s' have a value that no segment of it has; they count as background.",
-            nameless,
+            "%s of '%s' %s a value that no segment of it has; %s as background.",
+            counted(nameless, "voxel"),
             path,
+            *(("has", "it counts") if nameless == 1 else ("have", "they count")),
         )
     if shared:
         _log.warning(
-            "Segments of '%s' overlap in %d voxels; there the later segment is taken.",
+            "Segments of '%s' overlap in %s; there the later segment is taken.",
             path,
-            shared,
+            counted(shared, "voxel"),
         )
     return labels, header.affine, structures
 
@@ -214,10 +216,10 @@ def _segment(structure: Structure, extent: list[int], identity: str) -> dict[str
         "labelValue": structure.label,
         "layer": 0,
         "extent": extent,
-        "tags": {IDENTITY_TAG: identity},
     }
     if structure.terminology.count("~") >= _TERMINOLOGY_PARTS - 1:
         segment["terminology"] = terminology_entry_from_string(_ascii(structure.terminology))
+    segment["tags"] = {IDENTITY_TAG: identity}
     return segment
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from OFLSAM2Core.errors import ResourceError
 from OFLSAM2Core.io.image_header import ImageHeader, damaged, missing_file
+from OFLSAM2Core.runtime.counted import counted
 
 _log = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ def _unpacked(path: Path, stream: BinaryIO, skip: int, needed: int) -> npt.NDArr
 
 def _say_rest(path: Path, rest: int) -> None:
     if rest > _PADDING:
-        _log.warning("'%s' holds %d bytes more than its header says.", path, rest)
+        _log.warning("'%s' holds %s more than its header says.", path, counted(rest, "byte"))
 
 
 def _fill(stream: BinaryIO, array: npt.NDArray[np.uint8]) -> None:

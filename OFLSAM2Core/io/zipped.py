@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from OFLSAM2Core.errors import InputError, ResourceError
 from OFLSAM2Core.io.image_header import damaged, unusable
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.temporary import temporary_folder
 
 # More than images shrink. Zip bombs are from 1000 on.
@@ -74,7 +75,8 @@ def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise InputError(f"The archive '{path}' has a password.", "Unpack it first.")
     if len(entries) > _MOST_FILES or size > _MOST_PACKED * path.stat().st_size + (1 << 20):
         raise InputError(
-            f"The archive '{path}' would unpack to {len(entries)} files with {size / 1e9:.1f} GB.",
+            f"The archive '{path}' would unpack to {counted(len(entries), 'file')} with "
+            f"{size / 1e9:.1f} GB.",
             "Unpack it first, and give the folder of one image.",
         )
     for entry in entries:

@@ -63,6 +63,34 @@ def test_one_bad_case_stops_nothing_and_is_listed_with_its_reason(mixed: tuple) 
     assert "cut.nii.gz' cannot be read" in said and "Traceback" not in said + done.stderr
 
 
+def test_files_that_are_missing_or_damaged_fail_before_anything_is_learned_and_the_others_go_on(
+    toy: Toy, tmp_path: Path
+) -> None:
+    folder = write_cases(tmp_path / "in", "a", "b")
+    (tmp_path / "empty").mkdir()
+    (folder / "cut.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:500])
+    (folder / "list.csv").write_text("image\na.nii.gz\nnot_there.nii.gz\ncut.nii.gz\n")
+    out = tmp_path / "out"
+    inputs = [folder / "list.csv", folder / "b.nii.gz", folder / "typo.nii.gz", tmp_path / "empty"]
+    done = toy.run("cohort", *inputs, *toy.support, "--out", out, "--workers", "0")
+    assert done.returncode == 3, done.stderr
+    ended = {"a": "done", "b": "done", "cut": "failed", "not_there": "failed", "typo": "failed"}
+    assert states(out) == {**ended, "empty": "failed"}
+    said = done.stdout + done.stderr
+    for name in ("not_there", "cut", "typo", "empty"):
+        assert -1 < said.find(f"{name}") < said.index("Learned"), said
+    assert "6 cases: 2 done, 4 failed" in said
+    assert set(toy.begun()) <= {"a", "b", "learn"}  # The others were not even begun.
+
+    none = toy.cohort_here(folder / "typo.nii.gz", tmp_path / "out2")
+    assert none.returncode == 2 and "typo.nii.gz" in none.stderr
+    (folder / "gone.csv").write_text("image\nx.nii.gz\ny.nii.gz\n")
+    none = toy.cohort_here(folder / "gone.csv", tmp_path / "out2")
+    assert none.returncode == 2 and "None of 2 cases can be segmented" in none.stderr
+    one = toy.cohort_here(folder / "a.nii.gz", tmp_path / "out2")
+    assert one.returncode == 0 and "1 case: 1 done" in one.stdout
+
+
 def test_only_cases_with_a_result_have_outputs_and_these_are_right(mixed: tuple) -> None:
     out, _ = mixed
     assert outputs(out) == {

@@ -174,7 +174,7 @@ def test_images_without_labels_are_reported_and_labels_without_image_refused(tmp
     nnunet(tmp_path)
     (tmp_path / "labelsTr/case_3.nii.gz").unlink()
     assert list(Dataset.open(tmp_path).files) == ["case_0", "case_1", "case_2"]
-    assert "1 images" in caplog.text and "have no labels; left out" in caplog.text
+    assert "1 image in" in caplog.text and "has no labels; left out" in caplog.text
     (tmp_path / "imagesTr/case_2_0000.nii.gz").unlink()
     with pytest.raises(InputError, match="labels of 'case_2', but there is no image"):
         Dataset.open(tmp_path)

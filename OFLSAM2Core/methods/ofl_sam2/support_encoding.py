@@ -17,6 +17,7 @@ from OFLSAM2Core.methods.common.augmentation import augment
 from OFLSAM2Core.methods.common.feature_normalization import FeatureStatistics, statistics_slices
 from OFLSAM2Core.methods.common.sliced_volume import SlicedCase
 from OFLSAM2Core.methods.common.support_memory import descriptor, spread
+from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.memory_check import check_memory
 
 EMPTY_SHARE = 0.5
@@ -120,6 +121,6 @@ def _check_memory(features: ImageFeatures, masks: Tensor, slices: int) -> None:
     kept = (features.embedding, *features.high_res, masks)
     check_memory(
         WORKING_BYTES + slices * sum(each.nbytes for each in kept),
-        f"Learning from {slices} slices",
+        f"Learning from {counted(slices, 'slice')}",
         "Close other programs, give fewer support cases, or use the preset fast.",
     )
