@@ -40,6 +40,7 @@ class Volume:
     name: for messages and reports.
     source: the file or folder it was read from, where there was one.
     nifti_forms: of a NIfTI file, so that results get the same.
+    frame_of_reference: UID of the coordinates of a DICOM image; no task keeps it.
     further: up to two more volumes of the same patient, co-registered with this one. A session puts
         them onto this one's grid. The backbone sees all of them as its channels; all else sees this
         one alone.
@@ -51,6 +52,7 @@ class Volume:
     source: Path | None = None
     nifti_forms: NiftiForms | None = None
     further: tuple[Volume, ...] = ()
+    frame_of_reference: str = ""
 
     @property
     def is_sequence(self) -> bool:

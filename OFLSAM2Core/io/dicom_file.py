@@ -37,6 +37,7 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _DEFLATED = ("1.2.840.10008.1.2.1.99",)
 _PIXEL_TAGS = {0x7FE00008: "f4", 0x7FE00009: "f8", 0x7FE00010: ""}
 _UNDEFINED = 0xFFFFFFFF
+_BLOCK = 4
 
 EXTENSIONS = (".dcm", ".dicom", ".ima", ".dic")
 
@@ -49,6 +50,7 @@ class DicomFile:
     pixel_start: the byte at which the value of the pixel data begins; None: there are none.
     pixel_bytes: their length; None where they are encapsulated (compressed).
     float_type: "f4" or "f8" where pixels are real numbers, else "".
+    in_words: pixels are stored as words of 16 bits, also where each takes 8.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class DicomFile:
     pixel_start: int | None
     pixel_bytes: int | None
     float_type: str = ""
+    in_words: bool = False
 
     @property
     def sop_class(self) -> str:
@@ -196,8 +199,11 @@ def _bad_value(file: DicomFile, keyword: str, value: object) -> InputError:
     )
 
 
-def _pixels(path: Path, file: BinaryIO, header: Dataset) -> tuple[int | None, int | None, str]:
-    """Where the pixel data's value begins, its length (None: encapsulated), and its real type."""
+def _pixels(
+    path: Path, file: BinaryIO, header: Dataset
+) -> tuple[int | None, int | None, str, bool]:
+    """Where the pixel data's value begins, its length (None: encapsulated), its real type, and
+    whether it is in words."""
     meta = getattr(header, "file_meta", None)
     if meta is not None and text_of(meta, "TransferSyntaxUID") in _DEFLATED:
         raise unusable(path, "its data set is deflated", "Export it without that.")
@@ -206,17 +212,18 @@ def _pixels(path: Path, file: BinaryIO, header: Dataset) -> tuple[int | None, in
     order = "little" if little else "big"
     start = file.read(12)
     if len(start) < 8:
-        return None, None, ""
+        return None, None, "", False
     group = int.from_bytes(start[:2], order)  # type: ignore[arg-type]
     element = int.from_bytes(start[2:4], order)  # type: ignore[arg-type]
     tag = group << 16 | element
     if tag not in _PIXEL_TAGS:
-        return None, None, ""
+        return None, None, "", False
     if implicit:
         length, begin = int.from_bytes(start[4:8], order), at + 8  # type: ignore[arg-type]
     else:
         length, begin = int.from_bytes(start[8:12], order), at + 12  # type: ignore[arg-type]
-    return begin, None if length == _UNDEFINED else length, _PIXEL_TAGS[tag]
+    in_words = implicit or start[4:6] == b"OW"
+    return begin, None if length == _UNDEFINED else length, _PIXEL_TAGS[tag], in_words
 
 
 def _check_pixels(file: DicomFile) -> None:
@@ -236,6 +243,11 @@ def _check_pixels(file: DicomFile) -> None:
         held = min(file.pixel_bytes, size - file.pixel_start)
         if held < needed:
             raise damaged(file.path, f"it holds {held} bytes of pixels, and {needed} belong to it")
+        # Some writers fill up the last block; a whole row more is of a picture of another size.
+        if held >= needed + max(needed // (int(rows) * file.frames), _BLOCK):
+            raise damaged(
+                file.path, f"it holds {held} bytes of pixels, and only {needed} belong to it"
+            )
         return
     if _fragments(file) < file.frames:
         raise damaged(file.path, f"its compressed pixels are fewer than its {file.frames} frames")

@@ -4,6 +4,7 @@ where it is none."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,9 +50,11 @@ def dicom_files(folder: Path) -> list[DicomFile]:
         else:
             others.append(path)
     kinds = {(file.path.parent, file.path.suffix.lower()) for file in found}
+    patterns = {(file.path.parent, _pattern(file.path)) for file in found}
     for path in others:
-        named_alike = (path.parent, path.suffix.lower()) in kinds
-        if (named_alike or path.suffix.lower() in EXTENSIONS) and not _is_text(path):
+        named_alike = (path.parent, path.suffix.lower()) in kinds and not _is_text(path)
+        numbered_alike = (path.parent, _pattern(path)) in patterns
+        if named_alike or numbered_alike or path.suffix.lower() in EXTENSIONS:
             size = path.stat().st_size
             raise damaged(path, f"it is no DICOM file: {size} bytes, without its beginning")
     return found
@@ -115,6 +118,11 @@ def _candidates(folder: Path) -> Iterator[Path]:
             path = Path(base, name)
             if path.is_file():
                 yield path
+
+
+def _pattern(path: Path) -> str:
+    """The name, whatever numbers are in it: "IM#.dcm"."""
+    return re.sub(r"\d+", "#", path.name)
 
 
 def _is_text(path: Path) -> bool:

@@ -33,7 +33,9 @@ def stored_pixels(file: DicomFile) -> npt.NDArray:
     samples = int(number_of(file, "SamplesPerPixel") or 1)
     bits = int(number_of(file, "BitsAllocated") or 16)
     photometric = text_of(file.header, "PhotometricInterpretation")
-    if samples not in (1, 3) or photometric == "PALETTE COLOR":
+    # The values of a labelmap are what counts, whatever colours its palette gives them.
+    coloured = photometric == "PALETTE COLOR" and not file.is_segmentation
+    if samples not in (1, 3) or coloured:
         raise unusable(
             file.path, f"its colours are coded as '{photometric}'", "Export it in grey values."
         )
@@ -71,9 +73,13 @@ def _native(file: DicomFile, rows: int, columns: int, samples: int, bits: int) -
     kind = file.float_type or f"{'i' if signed else 'u'}{bits // 8}"
     order = "<" if encoding_of(file.header)[1] else ">"
     count = rows * columns * samples * file.frames
+    # Bytes in words of the other byte order stand in pairs that are swapped.
+    swapped = bits == 8 and order == ">" and file.in_words
     with open(file.path, "rb") as stream:
         stream.seek(file.pixel_start or 0)
-        array = np.fromfile(stream, np.dtype(order + kind), count)
+        array = np.fromfile(stream, np.dtype(order + kind), count + (count % 2 if swapped else 0))
+    if swapped and len(array) % 2 == 0:
+        array = array.view(np.uint16).byteswap().view(array.dtype)[:count]
     if len(array) < count:
         raise damaged(file.path, f"it holds {len(array)} pixels, and {count} belong to it")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)

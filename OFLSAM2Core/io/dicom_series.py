@@ -41,10 +41,12 @@ class DicomVolume:
     array: (K, J, I) in the units of the header (Hounsfield for CT); (T, H, W, 3) uint8 for colour
         frames without positions.
     affine: to RAS, mm.
+    frame_of_reference: UID of the coordinates, "" where the header names none.
     """
 
     array: npt.NDArray
     affine: npt.NDArray[np.float64]
+    frame_of_reference: str = ""
 
 
 def read_dicom(path: Path, series: str | None = None) -> DicomVolume:
@@ -137,7 +139,8 @@ def _assembled(source: Path, files: list[DicomFile]) -> DicomVolume:
     if all(frame.position is None for frame in frames):
         return _unplaced(source, frames)
     frames, affine = _in_order(source, frames)
-    return DicomVolume(frame_values(source, frames), affine)
+    reference = text_of(frames[0].file.header, "FrameOfReferenceUID")
+    return DicomVolume(frame_values(source, frames), affine, reference)
 
 
 def _without_copies(files: list[DicomFile]) -> list[DicomFile]:
@@ -194,6 +197,8 @@ def _check_alike(source: Path, frames: list[Frame]) -> None:
     or none has."""
     _as_most(source, frames, "{} pixels", [" x ".join(map(str, f.size[::-1])) for f in frames])
     _as_most(source, frames, "colours {}", [f"{f.samples} {f.photometric}" for f in frames])
+    for tag, what in (("PatientID", "patient"), ("FrameOfReferenceUID", "frame of reference")):
+        _refuse_another(source, frames, tag, what)
     modalities = [text_of(frame.file.header, "Modality") for frame in frames]
     _as_most(source, frames, "the modality {}", modalities)
     placed = [frame for frame in frames if frame.position is not None]
@@ -204,6 +209,17 @@ def _check_alike(source: Path, frames: list[Frame]) -> None:
     spacings = [frame.spacing for frame in placed]
     scale = min((s.min() for s in spacings if s is not None), default=1.0)
     _near(source, placed, spacings, _RESIZED * scale, "pixel spacing")
+
+
+def _refuse_another(source: Path, frames: list[Frame], tag: str, what: str) -> None:
+    """Series of two patients may have one UID after anonymization. A missing value is not another
+    one, and the values themselves are not for messages."""
+    values = [text_of(frame.file.header, tag) for frame in frames]
+    known = [value for value in values if value]
+    usual = max(set(known), key=known.count, default="")
+    for frame, value in zip(frames, values, strict=True):
+        if value and value != usual:
+            raise odd_one(source, frame, f"is of another {what} than the others ({tag})")
 
 
 def _as_most(source: Path, frames: list[Frame], template: str, values: list[str]) -> None:

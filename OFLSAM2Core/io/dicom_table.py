@@ -94,6 +94,7 @@ def _frame(file: DicomFile, number: int, groups: list[Dataset], offset: float | 
     if position is not None and offset is not None and turn is not None:
         position = position + offset * np.cross(*turn)
     spacing = numbers_of(file, "PixelSpacing", 2, pixels or top)
+    dose = number_of(file, "DoseGridScaling", top)
     if spacing is not None and spacing.min() <= 0:
         raise unusable(
             file.path, f"its pixels have a spacing of {spacing.min():g} mm", "Export it again."
@@ -106,8 +107,8 @@ def _frame(file: DicomFile, number: int, groups: list[Dataset], offset: float | 
         spacing=spacing,
         thickness=number_of(file, "SliceThickness", pixels or top),
         between=number_of(file, "SpacingBetweenSlices", pixels or top),
-        slope=number_of(file, "RescaleSlope", values or top),
-        intercept=number_of(file, "RescaleIntercept", values or top),
+        slope=number_of(file, "RescaleSlope", values or top) if dose is None else dose,
+        intercept=number_of(file, "RescaleIntercept", values or top) if dose is None else 0.0,
     )
 
 

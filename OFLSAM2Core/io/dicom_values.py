@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.io.dicom_file import text_of
+from OFLSAM2Core.io.dicom_file import sequence, text_of
 from OFLSAM2Core.io.dicom_pixels import stored_pixels
 from OFLSAM2Core.io.dicom_table import Frame
 from OFLSAM2Core.io.image_files import as_grey
@@ -75,6 +75,15 @@ def _scalings(source: Path, frames: list[Frame]) -> tuple[list[float], list[floa
         odd = next(f for f in frames if f.slope is None or f.intercept is None)
         raise odd_one(
             source, odd, "does not say how its values are scaled (RescaleSlope, Intercept)"
+        )
+    for frame in frames:
+        if sequence(frame.file.header, "ModalityLUTSequence"):
+            raise odd_one(source, frame, "scales its values by a table (ModalityLUTSequence)")
+    if any(text_of(f.file.header, "PhotometricInterpretation") == "MONOCHROME1" for f in frames):
+        _log.warning(
+            "The DICOM series in '%s' shows high values dark (MONOCHROME1); values are read as "
+            "they are stored.",
+            source,
         )
     for frame in known:
         if frame.slope == 0:

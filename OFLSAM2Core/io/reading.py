@@ -199,7 +199,7 @@ def _read_dicom(path: Path, series: str | None) -> Volume:
     from OFLSAM2Core.io.dicom_series import read_dicom
 
     found = read_dicom(path, series)
-    return Volume(found.array, found.affine)
+    return Volume(found.array, found.affine, frame_of_reference=found.frame_of_reference)
 
 
 def case_name(path: Path) -> str:

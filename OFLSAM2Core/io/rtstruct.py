@@ -129,6 +129,16 @@ def _mask(path: Path, name: str, contours: list[Contour], volume: Volume) -> npt
     """Where a structure is. Contours of one plane are even-odd; planes that fall on one slice are
     joined."""
     axis = _axis(path, name, contours)
+    beyond = sum(_is_beyond(contour, volume.grid_shape) for contour in contours)
+    if beyond:
+        _log.warning(
+            "%d of %s of '%s' in '%s' reach beyond the image, where they are cut off. Make sure "
+            "that they are of this image.",
+            beyond,
+            counted(len(contours), "contour"),
+            name,
+            path,
+        )
     mask = np.zeros(volume.grid_shape, np.bool_)
     slices = np.moveaxis(mask, axis, 0)
     planes: dict[float, list[Contour]] = {}
@@ -155,6 +165,12 @@ def _mask(path: Path, name: str, contours: list[Contour], volume: Volume) -> npt
                 counted(between, "slice"),
             )
     return mask
+
+
+def _is_beyond(contour: Contour, shape: tuple[int, ...]) -> bool:
+    """Whether a point lies outside of the image by more than a voxel: contours are drawn around
+    the outermost voxels, too."""
+    return bool((contour < -1.5).any() or (contour > np.array(shape) + 0.5).any())
 
 
 def _axis(path: Path, name: str, contours: list[Contour]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from OFLSAM2Core.io.zipped import unpacked
 
 if TYPE_CHECKING:
     from OFLSAM2Core.io.dicom_file import DicomFile
+
+_log = logging.getLogger(__name__)
 
 Read = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], tuple[Structure, ...]]
 
@@ -127,11 +130,33 @@ def drawn_in(path: Path) -> DicomFile:
     return next(iter(drawn.values()))
 
 
+def _compare_coordinates(path: Path, file: DicomFile, volume: Volume) -> None:
+    """Say where a segmentation names other coordinates than its image: then that both lie at one
+    place means nothing."""
+    from OFLSAM2Core.io.dicom_file import sequence, text_of
+
+    named = {text_of(file.header, "FrameOfReferenceUID")}
+    for item in sequence(file.header, "ReferencedFrameOfReferenceSequence"):
+        named.add(text_of(item, "FrameOfReferenceUID"))
+    for item in sequence(file.header, "StructureSetROISequence"):
+        named.add(text_of(item, "ReferencedFrameOfReferenceUID"))
+    named.discard("")
+    if volume.frame_of_reference and named and volume.frame_of_reference not in named:
+        _log.warning(
+            "The segmentation '%s' lies in another frame of reference than the image '%s'. Make "
+            "sure that it is of the same patient and scan.",
+            path,
+            volume.source or volume.name,
+        )
+
+
 def _read_dicom(path: Path, volume: Volume | None) -> Read:
     from OFLSAM2Core.io.dicom_seg import read_dicom_seg
     from OFLSAM2Core.io.rtstruct import read_rtstruct
 
     file = drawn_in(path)
+    if volume is not None:
+        _compare_coordinates(path, file, volume)
     if file.is_segmentation:
         return read_dicom_seg(file)
     if volume is None or volume.is_sequence:

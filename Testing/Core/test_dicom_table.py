@@ -59,9 +59,12 @@ def spoiled(value: object, tag: str = "ImagePositionPatient"):  # type: ignore[n
         ("PixelSpacing", None, "does not say its pixel spacing"),
         ("PixelSpacing", [0.5, 0.8], "has another pixel spacing"),
         ("PixelSpacing", [0, 0.75], "a spacing of 0 mm"),
-        ("Rows", 8, "has 11 x 8 pixels, the others 11 x 9"),
+        ("Rows", 8, "198 bytes of pixels, and only 176 belong to it"),
         ("Rows", 10, "198 bytes of pixels, and 220 belong to it"),
         ("Modality", "MR", "has the modality MR, the others CT"),
+        ("PatientID", "Q", r"is of another patient than the others \(PatientID\)"),
+        ("FrameOfReferenceUID", "1.2.3", "is of another frame of reference than the others"),
+        ("ModalityLUTSequence", [pydicom.Dataset()], "scales its values by a table"),
         ("PhotometricInterpretation", "MONOCHROME1", "has colours 1 MONOCHROME1"),
         ("PixelData", b"", "0 bytes of pixels"),
         ("PixelData", None, "ends before its pixels, or has none"),
@@ -97,6 +100,52 @@ def test_pixels_in_a_syntax_that_nobody_knows_are_not_guessed(tmp_path, array):
     files[3].write_bytes(content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.113619.5.2\0\0", 1))
     with pytest.raises(InputError, match="003.dcm'.*'1.2.840.113619.5.2', is not known"):
         read_volume(tmp_path / "ct")
+
+
+@pytest.mark.parametrize("name", ["{:03d}.dcm", "IM{}"])
+def test_a_text_in_place_of_a_slice_is_named(tmp_path, array, name):
+    files = write_series(tmp_path / "ct", array, AFFINE, name=name)
+    files[6].write_text("<html>404: not found</html>")  # The last slice: the rest is even.
+    with pytest.raises(InputError, match=f"{files[6].name}' cannot be read: damaged"):
+        read_volume(tmp_path / "ct")
+
+
+@pytest.mark.parametrize("kind", ["OB", "OW"])
+@pytest.mark.parametrize("shape", [(7, 9, 11), (7, 8, 10)])
+def test_bytes_in_words_of_the_other_byte_order_are_put_right(tmp_path, kind, shape):
+    values = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    for k, plane in enumerate(values):
+        data = slice_of(values.astype(np.int16), AFFINE, k)
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+        data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+        data.PixelRepresentation = 0
+        stored = np.append(plane.ravel(), np.zeros(plane.size % 2, np.uint8))
+        if kind == "OW":
+            stored = stored.view(np.uint16).byteswap()
+        data.PixelData = stored.tobytes()
+        data["PixelData"].VR = kind
+        (tmp_path / "ct").mkdir(exist_ok=True)
+        pydicom.dcmwrite(tmp_path / "ct" / f"{k}.dcm", data, implicit_vr=False, little_endian=False)
+    same(tmp_path / "ct", values)
+
+
+def test_a_dose_grid_is_scaled_and_its_frames_follow_their_offsets(tmp_path, array):
+    data = slice_of(array, AFFINE, 0)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.2"
+    data.Modality, data.NumberOfFrames, data.DoseGridScaling = "RTDOSE", len(array), "0.5"
+    data.GridFrameOffsetVector = [f"{3 * k}" for k in range(len(array))]
+    del data.RescaleSlope, data.RescaleIntercept
+    data.PixelData = array.astype("<i2").tobytes()
+    same(write(tmp_path / "dose.dcm", data), array * 0.5)
+
+
+def test_values_that_are_shown_turned_are_read_as_stored_with_a_word(tmp_path, array, caplog):
+    def turned(data: pydicom.Dataset, k: int) -> None:
+        data.PhotometricInterpretation = "MONOCHROME1"
+
+    write_series(tmp_path / "ct", array, AFFINE, turned)
+    same(tmp_path / "ct", array)
+    assert "MONOCHROME1" in caplog.text
 
 
 def test_notes_and_pictures_beside_a_series_are_passed_over(tmp_path, array):

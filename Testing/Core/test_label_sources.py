@@ -66,6 +66,26 @@ def test_a_dicom_segmentation_is_read_frame_by_frame(tmp_path, ct, labels, fract
     assert case.structures[0].code == "SCT:10200004"
 
 
+@pytest.mark.parametrize("kind", ["seg", "contours"])
+def test_a_segmentation_in_another_frame_of_reference_is_said(tmp_path, ct, labels, kind, caplog):
+    if kind == "seg":
+        path = write_seg(tmp_path / "drawn.dcm", labels, AFFINE, ["liver", "tumour"])
+    else:
+        drawn = [circle(k, (10, 12), 5) for k in range(1, 4)]
+        path = write_contours(tmp_path / "drawn.dcm", {"liver": drawn})
+    read_support_case(ct, path)
+    assert "frame of reference" not in caplog.text
+    data = pydicom.dcmread(path)
+    if kind == "seg":
+        data.FrameOfReferenceUID = "1.2.3"
+    else:
+        del data.FrameOfReferenceUID
+        data.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
+    data.save_as(path)
+    read_support_case(ct, path)
+    assert "lies in another frame of reference" in caplog.text
+
+
 def test_segments_that_overlap_are_reported_and_the_later_is_taken(tmp_path, caplog):
     labels = np.zeros(SHAPE, np.uint8)
     labels[2, 3:9, 4:9], labels[3, 6:12, 4:9] = 1, 2
@@ -178,6 +198,15 @@ def test_contours_need_their_image_and_must_lie_in_it(tmp_path, ct):
     points = write_contours(tmp_path / "pt.dcm", {"mark": [circle(4, (1, 1), 1)]}, kind="POINT")
     with pytest.raises(InputError, match="has no closed contours"):
         read_support_case(ct, points)
+
+
+def test_contours_that_reach_beyond_their_image_are_said(tmp_path, ct, caplog):
+    within = [circle(k, (10, 12), 5) for k in range(8)]
+    read_support_case(ct, write_contours(tmp_path / "rt.dcm", {"all": within}))
+    assert "beyond the image" not in caplog.text
+    above = [circle(k, (10, 12), 5) for k in range(2, 12)]
+    read_support_case(ct, write_contours(tmp_path / "rt.dcm", {"head": above}))
+    assert "3 of 10 contours of 'head' in" in caplog.text and "beyond the image" in caplog.text
 
 
 def test_slices_without_contours_between_others_are_reported(tmp_path, ct, caplog):
