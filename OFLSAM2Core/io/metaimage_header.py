@@ -132,6 +132,8 @@ def _affine(fields: dict[str, str], count: int) -> tuple[np.ndarray, list[str]]:
         notes.append("does not say where it lies: its first voxel is taken as the origin.")
     if len(lengths) != count or len(origin) != count:
         raise ValueError("its spacing or origin has another number of values than axes")
+    if (lengths < 0).any():
+        raise ValueError(f"its spacing is negative ({spacing}), which no two programs read alike")
     affine = np.eye(4)
     affine[:space, :space] = (directions * lengths[:, None])[:space, :space].T
     affine[:space, 3] = origin[:space]

@@ -7,7 +7,6 @@ choose one without a word; so it is chosen here (nifti_place.py), with a warning
 from __future__ import annotations
 
 import math
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,9 @@ from OFLSAM2Core.io.image_header import (
 )
 from OFLSAM2Core.io.nifti_place import placed
 from OFLSAM2Core.io.voxels import open_unpacked, packing_of
+
+# Where ANALYZE has its first unused number (funused1).
+_SPM_SCALE = 112
 
 _SINGLE_FILE = (b"n+1", b"n+2")
 
@@ -49,7 +51,8 @@ def read_nifti_header(path: Path) -> ImageHeader:
         raise damaged(path, "it does not start with a NIfTI header")
     endian, kind = order
     try:
-        header = kind.from_fileobj(BytesIO(start), endianness=endian, check=False)
+        # Of the fields alone: extensions come after them, and are nothing to us.
+        header = kind(start[: kind.template_dtype.itemsize], endianness=endian, check=False)
         shape = _shape(header)
         dtype, components = _voxel_type(path, header)
     except (HeaderDataError, WrapStructError, ValueError) as error:
@@ -69,7 +72,7 @@ def read_nifti_header(path: Path) -> ImageHeader:
         )
     notes: list[str] = []
     affine, forms = placed(path, header, shape, analyze, notes)
-    slope, intercept = _scaling(path, header, analyze)
+    slope, intercept = _scaling(path, header, analyze, notes)
     shape, components, component_axis = _vector(header, shape, components, analyze)
     return ImageHeader(
         path=path,
@@ -168,10 +171,16 @@ def _offset(path: Path, header: Any, single: bool, version_2: bool) -> int:
     return max(int(offset), 544 if version_2 else 352) if single else int(offset)
 
 
-def _scaling(path: Path, header: Any, analyze: bool) -> tuple[float, float]:
+def _scaling(path: Path, header: Any, analyze: bool, notes: list[str]) -> tuple[float, float]:
     """Slope and intercept. By the standard, a slope of 0 means that there are none."""
     if analyze:
-        return 1.0, 0.0
+        # What ANALYZE leaves unused is a scale to SPM, FSL and AFNI.
+        number = np.dtype(f"{header.endianness}f4")
+        scale = float(np.frombuffer(header.binaryblock, number, 1, _SPM_SCALE)[0])
+        if not math.isfinite(scale) or scale in (0, 1) or not 1e-12 < abs(scale) < 1e12:
+            return 1.0, 0.0
+        notes.append(f"scales its values by {scale:.6g}, as SPM writes it.")
+        return scale, 0.0
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope):
         return 1.0, 0.0

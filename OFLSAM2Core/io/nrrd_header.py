@@ -164,6 +164,10 @@ def _axes(fields: dict[str, str], count: int) -> tuple[list[int], list[npt.NDArr
     spacings = [float(text) for text in fields.get("spacings", "").split()] or [np.nan] * count
     if len(spacings) != count:
         raise ValueError(f"it has {counted(len(spacings), 'spacing')} for {count} axes")
+    if any(spacing < 0 for spacing in spacings):
+        raise ValueError(
+            f"its spacing is negative ({fields['spacings']}), which no two programs read alike"
+        )
     return space, [
         np.eye(max(3, len(space)))[place] * spacings[axis] for place, axis in enumerate(space)
     ]

@@ -37,14 +37,12 @@ _MOST_PACKED = 1100
 
 def open_unpacked(path: Path) -> BinaryIO:
     """A file, unpacked if its first bytes say that it is packed, whatever its name."""
-    file = open(path, "rb")  # noqa: SIM115
-    magic = file.read(3)
-    file.seek(0)
-    if magic[:2] == b"\x1f\x8b":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-    if magic == b"BZh":
-        return cast(BinaryIO, bz2.BZ2File(file))
-    return file
+    packing = packing_of(path)
+    if packing == "gzip":
+        return cast(BinaryIO, gzip.GzipFile(path))
+    if packing == "bzip2":
+        return cast(BinaryIO, bz2.BZ2File(path))
+    return open(path, "rb")
 
 
 def packing_of(path: Path) -> str:

@@ -210,6 +210,28 @@ def test_relatives_of_nifti_are_read_as_nibabel_reads_them(tmp_path, kind, name,
     assert volume.name == "x"
 
 
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("size", [8, 3000])
+def test_an_extension_behind_the_header_does_not_hinder(tmp_path, kind, size):
+    image = kind(VOXELS, np.diag([2.0, 3.0, 4.0, 1.0]))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, b"x" * size))
+    nibabel.save(image, tmp_path / "x.nii.gz")
+    np.testing.assert_array_equal(read_volume(tmp_path / "x.nii.gz").array.T, VOXELS)
+
+
+def test_the_scale_that_spm_writes_into_analyze_counts_and_is_said(tmp_path, caplog):
+    image = nibabel.Spm99AnalyzeImage(VOXELS.astype(np.float32) * 0.013, np.eye(4))
+    image.set_data_dtype(np.int16)
+    nibabel.save(image, tmp_path / "x.img")
+    (tmp_path / "x.mat").unlink()
+    expected = nibabel.Spm99AnalyzeImage.load(tmp_path / "x.img").get_fdata()
+    np.testing.assert_allclose(read_volume(tmp_path / "x.img").array.T, expected, rtol=1e-5)
+    assert "scales its values by" in caplog.text
+    plain = nibabel.AnalyzeImage(VOXELS, np.eye(4))
+    nibabel.save(plain, tmp_path / "y.img")
+    np.testing.assert_array_equal(read_volume(tmp_path / "y.img").array.T, VOXELS)
+
+
 def test_a_pair_without_its_voxels_says_which_file_is_missing(tmp_path):
     nibabel.save(nibabel.Nifti1Pair(VOXELS, np.eye(4)), tmp_path / "x.img")
     (tmp_path / "x.img").unlink()
@@ -273,6 +295,7 @@ def test_what_a_nrrd_header_leaves_open_is_reported(tmp_path, caplog, lines, tol
     [
         (("space: LPS", "space directions: (1,0,0) (0,0,0) (0,0,3)"), "0 mm along axis j"),
         (("space: LPS", "space directions: (1,0,0) (0,nan,0) (0,0,3)"), "NaN"),
+        (("spacings: 1 -1 3",), "spacing is negative"),
         (("space: LPS", "space directions: (1,0,0) (0,1,0)"), "2 space directions for 3 axes"),
         (("space: LPS", "space directions: (1,0,0) (0,a,0) (0,0,1)"), "damaged"),
         (("sizes: 5 6 -7",), "5 6 -7 voxels"),
@@ -318,6 +341,7 @@ def meta(path: Path, *lines: str) -> Path:
         (("DimSize = 5 6 -7",), "5 6 -7 voxels"),
         (("DimSize = 5 6 7000",), "420 bytes of voxels"),
         (("ElementSpacing = 1 0 1",), "0 mm along axis j"),
+        (("ElementSpacing = 1 -1 1",), "spacing is negative"),
         (("ElementSpacing = 1 a 1",), "damaged"),
         (("ElementSpacing = 1 1",), "another number of values"),
         (("TransformMatrix = 1 0 0 1 0 0 0 0 1",), "not independent"),
