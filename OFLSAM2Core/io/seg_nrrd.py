@@ -101,6 +101,14 @@ def read_seg_nrrd(
         for one in segments:
             if not (1 <= one.value <= _MOST and 0 <= one.layer < header.components):
                 raise ValueError(f"no segment can have value {one.value} in layer {one.layer}")
+        owners: dict[tuple[int, int], Segment] = {}
+        for one in segments:
+            owner = owners.setdefault((one.layer, one.value), one)
+            if owner is not one:
+                raise ValueError(
+                    f"its segments '{owner.name}' and '{one.name}' have the same value "
+                    f"{one.value} in one layer"
+                )
     except ValueError as error:
         raise damaged(path, error) from error
     layers = read_voxels(header)

@@ -271,6 +271,15 @@ def segments(*lines: str, voxels: np.ndarray, path: Path, kinds: str, directions
 SPACE = "(1,0,0) (0,1,0) (0,0,1)"
 
 
+def test_two_segments_of_one_value_in_one_layer_are_refused(tmp_path):
+    lines = [f"Segment{n}_{key}:={value}" for n in (0, 1)
+             for key, value in (("ID", f"S{n}"), ("LabelValue", 1), ("Layer", 0))]  # fmt: skip
+    path = segments(*lines, voxels=np.ones((4, 5, 6), np.uint8), path=tmp_path / "x.seg.nrrd",
+                    kinds="domain domain domain", directions=SPACE)  # fmt: skip
+    with pytest.raises(InputError, match="'S0' and 'S1' have the same value 1 in one layer"):
+        read_segmentation(path)
+
+
 @pytest.mark.parametrize("numbers", [(0, 1), (1, 2), (4, 2), (10, 9)])
 def test_segments_are_known_by_their_number_not_by_their_order(tmp_path, numbers):
     first, second = numbers
