@@ -15,9 +15,17 @@ Importing this package imports nothing heavy: each name below is loaded when it 
 import os
 import sys
 
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # It was deleted.
+        return ""
+
+
 # `python -m OFLSAM2Core` is beginning: what lies in the current folder is not ours to import.
 _BEGINNING = sys.argv[:1] == ["-m"] and any(w.startswith("OFLSAM2Core") for w in sys.orig_argv)
-_ = sys.path.pop(0) if _BEGINNING and sys.path[:1] in ([""], [os.getcwd()]) else None
+_ = sys.path.pop(0) if _BEGINNING and sys.path[:1] in ([""], [_current_folder()]) else None
 
 from importlib import import_module  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.cli.signals import Stopped, default_signals, end_process, signals_noted
 from OFLSAM2Core.cli.streams import flush_streams, ready_streams
 from OFLSAM2Core.cli.terminal_log import TerminalLog
+from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.runtime.log import start_log
 from OFLSAM2Core.runtime.redaction import keep_out
 from OFLSAM2Core.worker.failures import failure_of
@@ -34,6 +36,7 @@ def run_command(argv: Sequence[str] | None, commands: Mapping[str, str]) -> int:
     try:
         asked = next((word for word in words if word in commands), None)
         args = _parser(asked, commands).parse_args(words)
+        _check_current_folder()
         module = importlib.import_module(f"OFLSAM2Core.cli.{args.command}")
         if args.command == "worker":
             default_signals()
@@ -62,6 +65,17 @@ def run_command(argv: Sequence[str] | None, commands: Mapping[str, str]) -> int:
         if failure["hint"]:
             print(failure["hint"], file=sys.stderr)
         return 1 if failure["kind"] == "bug" else 2
+
+
+def _check_current_folder() -> None:
+    """Paths on the command line count from it, and libraries ask for it."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"The current folder cannot be used: {error.strerror}.",
+            "It was deleted, perhaps. Change to another folder.",
+        ) from error
 
 
 def _parser(asked: str | None, commands: Mapping[str, str]) -> argparse.ArgumentParser:

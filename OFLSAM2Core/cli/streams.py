@@ -29,13 +29,7 @@ def ready_streams() -> None:
 
 def flush_streams() -> None:
     """To be called where a command has done its work. Raises OSError as `print` does."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # Python would try once more at its end, and complain.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise
+    sys.stdout.flush()
 
 
 def _ready(stream: TextIO | None, number: int, passed: tuple[int, ...] | None) -> TextIO:
@@ -77,7 +71,7 @@ class _Patient(io.FileIO):
         try:
             return super().write(data)  # type: ignore[arg-type]
         except OSError as error:
+            self._dropped = True  # Else Python would try once more at its end, and complain.
             if self._passed is not None and error.errno not in self._passed:
                 raise
-            self._dropped = True
             return size

@@ -1,9 +1,10 @@
 """`python -m OFLSAM2Core.worker`."""
 
-import os
 import sys
 
-if sys.path and sys.path[0] in ("", os.getcwd()):
+from OFLSAM2Core import _current_folder
+
+if sys.path and sys.path[0] in ("", _current_folder()):
     del sys.path[0]  # Modules that lie beside the user's images are not ours to run.
 
 from OFLSAM2Core.worker.server import main  # noqa: E402

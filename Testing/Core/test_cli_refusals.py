@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command_line import WITHOUT_BACKBONE, image, labels, refused, run, succeed, support
+from command_line import ROOT, WITHOUT_BACKBONE, image, labels, refused, run, succeed, support
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,19 @@ def test_options_that_there_are_not_are_named(cases, tmp_path, words, named):
     out = tmp_path / "t.oflsam2"
     refused(run("learn", *support(cases, "001"), "--out", out, *words), named)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_current_folder_that_was_deleted_is_named_and_what_was_not_printed_too(tmp_path):
+    program = f"'{sys.executable}' -m OFLSAM2Core methods"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for shell, said in (
+        (f"mkdir gone; cd gone; rmdir ../gone; {program}", "current folder cannot be used"),
+        (f"{program} > /dev/full", "disk is full"),
+    ):
+        done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, env=environment, text=True,
+                              capture_output=True)  # fmt: skip
+        assert done.returncode == 2 and said in done.stderr
+        assert len(done.stderr.splitlines()) == 2, done.stderr
 
 
 def test_no_command_or_an_unknown_one_is_refused_in_words():
