@@ -37,17 +37,24 @@ class FoundStructures:
         found = {}
         for one in self._structures:
             voxels = sum(int(counts[one.label]) for counts in self._voxels.values())
-            milliliters = sum(
-                counts[one.label] * self._voxel_ml[frame]
-                for (frame, _axis, _index), counts in self._voxels.items()
-            ) / max(1, len(self._voxel_ml))
-            found[one.name] = structure_status(voxels, milliliters, self._sizes.get(one.name))
+            size = self._milliliters(one.label)
+            found[one.name] = structure_status(voxels, size, self._sizes.get(one.name))
         return found
 
     def in_words(self) -> list[str]:
         """A sentence for each structure that was not found, or not as large as in the support."""
+        label_of = {one.name: one.label for one in self._structures}
         return [
-            f"{name} is {describe_status(status, self._sizes.get(name))}."
+            f"{name} is "
+            f"{describe_status(status, self._sizes.get(name), self._milliliters(label_of[name]))}."
             for name, status in self.statuses().items()
             if status != FOUND
         ]
+
+    def _milliliters(self, label: int) -> float:
+        """Of a structure, the mean of the frames."""
+        total = sum(
+            counts[label] * self._voxel_ml[frame]
+            for (frame, _axis, _index), counts in self._voxels.items()
+        )
+        return float(total) / max(1, len(self._voxel_ml))

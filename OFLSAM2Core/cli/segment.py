@@ -276,7 +276,9 @@ def _print_summary(
     for structure in task.structures:
         size = "" if volume.is_sequence else f"  {outcome.milliliters(structure.label):.2f} ml"
         status = _status(structure, task, outcome)
-        note = describe_status(status, task.sizes.get(structure.name))
+        note = describe_status(
+            status, task.sizes.get(structure.name), outcome.milliliters(structure.label)
+        )
         print(f"  {structure.name}{size}{f'  ({note})' if note else ''}")
     listed = ", ".join(
         f"{index} ({outcome.expected_error_voxels(index):.0f})"

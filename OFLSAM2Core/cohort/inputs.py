@@ -68,11 +68,11 @@ def find_cases(
     for text in inputs:
         path = Path(text).expanduser()
         if len(inputs) > 1 and not os.path.lexists(path) and _is_plain(text):
-            places.append(_of_file(path.absolute()))
+            places.append(_place_of_file(path.absolute()))
             continue
         found = _places_of(text, lambda path: os.path.realpath(path) in skipped, left_out)
         if not found and len(inputs) > 1 and not glob.has_magic(text):
-            found = [_of_file(path.absolute())]
+            found = [_place_of_file(path.absolute())]
         if not found:
             raise InputError(
                 f"'{text}' holds no volume to segment.", _why_nothing(left_out) or _KINDS

@@ -15,6 +15,9 @@ from OFLSAM2Core.preprocessing.intensity_mapping import ct_offset, intensity_sam
 
 _log = logging.getLogger(__name__)
 
+# Whole numbers of an image of a scanner are more.
+_FEW_VALUES = 8
+
 # Hounsfield units of a CT that was cropped to tissue: fat is below water, most is not air, and
 # values are spread between fat and bone.
 _FAT = 0.0
@@ -77,7 +80,7 @@ def support_ranges(cases: Sequence[SupportCase]) -> tuple[IntensityRange, ...]:
     if any(case.volume.is_sequence for case in cases):
         return ()
     for case in cases:
-        _say_if_even(case.volume)
+        _say_if_no_image(case.volume)
     ranges = tuple(IntensityRange.of(case.volume) for case in cases)
     for number, one in enumerate(ranges[1:], start=1):
         if one.scale != ranges[0].scale:
@@ -97,7 +100,7 @@ def compare_with_support(volume: Volume, support: Sequence[IntensityRange]) -> N
     """Warn where a volume's grey values are not on the scale of the support's, or all the same."""
     if volume.is_sequence:
         return
-    _say_if_even(volume)
+    _say_if_no_image(volume)
     if not support:
         return
     scales = {one.scale for one in support}
@@ -116,7 +119,8 @@ def compare_with_support(volume: Volume, support: Sequence[IntensityRange]) -> N
     )
 
 
-def _say_if_even(volume: Volume) -> None:
+def _say_if_no_image(volume: Volume) -> None:
+    """Warn of a single value, and of so few that a segmentation may have been given."""
     array = volume.array
     first = array.flat[0]
     if all((plane == first).all() for plane in array):
@@ -124,6 +128,19 @@ def _say_if_even(volume: Volume) -> None:
             "Every voxel of '%s' has the value %g: there is nothing to be seen in it.",
             volume.name,
             first,
+        )
+        return
+    values: set[float] = set()
+    for plane in array:
+        values.update(np.unique(plane).tolist())
+        if len(values) > _FEW_VALUES:
+            return
+    if all(float(value).is_integer() for value in values):
+        _log.warning(
+            "'%s' has no more than %d different values, as a segmentation has. Make sure that it "
+            "is an image.",
+            volume.name,
+            len(values),
         )
 
 

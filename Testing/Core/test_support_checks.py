@@ -122,6 +122,15 @@ def test_one_labelled_slice_of_many_and_every_third_are_reported(caplog):
     assert "Only 4 of 10 neighbouring axial slices" in caplog.text
 
 
+def test_a_segmentation_in_place_of_an_image_is_said(caplog):
+    one = case(False, 1)
+    ranges = support_ranges([one])
+    assert "as a segmentation has" not in caplog.text
+    given = Volume(one.labels.astype(np.int16), one.volume.affine, "labels")
+    compare_with_support(given, ranges)
+    assert "'labels' has no more than 2 different values, as a segmentation has" in caplog.text
+
+
 def test_a_volume_of_one_grey_value_and_labels_without_background_are_reported(caplog):
     one = case(False, 1)
     even = Volume(np.full(SHAPE, 7, np.int16), one.volume.affine, "even")
@@ -143,9 +152,13 @@ def test_a_structure_is_empty_doubtful_or_found():
     assert structure_status(0, 0.0, sizes["organ"]) == "empty"
     assert structure_status(3, 0.06, sizes["organ"]) == "doubtful"
     assert structure_status(voxels[0], least, sizes["organ"]) == "found"
+    greatest = sizes["organ"][1]
+    assert structure_status(9, 9 * greatest, sizes["organ"]) == "found"
+    assert structure_status(11, 11 * greatest, sizes["organ"]) == "doubtful"
     assert structure_status(1, 0.02, None) == "found"
     assert describe_status("empty", None) == "empty: nothing was found"
-    assert "ml in the support" in describe_status("doubtful", sizes["organ"])
+    assert "almost nothing was found" in describe_status("doubtful", sizes["organ"], 0.01)
+    assert "doubtful: 99 ml was found" in describe_status("doubtful", sizes["organ"], 99.0)
 
 
 def test_a_task_keeps_ranges_and_sizes_and_compares_the_volume_with_them(tmp_path, caplog):
