@@ -8,7 +8,6 @@ are warped with their labels.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -95,8 +94,7 @@ def train(
         trainer = Trainer(ctx, cases, options, unlabelled)
         steps = 0
         for part in training_clock(options.core_minutes, options.training_steps):
-            rate = (1 + math.cos(math.pi * part)) / 2
-            loss = trainer.step(distilling=part < options.distillation_share, rate=rate)
+            loss = trainer.step(distilling=part < options.distillation_share)
             steps += 1
             ctx.report(Progress("learn", round(1000 * part), 1000, f"loss {loss:.3f}"))
     tensors = named("branches", trainer.branches.state_dict())
@@ -171,17 +169,13 @@ class Trainer:
         # With the background's Dice, half of it would be right before a structure is found.
         self._criterion = DiceCELoss(include_background=False, softmax=True, batch=True)
         learned = chain(*(part.parameters() for part in (self.branches, self.flow, self.lift)))
-        self._rate = options.learning_rate
-        self._optimiser = torch.optim.Adam(learned, self._rate)
+        self._optimiser = torch.optim.Adam(learned, options.learning_rate)
         self._rng = ctx.rng()
         self._augment = _augmentation()
         self._augment.set_random_state(int(self._rng.integers(2**31)))
 
-    def step(self, *, distilling: bool, rate: float = 1.0) -> float:
-        """One step of the first or of the second stage; its loss. rate: of learning, relative to
-        the option's."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate * self._rate
+    def step(self, *, distilling: bool) -> float:
+        """One step of the first or of the second stage; its loss."""
         pair = self._draw()
         both = self._registered(pair)
         loss = both.loss
