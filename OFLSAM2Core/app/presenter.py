@@ -318,7 +318,7 @@ class Presenter:
             self._request_id = None
             assert self._scene is not None
             self._segmented = self._scene, str(event.header.get("image", ""))
-            self._steps = self._scene.end(self._frame)
+            self._steps = self._scene.end(self._frame, self._segmented[1])
             self._then = self._after_frame
 
     def _after_frame(self) -> None:

@@ -106,8 +106,9 @@ class Scene(Protocol):
     def corrections(self) -> Steps[Corrections]:
         """What was corrected since the run; what is added from then on can be taken back."""
 
-    def end(self, frame: int) -> Steps[None]:
-        """All slices of the frame have come."""
+    def end(self, frame: int, image: str = "") -> Steps[None]:
+        """All slices of the frame have come. image: the `image_identity` of the volume that they
+        are of; "" where it is not known."""
 
     def finish(self, complete: bool) -> Steps[None]:
         """The run is over; what has come is kept."""

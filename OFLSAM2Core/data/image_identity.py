@@ -13,6 +13,10 @@ import numpy as np
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
 from OFLSAM2Core.data.volume import Volume
 
+IDENTITY_TAG = "OFLSAM2.Image"
+"""Name of the tag, header entry or word beside which the identity stands in a result. In Slicer's
+segmentations it is a tag of every segment: Slicer keeps tags when it saves what was changed."""
+
 # Hexadecimal digits: 128 bits, which no two images share by chance.
 IDENTITY_LENGTH = 32
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from OFLSAM2Core.data.image_identity import IDENTITY_LENGTH
+from OFLSAM2Core.data.image_identity import IDENTITY_LENGTH, IDENTITY_TAG
 from OFLSAM2Core.io.image_files import kind_of, read_header
 from OFLSAM2Core.io.unforeseen import in_words
 from OFLSAM2Core.io.zipped import unpacked
 
-# In Slicer's segmentations it is a tag of every segment: Slicer keeps tags when it saves what was
-# changed. In other headers it is a pair or a word of the description.
-IDENTITY_TAG = "OFLSAM2.Image"
-
+# In Slicer's segmentations it is a tag, in other headers a pair or a word of the description.
 _WRITTEN = re.compile(rf"{re.escape(IDENTITY_TAG)}[:= ]+([0-9a-f]{{{IDENTITY_LENGTH}}})\b")
 
 

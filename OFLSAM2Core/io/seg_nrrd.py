@@ -17,13 +17,12 @@ import numpy.typing as npt
 import slicerio
 from slicerio.segmentation import terminology_entry_from_string
 
-from OFLSAM2Core.data.image_identity import image_identity
+from OFLSAM2Core.data.image_identity import IDENTITY_TAG, image_identity
 from OFLSAM2Core.data.structures import Structure, check_structures
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.io.image_files import read_header
 from OFLSAM2Core.io.image_header import LPS_TO_RAS, damaged
 from OFLSAM2Core.io.label_table import default_color
-from OFLSAM2Core.io.made_of import IDENTITY_TAG
 from OFLSAM2Core.io.voxels import read_voxels
 from OFLSAM2Core.io.writing import check_writable
 from OFLSAM2Core.runtime.atomic_write import atomic_write

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from OFLSAM2Core.data.image_identity import image_identity
+from OFLSAM2Core.data.image_identity import IDENTITY_TAG, image_identity
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import InputError, ResourceError
-from OFLSAM2Core.io.made_of import IDENTITY_TAG, in_one_line
+from OFLSAM2Core.io.made_of import in_one_line
 from OFLSAM2Core.io.sitk_io import image_of
 from OFLSAM2Core.runtime.atomic_write import atomic_write
 

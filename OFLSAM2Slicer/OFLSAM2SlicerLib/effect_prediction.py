@@ -68,7 +68,7 @@ class LabelsRun:
         raise InputError("There is no result to be corrected.", "Segment the volume first.")
         yield
 
-    def end(self, frame: int) -> Steps[None]:
+    def end(self, frame: int, image: str = "") -> Steps[None]:
         yield
 
     def finish(self, complete: bool) -> Steps[None]:

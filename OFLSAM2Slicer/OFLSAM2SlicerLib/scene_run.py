@@ -132,8 +132,10 @@ class SceneRun:
         if self._confidence_writer is not None and is_in_scene(self.confidence):
             self._confidence_writer.flush()
 
-    def end(self, frame: int) -> Steps[None]:
+    def end(self, frame: int, image: str = "") -> Steps[None]:
         self.flush()
+        if image and self._writer is not None and is_in_scene(self.segmentation):
+            self._writer.name_image(image)
         yield
 
     def finish(self, complete: bool) -> Steps[None]:

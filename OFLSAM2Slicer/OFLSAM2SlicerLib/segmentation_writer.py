@@ -19,6 +19,7 @@ import slicer
 import vtk
 
 from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.data.image_identity import IDENTITY_TAG
 from OFLSAM2Core.data.results import SliceResult
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.errors import InputError
@@ -279,6 +280,14 @@ class SegmentationWriter:
             segment = self._segment(label)
             if segment is not None:
                 Logic.SetSegmentStatus(segment, Logic.InProgress)
+
+    def name_image(self, image: str) -> None:
+        """Have the segments say of which image they are, also once they are saved: `oflsam2 refine`
+        refuses corrections of another one. image: its `image_identity`."""
+        for label in self.segment_ids:
+            segment = self._segment(label)
+            if segment is not None:
+                segment.SetTag(IDENTITY_TAG, image)
 
     @property
     def shows_surfaces(self) -> bool:

@@ -172,7 +172,7 @@ class SequenceRun(SceneRun):
         )
         yield
 
-    def end(self, frame: int) -> Steps[None]:
+    def end(self, frame: int, image: str = "") -> Steps[None]:
         self.flush()
         if not self._is_stack:
             self._store(frame)

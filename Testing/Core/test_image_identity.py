@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from OFLSAM2Core import read_support_case, read_volume, write_labelmap, write_segmentation
-from OFLSAM2Core.data.image_identity import image_identity
+from OFLSAM2Core.data.image_identity import IDENTITY_TAG, image_identity
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
-from OFLSAM2Core.io.made_of import IDENTITY_TAG, images_made_of
+from OFLSAM2Core.io.made_of import images_made_of
 
 BOX = (Structure("box", 1), Structure("ball", 2))
 

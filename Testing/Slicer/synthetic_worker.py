@@ -23,7 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from OFLSAM2Core.data.image_identity import image_identity  # noqa: E402
 from OFLSAM2Core.worker.channel import Channel, memory_from_environment  # noqa: E402
+from OFLSAM2Core.worker.payloads import volume_from  # noqa: E402
 from OFLSAM2Core.worker.protocol import PROTOCOL_VERSION, Frame  # noqa: E402
 
 STEP = 100  # brightness of structure n is n * STEP
@@ -131,7 +133,8 @@ class Worker:
         structures = task_of(frame)
         if frame.header.get("keep"):
             self._kept = {frame.header["id"]: (image_of(frame).copy(), structures)}
-        return self._slices(frame, image_of(frame), structures)
+        fields, arrays = self._slices(frame, image_of(frame), structures)
+        return {**fields, "image": image_identity(volume_from(frame))}, arrays
 
     def _correct(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         """Learns which label each brightness has in the known voxels."""

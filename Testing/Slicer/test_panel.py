@@ -23,6 +23,9 @@ from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
 from slicer_double import application as double
 
 from OFLSAM2Core.app.states import State
+from OFLSAM2Core.data.image_identity import image_identity
+from OFLSAM2Core.io.made_of import images_made_of
+from OFLSAM2Core.io.reading import read_volume
 from OFLSAM2Core.methods import DEFAULT
 
 SHAPE = (20, 24, 16)
@@ -93,6 +96,17 @@ def test_from_clicks_to_segments_voxel_for_voxel(quick, target):
     assert confidence.min() > 0
     assert quick.ui.progressBar.value == 100
     assert quick.ui.messageLabel.text.startswith("20 slices segmented.")
+
+
+def test_a_saved_result_says_of_which_image_it_is(quick, scene, target, tmp_path):
+    quick.run()
+    for node in (target, quick.parameters.segmentation):
+        node.AddDefaultStorageNode()
+    files = tmp_path / "patient.nrrd", tmp_path / "patient.seg.nrrd"
+    for node, file in zip((target, quick.parameters.segmentation), files, strict=True):
+        node.GetStorageNode().SetFileName(str(file))
+        assert node.GetStorageNode().WriteData(node)
+    assert images_made_of(files[1]) == {image_identity(read_volume(files[0]))}
 
 
 def test_torch_is_never_imported_by_the_module():
