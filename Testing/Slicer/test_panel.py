@@ -1040,3 +1040,22 @@ def test_headers_are_not_cut_however_long_the_names_are(quick, scene, pairs, tmp
     assert not any(is_cut(column) for column in (1, 2, 3))
     assert table.item(2, 1).toolTip() == long
     assert "has no structures" in table.item(2, 3).toolTip()
+
+
+def test_every_dialog_that_asks_for_a_file_or_folder_has_the_main_window_as_parent(
+    quick, monkeypatch
+):
+    window, parents = QtWidgets.QWidget(), []
+
+    def nothing_chosen(parent, *_args):
+        parents.append(parent)
+        return ""
+
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda *_args: window, raising=False)
+    for name in ("getOpenFileName", "getSaveFileName", "getExistingDirectory"):
+        monkeypatch.setattr(QtWidgets.QFileDialog, name, nothing_chosen)
+    quick.run()  # so that there is a task to be saved, and to segment others with
+    buttons = ("loadTask", "saveTask", "openCohort", "startCohort", "startSceneCohort", "localFile")
+    for name in buttons:
+        getattr(quick.ui, f"{name}Button").click()
+    assert parents == [window] * len(buttons)
