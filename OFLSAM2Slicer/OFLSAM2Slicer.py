@@ -249,6 +249,8 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndImport(self, caller: Any, event: Any) -> None:
         """A scene that was opened brings its support cases after the old one was closed."""
+        assert self.logic is not None
+        self.logic.readParametersAgain()
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -566,6 +568,12 @@ class OFLSAM2SlicerLogic(ScriptedLoadableModuleLogic):
             wrap: Any = OFLSAM2SlicerParameterNode  # the decorator gives it its constructor
             self._parameters = wrap(node)
         return self._parameters
+
+    def readParametersAgain(self) -> None:
+        """A scene that is read brings the parameters before the nodes that they name; Slicer's
+        wrapper remembers that these were missing, until the parameter node is modified."""
+        if self._parameters is not None:
+            self._parameters.parameterNode.Modified()
 
     def forgetParameterNode(self) -> None:
         """The scene is being closed: its node loses its values, the next scene's are read anew."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import types
 import typing
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,8 @@ def parameterNodeWrapper(cls: type) -> type:
     cls.allParameters = cls._parameters
     for name, parameter in cls._parameters.items():
         if parameter.node_types:
-            setattr(cls, name, _node_property(name))
+            is_cached = len(parameter.node_types) == 1  # not of a choice of classes
+            setattr(cls, name, _cached_node_property(name) if is_cached else _node_property(name))
         else:
             default = getattr(cls, name, parameter.kind())
             setattr(cls, name, _value_property(name, parameter, default))
@@ -79,6 +81,10 @@ def parameterNodeWrapper(cls: type) -> type:
         self._connected: dict[int, list[tuple[str, Any]]] = {}
         self._observers: dict[int, int] = {}
         self._updating = False
+        self._cache: dict[str, Any] = {}
+        _fill_cache(self)
+        known = weakref.ref(self)
+        node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _fill_cache(known()))
 
     cls.__init__ = init
     for function in (
@@ -120,6 +126,25 @@ def _node_property(name: str) -> property:
             name, node.GetID() if node is not None else None
         ),
     )
+
+
+def _cached_node_property(name: str) -> property:
+    """As Slicer's: a node that comes into the scene after the reference to it is not seen before
+    the parameter node is modified."""
+    plain = _node_property(name)
+
+    def write(self: Any, node: Any) -> None:
+        plain.__set__(self, node)
+        _fill_cache(self)
+
+    return property(lambda self: self._cache[name], write)
+
+
+def _fill_cache(self: Any) -> None:
+    if self is not None:
+        for name, parameter in self._parameters.items():
+            if len(parameter.node_types) == 1:
+                self._cache[name] = self.parameterNode.GetNodeReference(name)
 
 
 def connectGui(self: Any, ui: Any) -> int:
