@@ -4,6 +4,7 @@ by its own name and every voxel at its place."""
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import highdicom
@@ -470,3 +471,14 @@ def test_labels_that_reach_beyond_their_volume_are_named_though_nothing_lies_the
     case = read_support_case(tmp_path / "image.nii.gz", tmp_path / "larger.nii.gz")
     assert np.array_equal(case.labels, labels)
     assert "larger.nii.gz' reaches beyond the volume" in caplog.text
+
+
+def test_thirty_thousand_structures_are_refused_at_once(tmp_path: Path) -> None:
+    values = np.arange(64**3).reshape(64, 64, 64)
+    image, labels = tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray((values % 500).astype(np.int16)), str(image))
+    sitk.WriteImage(sitk.GetImageFromArray((values % 30_001).astype(np.uint16)), str(labels))
+    before = time.process_time()
+    with pytest.raises(InputError, match=r"labels\.nii\.gz.*30000 distinct values"):
+        read_support_case(image, labels)
+    assert time.process_time() - before < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,3 +151,16 @@ def test_alike_parts_that_lie_anywhere_are_found_without_a_place(session: FewSho
     task = session.learn([tile(seed) for seed in (1, 2, 3)])
     case = tile(4)
     assert min(overlaps(segment(session, task, case.volume), case)) > 0.85
+
+
+@pytest.mark.slow
+def test_thirty_support_cases_take_less_than_ten_times_as_long_as_three() -> None:
+    few = {"training_steps": 20, "encoded_slices": 40}
+    seconds = []
+    for count in (3, 30):
+        session = FewShotSession(ToyBackbone(), method="ofl-sam2-atlas", options=few)
+        cases = [patient(seed) for seed in range(count)]
+        before = time.process_time()
+        session.learn(cases)
+        seconds.append(time.process_time() - before)
+    assert seconds[1] < 10 * seconds[0]
