@@ -20,6 +20,7 @@ COMPARISON_FILES = ("comparison.json", "comparison.md", "comparison.png")
 MEASURES = {"dice": "Dice", "hd95": "HD95", "assd": "ASSD"}
 
 _SIZE, _LEFT, _BOTTOM, _AROUND = (760, 460), 60, 50, 24
+_NAME = 110, 12  # pixels that a method's name takes in the plot, at most
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,15 @@ class Comparison:
             (width / 2, height - 12), f"{unit} to learn and segment one", "black", anchor="mm"
         )
         draw.text((6, 4), "mean Dice", "black")
-        for method, (seconds, dice) in points.items():
+        names: list[tuple[float, float]] = []
+        for method, (seconds, dice) in sorted(points.items(), key=lambda point: -point[1][1]):
             x, y = place(seconds, dice)
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), "#2060b0")
+            # Below the names above it that it would cover.
+            for across, down in names:
+                if abs(across - x) < _NAME[0]:
+                    y = max(y, down + _NAME[1]) if abs(down - y) < _NAME[1] else y
+            names.append((x, y))
             draw.text((x + 8, y), method, "black", anchor="lm")
         return picture
 
