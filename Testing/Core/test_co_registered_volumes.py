@@ -146,6 +146,8 @@ def test_a_method_that_sees_one_volume_refuses_others_and_names_those_that_see_t
 class Trainable(torch.nn.Module):
     """A trainable copy that shows what it is given to `encode`."""
 
+    takes_any_size = False
+
     def __init__(self, encode: Callable[[torch.Tensor], ImageFeatures]) -> None:
         super().__init__()
         self.encoder, self.decoder, self.no_prompt = (torch.nn.Linear(1, 1) for _ in range(3))

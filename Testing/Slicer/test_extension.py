@@ -19,7 +19,7 @@ def test_the_index_entry_keeps_the_rules_of_the_extensions_index():
     # The rules of slicer-extension-catalog-entry-schema-v1.0.1 and of the index's own check script.
     path = ROOT / "OFLSAM2.json"
     assert b"\r" not in path.read_bytes()
-    entry = json.loads(path.read_text())
+    entry = json.loads(path.read_text(encoding="utf-8"))
     known = {
         "$schema",
         "category",
@@ -38,7 +38,7 @@ def test_the_index_entry_keeps_the_rules_of_the_extensions_index():
     assert entry["scm_url"].startswith("https://")
     repository = entry["scm_url"].rsplit("/", 1)[-1].removesuffix(".git")
     assert repository.startswith("Slicer") and not path.stem.lower().startswith("slicer")
-    cmake = (ROOT / "CMakeLists.txt").read_text()
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     assert f"project({path.stem})" in cmake
     assert f'set(EXTENSION_HOMEPAGE "{entry["scm_url"]}#readme")' in cmake
     depends = re.search(r'set\(EXTENSION_DEPENDS "([^"]*)"\)', cmake)
@@ -47,7 +47,7 @@ def test_the_index_entry_keeps_the_rules_of_the_extensions_index():
 
 def test_the_index_finds_the_pictures_in_the_build_file_as_literal_addresses():
     # Its check looks for the text between the quotes, and fetches what it finds there.
-    cmake = (ROOT / "CMakeLists.txt").read_text()
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     addresses = []
     for name in ("EXTENSION_ICONURL", "EXTENSION_SCREENSHOTURLS", "EXTENSION_HOMEPAGE"):
         found = re.search(rf'set\({name} "([^"]+)"\)', cmake)
@@ -61,9 +61,9 @@ def test_the_index_finds_the_pictures_in_the_build_file_as_literal_addresses():
 
 
 def test_slicers_requirements_are_those_of_the_package_less_torch():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [line for line in project["dependencies"] if not re.match(r"torch\b", line)]
-    lines = (MODULE / "Resources" / "requirements.txt").read_text().splitlines()
+    lines = (MODULE / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not line.startswith("#")] == wanted
 
 
@@ -109,6 +109,6 @@ def test_only_the_panel_knows_of_qt(name):
     users = [
         path
         for path in (MODULE / "OFLSAM2SlicerLib").rglob("*.py")
-        if re.search(rf"^ *(import|from) {name}\b", path.read_text(), re.MULTILINE)
+        if re.search(rf"^ *(import|from) {name}\b", path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
     assert all(path.parent.name == "panel" for path in users)

@@ -23,8 +23,8 @@ from scenes import add_segmentation, load_volume, segment_mask
 from OFLSAM2Core.app.states import State
 
 ROOT = Path(__file__).resolve().parents[2]
-TUTORIAL = (ROOT / "docs" / "slicer-tutorial.md").read_text()
-README = (ROOT / "README.md").read_text()
+TUTORIAL = (ROOT / "docs" / "slicer-tutorial.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PARTS = [sample_data.sample_structures()[number].name for number in range(2)]
 
 
@@ -173,10 +173,14 @@ def test_what_is_written_for_the_python_console_runs(
 
 
 def test_what_the_tutorial_names_is_in_the_panel():
-    ui = (ROOT / "OFLSAM2Slicer" / "Resources" / "UI" / "OFLSAM2Slicer.ui").read_text()
+    ui = (ROOT / "OFLSAM2Slicer" / "Resources" / "UI" / "OFLSAM2Slicer.ui").read_text(
+        encoding="utf-8"
+    )
     shown = re.findall(r"<string>([^<]*)</string>", ui.replace("&quot;", '"').replace("&amp;", "&"))
     code = "\n".join(
-        path.read_text() for path in (ROOT / "OFLSAM2Slicer").rglob("*.py") if path.is_file()
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "OFLSAM2Slicer").rglob("*.py")
+        if path.is_file()
     )
     elsewhere = {"OFL-SAM2", "OFLSAM2", "PyTorch", "Hippocampus", "N", "P"}
     named = set(re.findall(r"\*\*([^*]+)\*\*", TUTORIAL)) - elsewhere
@@ -192,7 +196,9 @@ def test_the_messages_that_the_tutorial_explains_are_those_of_the_code():
     quoted = rows[rows.index("The panel says") + 1 :] if "The panel says" in rows else []
     assert len(quoted) > 6
     folders = (ROOT / "OFLSAM2Slicer", ROOT / "OFLSAM2Core")
-    code = "\n".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py")
+    )
     # Strings that go over several lines, and what is filled in, as "...".
     code = re.sub(r'"\s*\n\s*f?"', "", code)
     code = re.sub(r"\{[^{}]*\}", "...", code)
