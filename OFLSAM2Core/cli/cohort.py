@@ -150,11 +150,22 @@ def run(args: argparse.Namespace) -> int:
     bars = ProgressBars(args.quiet)
     out = args.out.absolute()
     cohort_folder.check_folder(out)
+    _check_first(args)
     found = call_in_background(
         lambda report: find_cases(args.inputs, skip=[out], limit=args.limit), bars
     )
     with cohort_folder.only_run(out), _manifest(out, args.resume, bars) as manifest:
         return _run(args, found, manifest, out, bars)
+
+
+def _check_first(args: argparse.Namespace) -> None:
+    """What can be told before the folder is made: nothing is left then."""
+    if args.workers != 0:
+        from OFLSAM2Core.cohort.dask_cluster import need_dask
+
+        need_dask()
+    if args.task is not None:
+        sha256_of_task(args.task)
 
 
 def _about_folder(words: list[str]) -> int:

@@ -31,7 +31,7 @@ def local_workers(
     get one each, in turn.
     Raises ResourceError where Dask is not installed, or the processes cannot be started.
     """
-    _need_dask()
+    need_dask()
     import dask
     from distributed import Client, LocalCluster
 
@@ -88,7 +88,7 @@ def scheduler_workers(
     Raises ResourceError where Dask is not installed or the scheduler does not answer, InputError
     where the address is none.
     """
-    _need_dask()
+    need_dask()
     from distributed import Client
 
     _quieten()
@@ -120,15 +120,16 @@ def dask_setup(worker: Worker) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(worker.name) % len(visible)]
 
 
-def _need_dask() -> None:
+def need_dask() -> None:
+    """Raises ResourceError where a package is missing that several workers need."""
     try:
         import cryptography  # noqa: F401
         import distributed  # noqa: F401
     except ModuleNotFoundError as error:
         raise ResourceError(
             f"Several workers need the package '{error.name}', which is not installed.",
-            "Install dask and distributed, or use --workers 0: one case after the "
-            "other in this process.",
+            'Install the extra "cohort" (in a clone: pip install ".[cohort]"), or use --workers 0: '
+            "one case after the other in this process.",
         ) from error
 
 
