@@ -77,11 +77,12 @@ def _confidence(outcome: SegmentationBuffer, name: str, areas: np.ndarray) -> fl
 
 
 def _review(outcome: SegmentationBuffer) -> list[dict[str, Any]]:
-    """The slices with most to correct: index along the axis, and voxels expected to be wrong."""
-    errors = {index: outcome.expected_error_voxels(index) for index in outcome.scores}
-    worst = sorted(errors, key=lambda index: -errors[index])[:_SLICES_LISTED]
+    """The slices to look at first, as `segment` lists them: index along the axis, and voxels
+    expected to be wrong."""
+    listed = outcome.slices_to_review(_SLICES_LISTED)
+    errors = {index: outcome.expected_error_voxels(index) for index in listed}
     return [
         {"index": index, "expected_errors": round(errors[index], 1)}
-        for index in worst
+        for index in listed
         if errors[index] >= 0.5
     ]

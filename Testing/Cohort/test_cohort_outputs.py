@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,10 @@ from cohorts import ball, no_file_larger_than
 
 from OFLSAM2Core.cohort.bids import BidsLayout, entities_of, write_dataset_files
 from OFLSAM2Core.cohort.cases import CaseInput
+from OFLSAM2Core.cohort.judgement import judge
 from OFLSAM2Core.cohort.outputs import FlatLayout, all_or_none, missing_outputs, written_files
+from OFLSAM2Core.data.results import SliceResult
+from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import OFLSAM2Error
@@ -128,3 +132,15 @@ def test_a_disk_that_takes_no_more_leaves_no_outputs(tmp_path: Path, layout: Fla
         layout.write(staging, case, volume, (array > 9).astype(np.uint8), array, STRUCTURES)
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert left == []
+
+
+def test_a_case_lists_the_slices_that_segment_lists() -> None:
+    volume = Volume(np.zeros((20, 6, 6), np.float32), np.eye(4), "volume")
+    outcome = SegmentationBuffer(volume)
+    for index in range(20):
+        labels = np.ones((6, 6), np.uint8)
+        confidence = np.full((6, 6), 100 + 5 * abs(index - 9), np.uint8)
+        outcome.add(SliceResult(index, 0, labels, confidence, {"liver": 0.8}))
+    listed = [one["index"] for one in judge(outcome, [Structure("liver", 1)])["review"]]
+    assert listed == outcome.slices_to_review(5)
+    assert all(abs(a - b) > 1 for a, b in itertools.combinations(listed[:2], 2))
