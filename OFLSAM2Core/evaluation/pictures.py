@@ -102,7 +102,7 @@ def sheet(
     if truth:
         legend.append(("reference labels (line)", WHITE))
     if confidence:
-        legend += [("some doubt", (255, 190, 0)), ("no better than a guess", (255, 40, 0))]
+        legend += [("some doubt", (255, 190, 0)), ("no better than a guess", (255, 0, 0))]
     font = _font()
     entries = [(name, color, int(font.getlength(name)) + 34) for name, color in legend]
     width = max([part.width for part in strips] + [entry[2] + 2 * GAP for entry in entries])
