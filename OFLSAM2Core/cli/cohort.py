@@ -150,10 +150,10 @@ def run(args: argparse.Namespace) -> int:
     bars = ProgressBars(args.quiet)
     out = args.out.absolute()
     cohort_folder.check_folder(out)
-    _check_first(args)
     found = call_in_background(
         lambda report: find_cases(args.inputs, skip=[out], limit=args.limit), bars
     )
+    _check_first(args)
     with cohort_folder.only_run(out), _manifest(out, args.resume, bars) as manifest:
         return _run(args, found, manifest, out, bars)
 
