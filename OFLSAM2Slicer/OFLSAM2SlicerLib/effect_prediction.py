@@ -91,7 +91,9 @@ class Prediction:
         self._controller = controller
         self._settings = settings
         self._further = further
+        # What `_labels` were predicted from.
         self._key: tuple[Any, ...] = ()
+        self._task: Learned | None = None
         self._labels: npt.NDArray[np.uint8] | None = None
 
     @property
@@ -126,8 +128,8 @@ class Prediction:
         name, count = volume_node.GetName(), 1 + len(further)
         if said := why_not_so_many(name, count, learned.volume_count, OF_TASK):
             raise InputError(said, f"In the module OFL-SAM2, with '{name}' as volume to segment.")
-        key = (*(_state_of(node) for node in (volume_node, *further)), id(learned))
-        if key == self._key and self._labels is not None:
+        key = tuple(_state_of(node) for node in (volume_node, *further))
+        if key == self._key and learned is self._task and self._labels is not None:
             then(self._labels == structure.label)
             return
         run = LabelsRun(volume_node, further)
@@ -138,7 +140,7 @@ class Prediction:
                 return
             self._controller.listeners.remove(on_status)
             if status.state is State.DONE:
-                self._key, self._labels = key, run.labels
+                self._key, self._task, self._labels = key, learned, run.labels
                 then(run.labels == structure.label)
             else:
                 say(status.text)
@@ -216,10 +218,11 @@ def editable_overlay(
     return overlay
 
 
-def _state_of(volume_node: Any) -> tuple[str, int]:
-    """Changes when the node is another one, or has other voxels."""
+def _state_of(volume_node: Any) -> tuple[str, int, bytes]:
+    """Changes when the node is another one, or has other voxels, or these lie elsewhere."""
     image = volume_node.GetImageData()
-    return volume_node.GetID(), image.GetMTime() if image is not None else 0
+    place = geometry.volume_to_local(volume_node).tobytes()
+    return volume_node.GetID(), image.GetMTime() if image is not None else 0, place
 
 
 def _structure(segment: Any, learned: Learned) -> Structure:

@@ -153,6 +153,11 @@ class SceneRun:
         if writer.shows_surfaces:
             yield from writer.rebuild_surfaces()
 
+    def labels_now(self) -> Steps[npt.NDArray[np.uint8]]:
+        """What the result holds now, by label, as (K, J, I); in steps."""
+        assert self._writer is not None, "no result yet"
+        return (yield from self._writer.labels_now())
+
     def corrected_slices(self) -> Steps[list[int]]:
         """Which slices (by `scores`' axis) were changed since they were written, in steps."""
         scored = self.scores.all()

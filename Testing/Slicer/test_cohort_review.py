@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -22,6 +23,7 @@ from scenes import (
     load_volume,
     segment_mask,
 )
+from slicer_double import application as double
 
 from OFLSAM2Core.app.steps import run_steps
 from OFLSAM2Core.cohort.cases import CaseInput
@@ -134,10 +136,7 @@ def test_a_verdict_is_kept_and_the_next_case_comes(panel, folder):
 
 def test_a_corrected_case_is_kept_beside_the_result_and_comes_back_corrected(panel, folder):
     go_on(panel, "nextCaseButton")
-    node = panel.parameters.segmentation
-    segment = node.GetSegmentation().GetNthSegment(0)
-    geometry.image_array(segment.GetRepresentation(BINARY_LABELMAP))[4] = 0
-    segment.Modified()
+    erase_slice(panel)
     panel.wait(lambda: panel.ui.correctedLabel.text != "")
     assert panel.ui.correctedLabel.text == "1 slice corrected since the run: 5."
     go_on(panel, "saveCaseButton")
@@ -149,6 +148,86 @@ def test_a_corrected_case_is_kept_beside_the_result_and_comes_back_corrected(pan
     panel.wait(lambda: panel.controller.is_idle)
     found = segment_mask(panel.parameters.segmentation, "liver", panel.parameters.target)
     assert not found[4].any() and np.array_equal(found[5], LIVER[5])
+
+
+def erase_slice(panel, index=4):
+    segment = panel.parameters.segmentation.GetSegmentation().GetNthSegment(0)
+    geometry.image_array(segment.GetRepresentation(BINARY_LABELMAP))[index] = 0
+    segment.Modified()
+
+
+def verdicts(folder):
+    reviews = folder / "reviews.json"
+    return json.loads(reviews.read_text()) if reviews.exists() else {}
+
+
+@pytest.mark.parametrize("button", ["acceptCaseButton", "rejectCaseButton", "nextCaseButton"])
+def test_what_was_corrected_and_not_saved_is_asked_about_before_it_goes(panel, folder, button):
+    go_on(panel, "nextCaseButton")
+    erase_slice(panel)
+    double.answers.append(False)
+    go_on(panel, button)
+    assert "'b' was changed since it was loaded; only Save correction" in double.messages[-1]
+    assert shown(panel) == "b" and not verdicts(folder)
+    go_on(panel, "saveCaseButton")
+    assert shown(panel) == "c" and verdicts(folder) == {"b": "corrected"}
+
+
+def test_nothing_is_asked_about_what_was_saved_or_not_changed(panel, folder):
+    double.messages.clear()
+    for button in ("nextCaseButton", "acceptCaseButton", "nextCaseButton", "nextCaseButton"):
+        go_on(panel, button)
+    go_on(panel, "saveCaseButton")
+    assert double.messages == []
+
+
+def test_a_segment_that_was_added_to_a_case_is_asked_about(panel):
+    go_on(panel, "nextCaseButton")
+    panel.parameters.segmentation.GetSegmentation().AddEmptySegment("", "cyst")
+    double.answers.append(False)
+    go_on(panel, "acceptCaseButton")
+    assert shown(panel) == "b"
+
+
+def test_two_clicks_on_accept_accept_the_one_case_that_was_seen(panel, folder):
+    go_on(panel, "nextCaseButton")
+    panel.ui.acceptCaseButton.click()
+    panel.ui.acceptCaseButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+    assert shown(panel) == "c" and verdicts(folder) == {"b": "accepted"}
+
+
+def test_two_clicks_on_next_go_to_the_second_case(panel, scene):
+    panel.ui.nextCaseButton.click()
+    panel.ui.nextCaseButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+    assert shown(panel) == "c"
+    assert scene.GetFirstNodeByName("b") is None
+
+
+def test_a_case_is_not_judged_in_another_cohort_that_was_opened_meanwhile(
+    panel, folder, tmp_path
+):
+    go_on(panel, "nextCaseButton")
+    other = shutil.copytree(folder, tmp_path / "others")
+    panel.widget.cohortPart.open(str(other))
+    assert not panel.ui.acceptCaseButton.enabled
+    panel.ui.acceptCaseButton.click()
+    assert not verdicts(other) and not verdicts(folder)
+    assert shown(panel) == "b"  # it stays in the scene, with what was drawn in it
+
+
+def test_a_case_that_is_being_loaded_gives_way_to_a_run(panel, scene):
+    image = add_volume(scene, np.where(LIVER, 100, 0).astype(np.int16), "patient", AFFINE)
+    support = add_volume(scene, np.where(LIVER, 100, 0).astype(np.int16), "case", AFFINE)
+    panel.choose(image, [(support, add_segmentation(scene, support, {"liver": LIVER}))])
+    panel.ui.nextCaseButton.click()
+    panel.ui.segmentButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+    assert shown(panel) == "patient" and panel.controller.run.target is image
+    assert np.array_equal(segment_mask(panel.parameters.segmentation, "liver", image), LIVER)
+    assert scene.GetFirstNodeByName("b") is None
+    assert not panel.ui.acceptCaseButton.enabled
 
 
 def test_the_cohort_is_open_again_when_slicer_is_started_again(panel, folder, open_panel):

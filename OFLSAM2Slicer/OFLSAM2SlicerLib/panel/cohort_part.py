@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from OFLSAM2Core.app.steps import Steps
+from OFLSAM2Core.app.steps import Steps, run_steps
 from OFLSAM2Core.errors import OFLSAM2Error
 from OFLSAM2Core.worker.client import worker_environment
 from OFLSAM2SlicerLib.cohort_review import (
@@ -35,6 +36,7 @@ from OFLSAM2SlicerLib.controller import Controller
 from OFLSAM2SlicerLib.panel import tables
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 from OFLSAM2SlicerLib.scene_queue import volumes_to_queue, write_queue
+from OFLSAM2SlicerLib.scene_run import SceneRun
 
 # Of `oflsam2 cohort`: some cases have no result, which the table says.
 SOME_FAILED = 3
@@ -63,9 +65,13 @@ class CohortPart:
         self._shown = shown
         self._say = say
         self._cohort: Cohort | None = None
+        self._last = ""  # name of the case that was asked for last
+        self._nodes: tuple[Any, ...] = ()  # of that case
+        # The case that the user sees, and what its segmentation held when it was loaded. Only that
+        # case can be judged.
         self._current: CohortCase | None = None
-        self._nodes: tuple[Any, ...] = ()
-        self._is_filling = False
+        self._run: SceneRun | None = None
+        self._held: Any = None
         self._timer = qt.QTimer()
         self._timer.setInterval(REFRESH_MS)
         self._timer.connect("timeout()", self.refresh)
@@ -87,10 +93,13 @@ class CohortPart:
     def open(self, folder: str) -> None:
         """Show the cohort in a folder, also the one of an earlier day or of the command line."""
         try:
-            self._cohort = Cohort(folder)
+            cohort = Cohort(folder)
         except OFLSAM2Error as error:
             self._say(str(error))
             return
+        if self._cohort is None or cohort.folder != self._cohort.folder:
+            self._let_go()
+        self._cohort = cohort
         qt.QSettings().setValue(FOLDER_SETTING, folder)
         self._fill()
 
@@ -158,8 +167,11 @@ class CohortPart:
         except (OFLSAM2Error, OSError) as error:
             self._say(str(error))
             return
+        if self._cohort is None or folder != self._cohort.folder:
+            self._let_go()
         qt.QSettings().setValue(FOLDER_SETTING, str(folder))
         self._cohort = None
+        self._fill()
         self._say(_("The cohort has been started; it goes on when Slicer is closed."))
         self._timer.start()
 
@@ -200,14 +212,14 @@ class CohortPart:
     def scene_is_closing(self) -> None:
         """The nodes of the case that was shown go with the scene; those of the next scene may have
         the same IDs, and must not be taken for it."""
-        self._nodes, self._current = (), None
+        self._let_go()
         self._fill()
 
     def next_case(self) -> None:
         """Load the least sure case that nobody has looked at yet."""
         if self._cohort is not None:
             self._cohort.refresh()
-            case = self._cohort.following(self._current.name if self._current else "")
+            case = self._cohort.following(self._last)
             if case is None:
                 self._say(_("All cases that are segmented were looked at."))
                 self._fill()
@@ -215,11 +227,11 @@ class CohortPart:
                 self.load(case)
 
     def load(self, case: CohortCase) -> None:
-        """Show a case with its result, its confidence and its doubtful slices; the case that was
-        shown before leaves the scene."""
+        """Open a case with its result, its confidence and its doubtful slices; the case before
+        leaves the scene. It can be judged once the user sees it, and not by a second click that
+        was meant for the case before."""
         assert self._cohort is not None
-        if self._controller.status.is_running:
-            self._say(_("A run is under way: wait until it is done, or cancel it."))
+        if self._is_running() or not self._may_leave():
             return
         try:
             nodes = load_case(self._cohort, case)
@@ -227,29 +239,67 @@ class CohortPart:
             self._say(str(error))
             return
         self._leave()
+        self._last = case.name
         *three, further = nodes
-        self._current = case
         self._nodes = tuple(node for node in (*three, *further) if node is not None)
-        self._controller.go_through("case of a cohort", self._steps(nodes), self._say)
+        self._controller.go_through("case of a cohort", self._steps(case, nodes), self._say)
         self._fill()
 
-    def _steps(self, nodes: tuple[Any, Any, Any, tuple[Any, ...]]) -> Steps[Any]:
+    def _is_running(self) -> bool:
+        running = self._controller.status.is_running
+        if running:
+            self._say(_("A run is under way: wait until it is done, or cancel it."))
+        return running
+
+    def _steps(
+        self, case: CohortCase, nodes: tuple[Any, Any, Any, tuple[Any, ...]]
+    ) -> Steps[None]:
         learned = self._controller.learned
         run = yield from reviewed_run(*nodes, learned.structures if learned is not None else ())
-        self._controller.run = run
+        held = yield from _held_by(run)
+        if not run.is_intact or self._is_running():  # deleted, or a run was started meanwhile
+            self._leave()
+            return
+        self._controller.run = self._run = run
+        self._current, self._held = case, held
         self._shown(*nodes)
-        return run
+        self._fill()
+
+    def _may_leave(self) -> bool:
+        """Ask before changes that were not saved go with their case."""
+        if self._run is None or not self._run.is_intact or self._current is None:
+            return True
+        names, labels = run_steps(_held_by(self._run))
+        if names == self._held[0] and np.array_equal(labels, self._held[1]):
+            return True
+        question = _(
+            "The segmentation of '{name}' was changed since it was loaded; only Save correction "
+            "keeps that. Go on without it?"
+        )
+        return bool(
+            slicer.util.confirmOkCancelDisplay(
+                question.format(name=self._current.name), windowTitle=_("OFL-SAM2: cohort")
+            )
+        )
 
     def _leave(self) -> None:
+        """Take the case out of the scene."""
         for node in self._nodes:
             if node.GetScene() is not None:
                 node.GetScene().RemoveNode(node)
-        self._nodes, self._current = (), None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing in the scene is a case of the cohort any more."""
+        self._nodes, self._current, self._run, self._held = (), None, None, None
+        self._last = ""
 
     def _on_verdict(self, verdict: str) -> None:
         if self._cohort is None or self._current is None:
             return
         case = self._current
+        if self._is_running() or (verdict != CORRECTED and not self._may_leave()):
+            return
         try:
             if verdict == CORRECTED:
                 if not is_in_scene(self._nodes[1]):
@@ -265,6 +315,8 @@ class CohortPart:
         except (OFLSAM2Error, OSError) as error:
             self._say(str(error))
             return
+        if self._run is not None and self._run.is_intact:
+            self._held = run_steps(_held_by(self._run))  # saved, or to be let go
         self.next_case()
 
     def _fill(self) -> None:
@@ -341,6 +393,14 @@ class CohortPart:
             folder = self._cohort.folder
             self._begin(lambda command, environment: go_on(command, environment, folder), folder)
             self.refresh()
+
+
+def _held_by(run: SceneRun) -> Steps[tuple[list[str], Any]]:
+    """Names of all segments of a result, and the labels of those that are the run's; in steps."""
+    labels = yield from run.labels_now()
+    segmentation = run.segmentation.GetSegmentation()
+    count = segmentation.GetNumberOfSegments()
+    return [segmentation.GetNthSegment(place).GetName() for place in range(count)], labels
 
 
 def _milliliters(case: CohortCase) -> str:
