@@ -36,7 +36,7 @@ from PIL import Image  # noqa: E402
 from PySide6 import QtCore  # noqa: E402
 from scenes import add_segmentation, add_volume  # noqa: E402
 from trame_slicer.core import SlicerApp  # noqa: E402
-from trame_slicer.views import SliceView  # noqa: E402
+from trame_slicer.views import NoScheduleRendering, SliceView  # noqa: E402
 from vtk.util import numpy_support  # noqa: E402
 
 from OFLSAM2Core.app.states import State  # noqa: E402
@@ -61,9 +61,13 @@ def load(scene: Any, case: str, with_labels: bool) -> tuple[Any, Any]:
 
 
 def make_views(app: Any) -> list[SliceView]:
+    """Views that are drawn for a picture only. Slicer's are drawn when events were dealt with;
+    these would be at once, in the middle of a volume's removal, with errors of VTK."""
     views = []
     for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
-        view = SliceView(app.scene, app.app_logic, name)
+        view = SliceView(
+            app.scene, app.app_logic, name, scheduled_render_strategy=NoScheduleRendering()
+        )
         view.set_orientation(orientation)
         view.render_window().SetSize(SIDE, SIDE)
         views.append(view)
