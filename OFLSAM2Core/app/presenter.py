@@ -106,6 +106,11 @@ class Presenter:
         """Whether nothing of a run is left to do."""
         return not self._status.is_running and self._closing is None
 
+    def settle(self) -> None:
+        """Do at once what the last run has left to do, where it is over."""
+        while self._closing is not None:
+            self._close_a_step()
+
     def start(
         self,
         scene: Scene,
@@ -120,8 +125,7 @@ class Presenter:
         """
         if self._status.is_running:
             raise RuntimeError("A run is already in progress.")
-        while self._closing is not None:
-            self._close_a_step()
+        self.settle()
         self._clear()
         self._scene, self._settings, self._learned = scene, settings, learned
         self._only_learn = not segment
@@ -137,8 +141,7 @@ class Presenter:
         change by it come as in a run. The worker uses what it kept of the volume, where it does."""
         if self._status.is_running:
             raise RuntimeError("A run is already in progress.")
-        while self._closing is not None:
-            self._close_a_step()
+        self.settle()
         self._clear()
         self._scene, self._settings, self._learned = scene, settings, learned
         self._status = Status(State.SEGMENTING, "Reading the corrections")

@@ -206,8 +206,9 @@ def read_labels(
 def matching_pairs(scene: Any) -> list[SupportPair]:
     """All segmentations and labelmaps of the scene with the volume they were made on.
 
-    A segmentation knows its volume; otherwise a volume of the same name, less a suffix such as
-    "-label" or " segmentation", is taken.
+    A segmentation knows its volume; otherwise the volume of the same name, less a suffix such as
+    "-label" or " segmentation", is taken. Where several have that name, it is the one with the
+    grid of the labels, or none: which one they were drawn on is not guessed.
     """
     volumes = [
         node
@@ -223,10 +224,25 @@ def matching_pairs(scene: Any) -> list[SupportPair]:
             volume = node.GetNodeReference("referenceImageGeometryRef")
         if volume is None:
             names = _names_without_suffix(node.GetName())
-            volume = next((v for v in volumes if v.GetName().casefold() in names), None)
+            named = [other for other in volumes if other.GetName().casefold() in names]
+            if len(named) > 1:
+                named = [other for other in named if _has_grid_of(node, other)]
+            volume = named[0] if len(named) == 1 else None
         if volume in volumes:
             pairs.append(SupportPair(volume, node))
     return pairs
+
+
+def _has_grid_of(labels_node: Any, volume_node: Any) -> bool:
+    """Whether both have voxels at the same places; of a labelmap, as many."""
+    image = volume_node.GetImageData()
+    if image is None:
+        return False
+    if labels_node.IsA("vtkMRMLLabelMapVolumeNode"):
+        labels = labels_node.GetImageData()
+        if labels is None or labels.GetDimensions() != image.GetDimensions():
+            return False
+    return _on_grid_of(labels_node, volume_node)
 
 
 def _names_without_suffix(name: str) -> set[str]:

@@ -17,11 +17,11 @@ from OFLSAM2Core.app.presenter import WORK_A_TICK_S, Presenter, learned_from
 from OFLSAM2Core.app.run_request import Learned, RunSettings, Scene
 from OFLSAM2Core.app.states import Status
 from OFLSAM2Core.app.steps import Steps
-from OFLSAM2Core.data.structures import Structure
+from OFLSAM2Core.data.structures import Structure, find_structure
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2Core.runtime.atomic_write import atomic_write
 from OFLSAM2Core.worker.client import Event
-from OFLSAM2SlicerLib.cases import SupportPair, read_support_case
+from OFLSAM2SlicerLib.cases import SupportPair, read_support_case, structures_of
 from OFLSAM2SlicerLib.confidence import new_confidence_node
 from OFLSAM2SlicerLib.correction_step import CorrectionStep
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
@@ -101,7 +101,7 @@ class Controller:
             )
         scene, name = target.GetScene(), target.GetName()
         made = []
-        if segmentation is None:
+        if not is_in_scene(segmentation):
             segmentation = scene.AddNewNodeByClass(
                 "vtkMRMLSegmentationNode", scene.GetUniqueNameByString(f"{name} segmentation")
             )
@@ -207,6 +207,15 @@ class Controller:
         self._check_free()
         if self.learned is None:
             raise InputError("Nothing is learned yet.", "Learn from support cases first.")
+        own = structures_of(pair.labels_node)
+        missing = [one.name for one in self.learned.structures if not find_structure(one, own)]
+        if missing and not settings.allow_missing:
+            # It would be learned that the structure is nowhere in this volume.
+            raise InputError(
+                f"'{pair.labels_node.GetName()}' has no segment '{missing[0]}', which the learned "
+                "task knows.",
+                "Name the segment so, or allow structures to be missing.",
+            )
         self._do("case", self._add_case(pair, self.learned, settings, then, failed))
 
     def _add_case(
@@ -360,6 +369,8 @@ class Controller:
             raise InputError(
                 "The worker is busy.", "Wait until it is done, or cancel what it is doing."
             )
+        # A run that was just cancelled may have nodes to remove, which must not be used again.
+        self.presenter.settle()
 
     def _tell(self, status: Status) -> None:
         for listener in list(self.listeners):

@@ -188,6 +188,18 @@ def test_matching_pairs_are_found_by_reference_and_by_name(scene):
     assert found == [SupportPair(first, by_reference), SupportPair(second, by_name)]
 
 
+@pytest.mark.parametrize("same_grid", [False, True])
+def test_labels_whose_name_fits_several_volumes_belong_to_the_one_with_their_grid_or_to_none(
+    scene, same_grid
+):
+    add_volume(scene, IMAGE, "MR", np.eye(4) if same_grid else np.diag([2.0, 2, 2, 1]))
+    second = add_volume(scene, IMAGE, "MR")
+    labels = LIVER.astype(np.uint8)
+    labelmap = add_volume(scene, labels, "MR-label", None, "vtkMRMLLabelMapVolumeNode")
+    found = matching_pairs(scene)
+    assert found == ([] if same_grid else [SupportPair(second, labelmap)])
+
+
 def test_segments_of_one_code_are_both_read_and_distinguished_by_name(scene):
     kidney = "Anatomy~SCT^123037004^Anatomy~SCT^64033007^Kidney~^^"
     left, right = ball(SHAPE, (5, 6, 8), 3), ball(SHAPE, (5, 16, 8), 3)

@@ -205,9 +205,7 @@ def test_two_clicks_on_next_go_to_the_second_case(panel, scene):
     assert scene.GetFirstNodeByName("b") is None
 
 
-def test_a_case_is_not_judged_in_another_cohort_that_was_opened_meanwhile(
-    panel, folder, tmp_path
-):
+def test_a_case_is_not_judged_in_another_cohort_that_was_opened_meanwhile(panel, folder, tmp_path):
     go_on(panel, "nextCaseButton")
     other = shutil.copytree(folder, tmp_path / "others")
     panel.widget.cohortPart.open(str(other))

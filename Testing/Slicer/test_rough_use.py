@@ -246,7 +246,57 @@ def test_a_volume_that_was_moved_since_its_result_is_said_and_the_result_stays(p
     assert np.array_equal(segment_mask(output, "liver", moved), LIVER)
 
 
+def test_segment_cancel_segment_pressed_at_once_is_a_run(panel, target):
+    for _ in range(3):
+        panel.ui.segmentButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+    assert panel.status.state is State.DONE, panel.status
+    assert np.array_equal(segment_mask(panel.parameters.segmentation, "liver", target), LIVER)
+
+
+@pytest.mark.parametrize("part", ["segmentation", "target", "confidence"])
+def test_buttons_do_no_harm_once_a_node_of_the_result_was_deleted(panel, scene, part):
+    panel.run()
+    panel.ui.reviewedButton.click()
+    scene.RemoveNode(getattr(panel.parameters, part))
+    for name in ("edit", "reviewed", "show3D", "scoresTable", "learnCorrections", "undo"):
+        getattr(panel.ui, f"{name}Button").click()
+    panel.ui.addToSupportButton.click()
+    panel.widget.reviewPart.go(1)
+    panel.wait(lambda: panel.controller.is_idle)
+    assert panel.ui.editButton.enabled == (part != "segmentation")
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 16), (1, 1, 1), (12, 1, 1)])
+def test_a_very_small_volume_gets_a_result_of_its_size(open_panel, scene, pairs, shape):
+    starts = [(whole - size) // 2 for whole, size in zip(SHAPE, shape, strict=True)]
+    part = tuple(slice(at, at + size) for at, size in zip(starts, shape, strict=True))
+    small = add_volume(scene, IMAGE[part].copy(), "small", AFFINE)
+    panel = open_panel(synthetic_command())
+    panel.choose(small, pairs)
+    assert panel.run().state is State.DONE
+    found = segment_mask(panel.parameters.segmentation, "liver", small)
+    assert np.array_equal(found, LIVER[part])
+
+
 # Corrections and what was learned
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_structure_that_was_renamed_is_not_taught_to_be_nowhere_unless_that_is_allowed(
+    panel, allowed
+):
+    panel.run()
+    segmentation = panel.parameters.segmentation.GetSegmentation()
+    lesion = segmentation.GetSegmentIdBySegmentName("lesion")
+    segmentation.GetSegment(lesion).SetName("tumour")
+    panel.ui.allowMissingCheckBox.checked = allowed
+    panel.ui.reviewedButton.click()
+    panel.ui.addToSupportButton.click()
+    panel.wait(lambda: panel.controller.is_idle)
+    refused = "has no segment 'lesion'" in panel.ui.messageLabel.text
+    assert refused == (not allowed)
+    assert panel.ui.supportTable.rowCount == (3 if allowed else 2)
 
 
 def test_a_result_that_learns_from_corrections_after_its_review_is_to_be_reviewed_again(panel):

@@ -251,9 +251,7 @@ class CohortPart:
             self._say(_("A run is under way: wait until it is done, or cancel it."))
         return running
 
-    def _steps(
-        self, case: CohortCase, nodes: tuple[Any, Any, Any, tuple[Any, ...]]
-    ) -> Steps[None]:
+    def _steps(self, case: CohortCase, nodes: tuple[Any, Any, Any, tuple[Any, ...]]) -> Steps[None]:
         learned = self._controller.learned
         run = yield from reviewed_run(*nodes, learned.structures if learned is not None else ())
         held = yield from _held_by(run)
