@@ -12,15 +12,17 @@ from OFLSAM2Core.method_state import MethodState
 @contextmanager
 def reading(state: MethodState, version: int) -> Iterator[None]:
     """Raises TaskError where the state is of another version of the method, or where the block
-    finds something missing or of another shape (KeyError, ValueError, RuntimeError)."""
+    finds something missing or of another type or shape (KeyError, IndexError, TypeError,
+    ValueError, RuntimeError)."""
     if state.version != version:
         raise TaskError(
-            f"What the task learned has version {state.version}; this program reads {version}.",
+            "The task was learned by another version of this method "
+            f"({state.version}; this program reads {version}).",
             "Learn it again from the support cases.",
         )
     try:
         yield
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise TaskError(
             "The learned task lacks a part, or a part has another shape.",
             "Learn it again from the support cases.",

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.errors import TaskError
 from OFLSAM2Core.method_state import MethodState
 from OFLSAM2Core.methods.common.class_balance import PositionWeights
 from OFLSAM2Core.methods.common.mapping_network import NormalEquations, PcaFeatureMap
+from OFLSAM2Core.methods.common.reading_state import reading
 from OFLSAM2Core.methods.ofl_sam2_atlas.atlases import Atlases
 from OFLSAM2Core.methods.ofl_sam2_atlas.head import Head, Mapping
 from OFLSAM2Core.methods.ofl_sam2_atlas.kept_slices import KeptSlices
@@ -68,19 +68,9 @@ def encode_model(model: Model) -> MethodState:
 
 
 def decode_model(state: MethodState, structures: tuple[Structure, ...]) -> Model:
-    """Raises TaskError where the state is of another version or something is missing."""
-    if state.version != VERSION:
-        raise TaskError(
-            f"The task was learned by another version of this method ({state.version}).",
-            "Learn it again from the support cases.",
-        )
-    try:
+    """Raises TaskError where the state is of another version or lacks a part."""
+    with reading(state, VERSION):
         return _decoded(state.metadata, state.tensors, structures)
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise TaskError(
-            "The learned task lacks a part, or one has another shape.",
-            "Learn it again from the support cases.",
-        ) from error
 
 
 def _decoded(
