@@ -7,6 +7,7 @@ same directions, whatever the format, the type of number and the order in which 
 from __future__ import annotations
 
 import hashlib
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -20,10 +21,20 @@ segmentations it is a tag of every segment: Slicer keeps tags when it saves what
 # Hexadecimal digits: 128 bits, which no two images share by chance.
 IDENTITY_LENGTH = 32
 
+# Every output of a command names the image, and a large CT takes a second to hash.
+_known: WeakKeyDictionary[Volume, str] = WeakKeyDictionary()
+
 
 def image_identity(volume: Volume) -> str:
     """32 hexadecimal digits of the volume's size and voxels; further volumes do not count, since
-    results lie on the first one. Raises InputError for a geometry that cannot be inverted."""
+    results lie on the first one. It is calculated once for each `Volume`, whose voxels stay as they
+    are. Raises InputError for a geometry that cannot be inverted."""
+    if volume not in _known:
+        _known[volume] = _calculated(volume)
+    return _known[volume]
+
+
+def _calculated(volume: Volume) -> str:
     kind = "frame" if volume.is_sequence else "axial"
     slices = SliceGeometry.for_volume(volume, kind).to_slices(volume.array)
     digest = hashlib.sha256(repr(slices.shape).encode())

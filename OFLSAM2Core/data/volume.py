@@ -34,7 +34,7 @@ class Volume:
     """A scalar volume, or a sequence of colour frames.
 
     array: (K, J, I), as SimpleITK and Slicer give it (the last index runs fastest in space);
-        for a sequence (T, H, W, 3) uint8.
+        for a sequence (T, H, W, 3) uint8. Its voxels are never changed: make another Volume.
     affine: 4x4, index (i, j, k) to world in millimetres, RAS (as Slicer's IJKToRAS).
         Unit spacing for a sequence.
     name: for messages and reports.

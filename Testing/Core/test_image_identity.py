@@ -51,6 +51,27 @@ def test_every_format_says_of_which_image_it_is(ending: str, tmp_path: Path) -> 
     assert images_made_of(path) == {image_identity(volume)}
 
 
+def test_the_voxels_of_an_image_are_read_once_for_all_its_outputs(tmp_path: Path) -> None:
+    class Counted(np.ndarray):
+        """Counts how often its voxels are turned into numbers to hash."""
+
+        read = 0
+
+        def __getitem__(self, key: object) -> np.ndarray:
+            Counted.read += 1
+            return super().__getitem__(key)  # type: ignore[no-any-return]
+
+    volume = _volume()
+    volume = replace(volume, array=volume.array.view(Counted))
+    labels = np.zeros(volume.grid_shape, np.uint8)
+    write_segmentation(tmp_path / "one.seg.nrrd", labels, volume, BOX)
+    after_one = Counted.read
+    write_labelmap(tmp_path / "two.nii.gz", labels, volume)
+    write_labelmap(tmp_path / "three.nrrd", labels, volume)
+    assert Counted.read == after_one > 0
+    assert images_made_of(tmp_path / "three.nrrd") == {image_identity(_volume())}
+
+
 def test_a_segmentation_used_with_another_image_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
