@@ -25,6 +25,7 @@ from OFLSAM2Core.cohort.preview import write_preview
 from OFLSAM2Core.data.results import Progress, ProgressCallback, SliceResult
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.slice_geometry import SliceGeometry
+from OFLSAM2Core.data.structure_status import Sizes
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import Cancelled, InputError, OFLSAM2Error
@@ -41,9 +42,11 @@ _STILL_WANTED_EVERY_S = 1.0
 
 
 class Segmenter(Protocol):
-    """A method that has learned, ready for any number of volumes."""
+    """A method that has learned, ready for any number of volumes. sizes: of the support, by a
+    structure's name the least and the greatest, ml."""
 
     structures: tuple[Structure, ...]
+    sizes: Sizes
 
     def segment(self, volume: Volume, report: ProgressCallback) -> Iterator[SliceResult]: ...
 
@@ -165,7 +168,7 @@ def _segmented(settings: RunSettings, case: CaseInput, report: ProgressCallback)
             f"'{' + '.join(case.sources)}' was changed or removed while it was segmented.",
             "Run again with --resume when it is complete.",
         )
-    judged = judge(outcome, segmenter.structures, settings.doubtful_below)
+    judged = judge(outcome, segmenter.structures, settings.doubtful_below, segmenter.sizes)
     with all_or_none(settings.folder) as staging:
         settings.layout.write(
             staging, case, volume, outcome.labels, outcome.confidence, segmenter.structures

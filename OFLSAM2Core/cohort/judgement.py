@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from OFLSAM2Core.cohort.cases import DONE, DOUBTFUL, EMPTY
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
+from OFLSAM2Core.data.structure_status import describe_status, structure_status
 from OFLSAM2Core.data.structures import Structure
 
 DOUBTFUL_BELOW = 0.7
@@ -21,9 +22,12 @@ def judge(
     outcome: SegmentationBuffer,
     structures: Sequence[Structure],
     doubtful_below: float = DOUBTFUL_BELOW,
+    sizes: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """State, reason, confidence and volumes of a segmented case, as plain values.
 
+    sizes: of the support, by a structure's name the least and the greatest, ml. A structure that is
+    far smaller or larger makes the case doubtful, as in `segment`.
     A structure's confidence is the mean S_cf of the slices it was found in, weighted by its area
     there; of one that was not found, the least S_cf of any slice (how sure it is that there is
     none). The case's is the least of its structures'. "ml" is None for a sequence.
@@ -47,22 +51,31 @@ def judge(
         )
     confidence = min(one["confidence"] for one in described)
     missing = [one["name"] for one in described if one["voxels"] == 0]
+    low = [one["name"] for one in described if one["confidence"] < doubtful_below]
+    reasons = [f"Not found: {', '.join(missing)}."] if missing else []
+    reasons += [_unlike_support(one, (sizes or {}).get(one["name"])) for one in described]
+    reasons += [f"Confidence {confidence:.2f}: {', '.join(low)}."] if low and not missing else []
+    reasons = [reason for reason in reasons if reason]
+    state = DOUBTFUL if reasons else DONE
     if len(missing) == len(described):
-        state, reason = EMPTY, "Nothing was found."
-    elif missing:
-        state, reason = DOUBTFUL, f"Not found: {', '.join(missing)}."
-    elif confidence < doubtful_below:
-        low = [one["name"] for one in described if one["confidence"] < doubtful_below]
-        state, reason = DOUBTFUL, f"Confidence {confidence:.2f}: {', '.join(low)}."
-    else:
-        state, reason = DONE, ""
+        state, reasons = EMPTY, ["Nothing was found."]
     return {
         "state": state,
-        "reason": reason,
+        "reason": " ".join(reasons),
         "confidence": confidence,
         "structures": described,
         "review": _review(outcome),
     }
+
+
+def _unlike_support(described: dict[str, Any], support: tuple[float, float] | None) -> str:
+    """A sentence where a structure that was found has another size than any in the support."""
+    milliliters = described["ml"]
+    if milliliters is None or not described["voxels"]:
+        return ""
+    status = structure_status(described["voxels"], milliliters, support)
+    said = describe_status(status, support, milliliters)
+    return f"{described['name']}: {said}." if said else ""
 
 
 def _confidence(outcome: SegmentationBuffer, name: str, areas: np.ndarray) -> float:

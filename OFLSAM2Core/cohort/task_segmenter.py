@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from OFLSAM2Core.data.results import ProgressCallback, SliceResult
+from OFLSAM2Core.data.structure_status import Sizes
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.errors import TaskError
@@ -77,6 +78,7 @@ class LoadedTask:
         self.session = session
         self.task = task
         self.structures: tuple[Structure, ...] = task.structures
+        self.sizes: Sizes = task.sizes
 
     def segment(self, volume: Volume, report: ProgressCallback) -> Iterator[SliceResult]:
         """As `FewShotSession.segment`."""

@@ -91,6 +91,20 @@ def test_files_that_are_missing_or_damaged_fail_before_anything_is_learned_and_t
     assert one.returncode == 0 and "1 case: 1 done" in one.stdout
 
 
+def test_a_structure_of_another_size_than_in_the_support_makes_a_case_doubtful(
+    toy: Toy, tmp_path: Path
+) -> None:
+    """A header in other units: voxels of 20 mm instead of 2."""
+    folder = write_cases(tmp_path / "in", "a", "b")
+    image = sitk.ReadImage(str(folder / "b.nii.gz"))
+    image.SetSpacing([10 * mm for mm in image.GetSpacing()])
+    sitk.WriteImage(image, str(folder / "b.nii.gz"))
+    done = toy.cohort_here(folder, tmp_path / "out")
+    assert states(tmp_path / "out") == {"a": "done", "b": "doubtful"}
+    ml = read_manifest(tmp_path / "out").cases["b"].details["structures"][0]["ml"]
+    assert f"doubtful: {ml:.3g} ml was found" in done.stdout and "in the support" in done.stdout
+
+
 def test_only_cases_with_a_result_have_outputs_and_these_are_right(mixed: tuple) -> None:
     out, _ = mixed
     assert outputs(out) == {
