@@ -24,8 +24,8 @@ from OFLSAM2Core.methods import DEFAULT, default_for, get_method, names_with_fur
 from OFLSAM2Core.methods.base import (
     Context,
     Method,
+    refuse_unlabelled,
     uses_further_volumes,
-    uses_unlabelled,
 )
 from OFLSAM2Core.methods.changed_options import ChangedOptions
 from OFLSAM2Core.open_volume import OpenVolume
@@ -124,7 +124,8 @@ class FewShotSession:
         """Learn the structures of the support cases.
 
         allow_missing: accept a structure that is missing in some cases.
-        unlabelled: volumes without labels that are learned from, too.
+        unlabelled: volumes without labels that are learned from, too, by a method that does so
+            (`rrl-medsam`). They may be the ones to be segmented afterwards.
         Raises InputError (no cases, a structure missing, nothing labelled, a method that cannot
         learn from unlabelled volumes), or whatever `on_progress` raises to stop.
         """
@@ -287,11 +288,8 @@ class FewShotSession:
         return Context(backbone, self.device, self.seed, report, self.timings)
 
     def _checked_unlabelled(self, volumes: Sequence[Volume]) -> list[Volume]:
-        if volumes and not uses_unlabelled(self.method):
-            raise InputError(
-                f"The method '{self.method.name}' does not learn from volumes without labels.",
-                "Leave them out, or use --method rrl-medsam.",
-            )
+        if volumes:
+            refuse_unlabelled(self.method)
         for volume in volumes:
             check_volume(volume)
             self._check_kind(volume)

@@ -21,6 +21,7 @@ from typing import Any
 from OFLSAM2Core import __version__, methods
 from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.backbones.weights import backbone_info, identity
+from OFLSAM2Core.cli.evaluate import check_unlabelled
 from OFLSAM2Core.cli.files import output_folder, refuse_existing
 from OFLSAM2Core.cli.options import (
     PRESETS,
@@ -35,7 +36,7 @@ from OFLSAM2Core.evaluation.comparison import COMPARISON_FILES, ComparedMethod, 
 from OFLSAM2Core.evaluation.datasets import Dataset, for_method
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES
-from OFLSAM2Core.methods.base import Method
+from OFLSAM2Core.methods.base import Method, uses_unlabelled
 from OFLSAM2Core.methods.changed_options import ChangedOptions
 from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.device import choose_device
@@ -68,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="a method begins no further case after so long"
     )
+    parser.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="the methods that do so (rrl-medsam) learn from the test volumes, too, without their "
+        "labels (transductive)",
+    )
     add_overwrite_option(parser)
     group = parser.add_argument_group("model")
     group.add_argument("--backbone", default=DEFAULT_BACKBONE, help="see oflsam2 backbones")
@@ -87,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: methods.get_method(name) for name in names}
     _check_settings(args, chosen.values())
     dataset = Dataset.open(args.dataset)
+    if args.unlabelled:
+        check_unlabelled(dataset, list(chosen.values()))
     support, test = dataset.choose(args.supports, None, args.cases, args.every)
     output_folder(args.out, (), overwrite=args.overwrite)
     common = {
@@ -150,6 +159,7 @@ def _evaluate(args: argparse.Namespace, method: Method, *, overwrite: bool) -> s
         ("--preset", _preset(args, method)),
     ):
         words += [option, str(value)] if value is not None else []
+    words += ["--unlabelled"] if _transductive(args, method) else []
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             [sys.executable, "-m", "OFLSAM2Core", *words, "--quiet"],
@@ -181,6 +191,11 @@ def _preset(args: argparse.Namespace, method: Method) -> str | None:
     return args.preset if args.preset in method.presets else None
 
 
+def _transductive(args: argparse.Namespace, method: Method) -> bool:
+    """Whether it learns from the test volumes, too."""
+    return bool(args.unlabelled) and uses_unlabelled(method)
+
+
 def _own_settings(args: argparse.Namespace, method: Method) -> dict[str, str]:
     """What `--set` gives of the options that the method has."""
     known = {*method.LearnOptions.names(), *method.SegmentOptions.names()}
@@ -210,6 +225,7 @@ def _settings(args: argparse.Namespace, method: Method) -> dict[str, Any]:
         "backbone_identity": _backbone_identity(args) if method.needs_backbone else "",
         "device": args.device,
         "preset": preset or "balanced",
+        "transductive": _transductive(args, method),
         "options": ChangedOptions(method, preset, _own_settings(args, method)).values,
     }
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, FailedCase, Learned, 
 from OFLSAM2Core.evaluation.machine import describe_machine
 from OFLSAM2Core.evaluation.report import REPORT_FILES, EvaluationReport
 from OFLSAM2Core.methods import default_for, get_method
+from OFLSAM2Core.methods.base import Method, refuse_unlabelled, uses_unlabelled
 from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.worker.failures import failure_of
 
@@ -69,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="begin no further case after so long"
     )
+    parser.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="learn from the test volumes, too, without their labels (transductive); only with a "
+        "method that does so (rrl-medsam)",
+    )
     add_overwrite_option(parser)
     add_session_options(parser)
 
@@ -89,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
             f"--support-percent {args.support_percent:g} leaves no frame on one side.",
             "Give a percentage between 0 and 100.",
         )
+    if args.unlabelled:
+        check_unlabelled(dataset, [get_method(args.method or method)])
     output_folder(args.out, REPORT_FILES, overwrite=args.overwrite)
     bars = ProgressBars(args.quiet)
     session = make_session(args, bars, method=method)
@@ -96,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         {
             **about(args, dataset, session, support, test),
             "volumes": dataset.volumes,
+            "transductive": args.unlabelled,
             **({"support_percent": args.support_percent} if dataset.sequences else {}),
         },
         dataset.table.structures,
@@ -112,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
                 progress,
                 allow_missing=args.allow_missing,
                 support_percent=args.support_percent,
+                unlabelled=args.unlabelled,
             ),
             bars,
         ):
@@ -148,6 +160,17 @@ def run(args: argparse.Namespace) -> int:
             f"{shown(found['precision'])}, false parts a case {shown(found['false_a_case'])}"
         )
     return SOME_FAILED if report.cases_failed else 0
+
+
+def check_unlabelled(dataset: Dataset, chosen: Sequence[Method]) -> None:
+    """Raises InputError where none of the methods could learn from the test volumes."""
+    if dataset.sequences:
+        raise InputError(
+            "A sequence is learned from frames of its own, not from those without masks.",
+            "Leave --unlabelled out.",
+        )
+    if not any(map(uses_unlabelled, chosen)):
+        refuse_unlabelled(chosen[0])
 
 
 def shown(value: float | None) -> str:

@@ -13,7 +13,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.evaluation.report import mean_and_interval, write_picture, write_text
+from OFLSAM2Core.evaluation.report import (
+    TRANSDUCTIVE,
+    mean_and_interval,
+    write_picture,
+    write_text,
+)
 
 COMPARISON_FILES = ("comparison.json", "comparison.md", "comparison.png")
 
@@ -32,7 +37,8 @@ class ComparedMethod:
     latter the mean; core_seconds: of processor cores, whatever else they did. learned_values:
     numbers in the learned task. peak_memory_mb: of its process.
     reason: why there is no result, or not of all cases; "" where there is. region, boundary: of
-    sequences, J and F, means over structures and sequences.
+    sequences, J and F, means over structures and sequences. transductive: whether it learned from
+    the test volumes, too, without their labels.
     """
 
     method: str
@@ -49,6 +55,7 @@ class ComparedMethod:
     region: float | None = None
     boundary: float | None = None
     frames_per_second: float | None = None
+    transductive: bool = False
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any]) -> ComparedMethod:
@@ -90,6 +97,7 @@ class ComparedMethod:
             region=_mean_of_frames(cases, "region"),
             boundary=_mean_of_frames(cases, "boundary"),
             frames_per_second=_mean([case.get("frames_per_second") for case in cases]),
+            transductive=bool(report.get("transductive", False)),
         )
 
 
@@ -130,6 +138,7 @@ class Comparison:
             f"Learned from {support}. Mean over structures of means over "
             "cases, 95 % bootstrap interval over cases.",
             *self._volumes(),
+            *self._transductive(),
             "",
             f"| method | {' | '.join(names)} | cases | s to learn | s a volume | core-s to learn | "
             "core-s a volume | numbers learned | peak memory, MB | |",
@@ -151,7 +160,8 @@ class Comparison:
             cells += [f"{row.cases}/{row.of}" if row.of else "-"]
             cells += ["-" if value is None else f"{value:.4g}" for value in figures]
             reason = row.reason.replace("\n", " ").replace("|", "/")
-            lines.append(f"| {row.method} | {' | '.join(cells)} | {reason} |")
+            name = f"{row.method} (transductive)" if row.transductive else row.method
+            lines.append(f"| {name} | {' | '.join(cells)} | {reason} |")
         if self._points():
             lines += ["", "![Dice against time](comparison.png)"]
         return "\n".join(lines) + "\n"
@@ -163,6 +173,12 @@ class Comparison:
             return []
         counts = ", ".join(f"{name} {count}" for name, count in seen.items())
         return ["", f"Co-registered volumes of a case that a method sees: {counts}."]
+
+    def _transductive(self) -> list[str]:
+        """A sentence where a method learned from the test volumes."""
+        if not any(row.transductive for row in self.rows):
+            return []
+        return ["", f"(transductive): {TRANSDUCTIVE[0].lower()}{TRANSDUCTIVE[1:]}"]
 
     def plot(self) -> Image.Image:
         """Mean Dice against the seconds to learn and segment one volume, on a logarithmic axis: of

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ from typing import Any
 import numpy as np
 
 import OFLSAM2Core
-from OFLSAM2Core.data.volume import SupportCase
+from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.data.volume_count import in_words
 from OFLSAM2Core.errors import InputError, OFLSAM2Error
 from OFLSAM2Core.evaluation.dataset_layouts import SUPPORT, CaseFiles, find_layout
 from OFLSAM2Core.io.first_look import look_at_segmentation, look_at_volume
 from OFLSAM2Core.io.label_table import LabelTable
 from OFLSAM2Core.io.memory_first import require_memory_to_learn, require_memory_to_segment
-from OFLSAM2Core.io.reading import read_segmentation, read_support_case
+from OFLSAM2Core.io.reading import read_segmentation, read_support_case, read_volume
 from OFLSAM2Core.methods.base import Method, uses_further_volumes
 from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.redaction import keep_out
@@ -167,6 +168,20 @@ class Dataset:
         fit into memory together, before any of them is read."""
         require_memory_to_learn(image for name in names for image in self.images_of(name))
         return [self.read_case(name) for name in names]
+
+    def read_unlabelled(self, names: Sequence[str]) -> list[Volume]:
+        """The volumes of cases; their labels are not looked at. What cannot be read is left out: it
+        is named when it is the case's turn to be segmented. Raises ResourceError where they do not
+        fit into memory together."""
+        require_memory_to_learn(image for name in names for image in self.images_of(name))
+        volumes = []
+        for name in names:
+            first, *further = self.images_of(name)
+            channel = range(self.volumes) if self.stacked else None
+            with suppress(InputError):
+                volume = read_volume(first, channel=channel, further=further)
+                volumes.append(replace(volume, name=name))
+        return volumes
 
     def read_case(self, name: str, *, may_be_empty: bool = False) -> SupportCase:
         """The volume of a case and its labels. Raises InputError, or ResourceError where there is

@@ -82,6 +82,7 @@ def evaluate(
     *,
     allow_missing: bool = False,
     support_percent: float = 5.0,
+    unlabelled: bool = False,
 ) -> Iterator[Learned | EvaluatedCase | FailedCase]:
     """Yields `Learned` once, then every test case as it is done. Reads one test case at a time.
     Each sequence is learned from frames of its own and the other frames are segmented, so there is
@@ -93,6 +94,8 @@ def evaluate(
 
     allow_missing: accept a structure that is missing in some of the support.
     support_percent: of a sequence's frames that are learned from.
+    unlabelled: learn from the test volumes, too, without their labels; not of sequences. Figures
+        are then transductive: they hold for volumes that were at hand in learning.
     """
     damaged = look_at_cases(dataset, test)
     if len(damaged) == len(test):
@@ -109,8 +112,10 @@ def evaluate(
                 yield FailedCase(name, error)
         return
     cases = dataset.read_support(support)
+    volumes = dataset.read_unlabelled(test) if unlabelled else []
     started = _Stopwatch()
-    task = session.learn(cases, on_progress, allow_missing=allow_missing)
+    task = session.learn(cases, on_progress, allow_missing=allow_missing, unlabelled=volumes)
+    del cases, volumes
     yield Learned(task, *started.seconds(), ", ".join(support))
     for name in test:
         try:

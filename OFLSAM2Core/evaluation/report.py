@@ -30,6 +30,10 @@ from OFLSAM2Core.runtime.counted import counted
 DISTANCES = ("hd95", "average_hausdorff", "assd")
 REPORT_FILES = ("report.json", "report.md", "cases.png")
 SHOWN_AT_EACH_END = 3
+TRANSDUCTIVE = (
+    "The test volumes were learned from, too, without their labels (transductive): the figures "
+    "hold for volumes that are at hand in learning."
+)
 _RESAMPLES = 10_000
 
 
@@ -129,6 +133,8 @@ class EvaluationReport:
         ]
         if self.about.get("volumes", 1) > 1:
             lines += ["", f"{self.about['volumes']} co-registered volumes of each case were seen."]
+        if self.about.get("transductive"):
+            lines += ["", TRANSDUCTIVE]
         for failed in self._failed:
             message = failed["message"].replace("\n", " ")
             lines += ["", f"**{failed['case']} has no result.** {message}"]

@@ -135,6 +135,15 @@ def uses_unlabelled(method: Method) -> bool:
     return bool(getattr(method, "unlabelled", False))
 
 
+def refuse_unlabelled(method: Method) -> None:
+    """Raises InputError where a method does not learn from volumes without labels."""
+    if not uses_unlabelled(method):
+        raise InputError(
+            f"The method '{method.name}' does not learn from volumes without labels.",
+            "Leave them out, or use --method rrl-medsam.",
+        )
+
+
 class ExtensibleMethod(Method, Protocol):
     """A method that can learn one more case without learning from nothing."""
 
@@ -163,6 +172,7 @@ def describe(method: Method) -> dict[str, Any]:
         "sequences": method.sequences,
         "corrections": method.corrections,
         "further_volumes": uses_further_volumes(method),
+        "unlabelled": uses_unlabelled(method),
         "presets": {name: dict(values) for name, values in method.presets.items()},
         "options": options,
     }

@@ -140,6 +140,29 @@ def test_an_evaluation_of_something_else_is_lost_only_where_the_user_says_so(
     assert json.loads(report.read_text(encoding="utf-8"))["seed"] == 1
 
 
+def test_a_method_that_learned_from_the_test_volumes_is_called_transductive(
+    compared: Compared,
+) -> None:
+    words, path, report = compared
+    refused(run(*words, "--unlabelled", **path), "transductive false, not true")
+    words = [*words, "--methods", "toy-threshold,atlas", "--overwrite"]
+    succeed(*words, "--unlabelled", **path)
+    content = json.loads((report.parents[1] / "comparison.json").read_text(encoding="utf-8"))
+    assert [row["transductive"] for row in content["methods"]] == [True, False]
+    table = (report.parents[1] / "comparison.md").read_text(encoding="utf-8")
+    assert "| toy-threshold (transductive) |" in table and "| atlas |" in table
+    for text in (table, report.with_suffix(".md").read_text(encoding="utf-8")):
+        assert "without their labels (transductive)" in text
+    assert json.loads(report.read_text(encoding="utf-8"))["transductive"]
+
+
+def test_test_volumes_are_learned_from_only_where_a_method_can(cases: Path, tmp_path: Path) -> None:
+    for command in (("evaluate", cases, "--method"), ("compare", cases, "--methods")):
+        told = run(*command, "atlas", "--out", tmp_path / "out", "--unlabelled")
+        refused(told, "'atlas' does not learn from volumes without labels")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_evaluation_that_was_stopped_is_done_again(compared: Compared) -> None:
     words, path, report = compared
     _change(report, complete=False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 from phantom_patients import BRIGHT, DARK, patient
@@ -17,6 +19,8 @@ from toy_backbone import ToyBackbone
 
 from OFLSAM2Core.data.overlap import dice
 from OFLSAM2Core.errors import InputError, TaskError
+from OFLSAM2Core.evaluation.datasets import Dataset
+from OFLSAM2Core.evaluation.evaluate import Learned, evaluate
 from OFLSAM2Core.learned_task import LearnedTask
 from OFLSAM2Core.methods.base import Context
 from OFLSAM2Core.methods.common.initial_shares import begin_at_shares
@@ -269,6 +273,29 @@ def test_unlabelled_volumes_change_what_is_learned() -> None:
     without, one, again = (task.state.tensors for task in tasks)
     assert any(not torch.equal(tensor, without[name]) for name, tensor in one.items())
     assert all(torch.equal(tensor, again[name]) for name, tensor in one.items())
+
+
+def test_evaluating_learns_from_the_test_volumes_but_not_from_their_labels(
+    cases: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(cases, tmp_path / "other labels")
+    path = str(folder / "hippocampus_006_label.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(path) * 0, path)
+
+    def learned(folder: Path, *, unlabelled: bool) -> dict[str, torch.Tensor]:
+        dataset = Dataset.open(folder)
+        chosen = dataset.choose(1, None, 1)
+        first = next(evaluate(_session(training_steps=4), dataset, *chosen, unlabelled=unlabelled))
+        assert isinstance(first, Learned)
+        return first.task.state.tensors
+
+    without, one, other = (
+        learned(cases, unlabelled=False),
+        learned(cases, unlabelled=True),
+        learned(folder, unlabelled=True),
+    )
+    assert any(not torch.equal(tensor, without[name]) for name, tensor in one.items())
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_a_method_that_cannot_use_unlabelled_volumes_refuses_them() -> None:

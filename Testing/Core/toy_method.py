@@ -61,7 +61,8 @@ class ToyRun:
         return self.slices()
 
     def state(self) -> MethodState:
-        return replace(self._task.state, tensors={"intensities": self._intensities})
+        tensors = {**self._task.state.tensors, "intensities": self._intensities}
+        return replace(self._task.state, tensors=tensors)
 
 
 class ToyMethod:
@@ -70,6 +71,7 @@ class ToyMethod:
     needs_backbone = False
     sequences = False
     corrections = True
+    unlabelled = True
     LearnOptions = ToyLearnOptions
     SegmentOptions = ToySegmentOptions
     presets = {"fast": {"invert": False}, "balanced": {}, "accurate": {}}
@@ -80,7 +82,13 @@ class ToyMethod:
         inside = np.concatenate([case.volume.array[case.labels > 0] for case in support])
         outside = np.concatenate([case.volume.array[case.labels == 0] for case in support])
         both = torch.tensor([outside.mean() + options.bias, inside.mean() + options.bias])
-        return MethodState(1, {"cases": len(support)}, {"intensities": both}, {"kind": "toy"})
+        of_unlabelled = torch.tensor([float(volume.array.mean()) for volume in ctx.unlabelled])
+        return MethodState(
+            1,
+            {"cases": len(support)},
+            {"intensities": both, "means without labels": of_unlabelled},
+            {"kind": "toy"},
+        )
 
     def add_case(
         self, ctx: Context, task: LearnedTask, case: SupportCase, options: ToyLearnOptions
@@ -88,7 +96,8 @@ class ToyMethod:
         one = self.learn(ctx, [case], options)
         had, cases = task.state.tensors["intensities"], task.state.metadata["cases"]
         both = (cases * had + one.tensors["intensities"]) / (cases + 1)
-        return replace(task.state, metadata={"cases": cases + 1}, tensors={"intensities": both})
+        tensors = {**task.state.tensors, "intensities": both}
+        return replace(task.state, metadata={"cases": cases + 1}, tensors=tensors)
 
     def open(
         self, ctx: Context, volume: Volume, task: LearnedTask, options: ToySegmentOptions
