@@ -14,12 +14,19 @@ import psutil
 from OFLSAM2Core import __version__
 from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.cli.exit_codes import SOME_FAILED
-from OFLSAM2Core.cli.files import add_support_options, default_method, read_support, split_support
+from OFLSAM2Core.cli.files import (
+    add_support_options,
+    default_method,
+    read_support,
+    say_how_to_name,
+    split_support,
+)
 from OFLSAM2Core.cli.interrupt import call_in_background, raise_if_stopped
 from OFLSAM2Core.cli.options import (
     add_session_options,
     check_options,
     make_session,
+    options_of_segmenting,
     ready_weights,
     settings_from,
 )
@@ -297,9 +304,10 @@ def _segmenter(
     task.check_fits(
         args.method or task.method, args.backbone or task.backbone, task.backbone_identity
     )
-    given = check_options(args, task.method)
-    values = settings_from(args) if args.task is not None else {}
-    identity["options"] = given.for_segmenting(task.options, values).to_json()
+    given = (
+        check_options(args, task.method) if args.task is None else options_of_segmenting(args, task)
+    )
+    identity["options"] = given.for_segmenting(task.options, {}).to_json()
     # As FewShotSession reads "auto". A method without backbone calculates as it always does.
     asked = args.precision if task.backbone else "auto"
     identity["precision"] = task.backbone_precision if asked == "auto" else asked
@@ -345,9 +353,12 @@ def sha256_of_task(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise InputError(
-            f"The learned task '{path}' cannot be read: {error.strerror}.", "Check the path."
-        ) from error
+        why = (
+            "does not exist"
+            if isinstance(error, FileNotFoundError)
+            else (f"cannot be read: {error.strerror}")
+        )
+        raise InputError(f"The learned task '{path}' {why}.", "Check the path.") from error
 
 
 def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
@@ -362,6 +373,7 @@ def _learn(args: argparse.Namespace, path: Path, bars: ProgressBars) -> None:
     task.save(path)
     names = ", ".join(structure.name for structure in task.structures)
     bars.say(f"Learned {names} from {counted(len(cases), 'case')}: {path}")
+    say_how_to_name(task.structures, bars.say)
 
 
 def _support_identity(args: argparse.Namespace) -> str:

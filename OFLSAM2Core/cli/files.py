@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from OFLSAM2Core.cli.claims import claim_output
 from OFLSAM2Core.data.results import Progress, ProgressCallback
+from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.io.image_names import split_images
-from OFLSAM2Core.io.label_table import LabelTable
+from OFLSAM2Core.io.label_table import LabelTable, is_numbered
 from OFLSAM2Core.io.memory_first import require_memory_to_learn, require_memory_to_segment
 from OFLSAM2Core.io.reading import check_writable, is_sequence, read_support_case
 from OFLSAM2Core.methods import default_for
@@ -90,6 +91,17 @@ def read_support(
         report(Progress("read", number, len(support), f"Reading {image.name}"))
         cases.append(read_support_case(image, files.labels, table=table, further=further))
     return cases
+
+
+def say_how_to_name(structures: Sequence[Structure], say: Callable[[str], None]) -> None:
+    """Say a line where structures were learned from labelmaps whose values nothing names."""
+    numbered = [structure.name for structure in structures if is_numbered(structure)]
+    if numbered:
+        more = " and more" if len(numbered) > 3 else ""
+        say(
+            f"The support's labels have no names: they are called {', '.join(numbered[:3])}{more}. "
+            'Name them with --labels labels.json, a file such as {"1": "left kidney"}.'
+        )
 
 
 def check_outputs(

@@ -11,6 +11,7 @@ from OFLSAM2Core.cli.files import (
     check_outputs,
     default_method,
     read_support,
+    say_how_to_name,
     split_support,
 )
 from OFLSAM2Core.cli.interrupt import call_in_background
@@ -19,6 +20,7 @@ from OFLSAM2Core.cli.options import (
     add_session_options,
     check_options,
     make_session,
+    refuse_what_is_learned,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.results import ProgressCallback
@@ -87,6 +89,15 @@ def run(args: argparse.Namespace) -> int:
         known = LabelTable(before.structures, "the learned task")
     method = before.method if before else default_method(support)
     check_options(args, method)
+    if before is not None:
+        refuse_what_is_learned(
+            args,
+            {
+                **{f"--set {setting}": True for setting in args.settings},
+                f"--preset {args.preset}": args.preset is not None,
+                "--allow-missing": args.allow_missing,
+            },
+        )
     cases = call_in_background(
         lambda report: read_support(support, args.labels, report, known), bars
     )
@@ -117,4 +128,6 @@ def run(args: argparse.Namespace) -> int:
         f"{time.monotonic() - started:.1f} s: "
         f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB)"
     )
+    if before is None:
+        say_how_to_name(task.structures, bars.say)
     return 0

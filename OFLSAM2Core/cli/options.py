@@ -19,6 +19,7 @@ from OFLSAM2Core.methods.base import describe
 from OFLSAM2Core.methods.changed_options import ChangedOptions
 
 if TYPE_CHECKING:
+    from OFLSAM2Core.learned_task import LearnedTask
     from OFLSAM2Core.session import FewShotSession
 
 PRESETS = ("fast", "balanced", "accurate")
@@ -121,6 +122,38 @@ def check_options(args: argparse.Namespace, method: str | None = None) -> Change
     """
     chosen = methods.get_method(args.method or method or methods.DEFAULT)
     return ChangedOptions(chosen, args.preset, settings_from(args))
+
+
+def options_of_segmenting(args: argparse.Namespace, task: LearnedTask) -> ChangedOptions:
+    """Options as they were given to segment with a learned task, before anything is loaded.
+
+    Raises InputError for an unknown method, option or value, and for what says how to learn.
+    """
+    given = check_options(args, task.method)
+    refuse_what_is_learned(
+        args,
+        {
+            "--labels": getattr(args, "labels", None) is not None,
+            "--allow-missing": getattr(args, "allow_missing", False),
+            f"--preset {args.preset}": args.preset is not None
+            and not given.preset_matters_in_segmenting,
+        },
+    )
+    given.for_segmenting(task.options, settings_from(args))
+    return given
+
+
+def refuse_what_is_learned(args: argparse.Namespace, given: Mapping[str, bool]) -> None:
+    """Raises InputError for options that were given though the learned task has settled them.
+
+    given: by option, whether it was.
+    """
+    settled = [option for option, is_given in given.items() if is_given]
+    if settled:
+        raise InputError(
+            f"{', '.join(settled)}: the learned task '{args.task}' has settled that already.",
+            "Leave it out, or learn the task again with it (oflsam2 learn).",
+        )
 
 
 def make_session(

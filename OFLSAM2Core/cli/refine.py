@@ -12,9 +12,8 @@ from OFLSAM2Core.cli.interrupt import call_in_background, in_background
 from OFLSAM2Core.cli.options import (
     add_overwrite_option,
     add_session_options,
-    check_options,
     make_session,
-    settings_from,
+    options_of_segmenting,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.corrections import Corrections
@@ -95,8 +94,7 @@ def run(args: argparse.Namespace) -> int:
     slices = _slices(args.slices)
     bars = ProgressBars(args.quiet)
     task = call_in_background(lambda report: LearnedTask.load(args.task), bars)
-    given = check_options(args, task.method)
-    given.for_segmenting(task.options, settings_from(args))
+    given = options_of_segmenting(args, task)
     if not given.method.corrections:
         refuse_corrections(given.method.name)
     result, corrected = call_in_background(lambda report: _read(args, images, task), bars)

@@ -15,6 +15,7 @@ from OFLSAM2Core.cli.files import (
     check_resources,
     default_method,
     read_support,
+    say_how_to_name,
     split_support,
 )
 from OFLSAM2Core.cli.interrupt import call_in_background, in_background
@@ -23,14 +24,13 @@ from OFLSAM2Core.cli.options import (
     add_session_options,
     check_options,
     make_session,
-    settings_from,
+    options_of_segmenting,
 )
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.structure_status import describe_status, structure_status
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
-from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.machine import describe_machine, peak_memory_mb
 from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
 from OFLSAM2Core.evaluation.report import write_picture, write_text
@@ -138,6 +138,8 @@ def run(args: argparse.Namespace) -> int:
     bars.close()
     _write(args, volume, task, outcome, complete=outcome.is_complete)
     _print_summary(volume, task, outcome, args.out)
+    if args.task is None:
+        say_how_to_name(task.structures, print)
     return 0
 
 
@@ -145,10 +147,8 @@ def _session_and_task(
     args: argparse.Namespace, support: list[SupportFiles], bars: ProgressBars
 ) -> tuple[FewShotSession, LearnedTask]:
     if args.task is not None:
-        _refuse_what_is_learned(args)
         task = call_in_background(lambda report: LearnedTask.load(args.task), bars)
-        given = check_options(args, task.method)
-        given.for_segmenting(task.options, settings_from(args))
+        options_of_segmenting(args, task)
         return make_session(args, bars, backbone=task.backbone, method=task.method), task
     method = default_method(support)
     check_options(args, method)
@@ -162,23 +162,6 @@ def _session_and_task(
         lambda report: session.learn(cases, report, allow_missing=args.allow_missing), bars
     )
     return session, task
-
-
-def _refuse_what_is_learned(args: argparse.Namespace) -> None:
-    """Raises InputError for options that say how to learn, when it was learned already."""
-    given = [
-        option
-        for option, is_given in (
-            ("--labels", args.labels is not None),
-            ("--allow-missing", args.allow_missing),
-        )
-        if is_given
-    ]
-    if given:
-        raise InputError(
-            f"{', '.join(given)}: the learned task '{args.task}' has settled that already.",
-            "Leave it out, or learn the task again with it (oflsam2 learn).",
-        )
 
 
 def _write(

@@ -10,9 +10,12 @@ from typing import Any
 
 from OFLSAM2Core.data.structures import Structure, check_structures
 from OFLSAM2Core.errors import InputError
+from OFLSAM2Core.io.image_header import missing_file
 from OFLSAM2Core.io.label_table_formats import entries_of_json, parse, read_text
 
 MOST_STRUCTURES = 255
+
+_NUMBERED = "Structure"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class LabelTable:
         """
         try:
             data = parse(read_text(Path(path)))
+        except FileNotFoundError as error:
+            raise missing_file(path) from error
         except OSError as error:
             raise InputError(
                 f"The label table '{path}' cannot be read: {error.strerror}.", "Check the path."
@@ -75,7 +80,7 @@ class LabelTable:
         """Call them "Structure 1" and so on, where nothing is known but the values."""
         found = [int(value) for value in values]
         return cls._numbered(
-            [Structure(f"Structure {value}", value, default_color(value)) for value in found],
+            [Structure(f"{_NUMBERED} {value}", value, default_color(value)) for value in found],
             "label table",
         )
 
@@ -117,6 +122,12 @@ def _reason(error: Exception) -> str:
         return f"{error} is missing"
     text = str(error).split("; use ")[0].rstrip(".")
     return text[:200] or type(error).__name__
+
+
+def is_numbered(structure: Structure) -> bool:
+    """Whether a structure has the name that `LabelTable.for_values` gives, for want of another."""
+    name, _, number = structure.name.partition(" ")
+    return name == _NUMBERED and number.isdecimal()
 
 
 def default_color(label: int) -> tuple[float, float, float]:

@@ -50,6 +50,11 @@ class ChangedOptions:
         self._of_task(segment, of_task)
         return self._only(segment, {**of_task, **changed})
 
+    @property
+    def preset_matters_in_segmenting(self) -> bool:
+        """Whether a preset was given that changes more than how the method learns."""
+        return bool(set(self._of_preset) & set(self.method.SegmentOptions.names()))
+
     def learned_with(self, of_task: Mapping[str, Any]) -> Options:
         """The options of learning that a task was learned with. Raises TaskError where its values
         cannot be."""

@@ -232,6 +232,26 @@ def test_what_a_learned_task_has_settled_is_not_ignored_without_a_word(cases, ta
         (("--set", "slicing_axis=sagittal"), "slicing_axis"),
         (("--set", "intensity_window=0,100"), "intensity_window"),
         (("--allow-missing",), "--allow-missing"),
+        (("--labels", tmp_path / "labels.json"), "--labels"),
+        (("--preset", "fast"), "--preset fast"),
     ):
         refused(run(*words, *more), named, "learn the task again")
     assert not out.exists()
+
+
+def test_a_case_is_added_with_the_options_that_the_task_was_learned_with(cases, task, tmp_path):
+    out = tmp_path / "more.oflsam2"
+    words = ["learn", *support(cases, "004"), "--task", task, "--out", out]
+    for more in (("--preset", "fast"), ("--set", "slicing_axis=sagittal"), ("--allow-missing",)):
+        refused(run(*words, *more), " ".join(more), "learn the task again")
+    assert not out.exists()
+
+
+def test_a_table_of_labels_that_is_not_there_is_named_as_an_image_is(cases, tmp_path):
+    words = ["learn", *support(cases, "001"), "--out", tmp_path / "t.oflsam2"]
+    refused(run(*words, "--labels", tmp_path / "no.json"), f"There is no file '{tmp_path}/no.json'")
+    nothing = f"{tmp_path}/no.nii.gz"
+    refused(
+        run("learn", "--support", f"{nothing}={nothing}", "--out", tmp_path / "t.oflsam2"),
+        f"There is no file '{nothing}'",
+    )
