@@ -52,7 +52,7 @@ class FoundStructures:
         ]
 
     def _milliliters(self, label: int) -> float:
-        """Of a structure, the mean of the frames."""
+        """A structure's volume, as the mean of the frames."""
         total = sum(
             counts[label] * self._voxel_ml[frame]
             for (frame, _axis, _index), counts in self._voxels.items()

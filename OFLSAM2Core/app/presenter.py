@@ -94,7 +94,7 @@ class Presenter:
         self._found: FoundStructures | None = None  # of a whole run, not of corrections
         self._corrections: Corrections | None = None
         self._kept: _Kept | None = None  # what the worker keeps for corrections
-        # Which image the result of the run on this scene was made of, as the worker said.
+        # Which image the result of the run on this scene was made of, as the worker reports it.
         self._segmented: tuple[Scene, str] | None = None
 
     @property

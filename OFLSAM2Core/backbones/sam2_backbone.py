@@ -224,7 +224,7 @@ class Sam2Backbone(Backbone):
 
         As SAM2 does while it propagates, the mask with the highest predicted IoU of three
         candidates is taken. A structure is there where `object_score` (a logit) is above 0;
-        the logits of one that is not are left as they are: `shown_logits` says what SAM2 shows.
+        the logits of one that is not are left as they are: `displayed_logits` says what SAM2 shows.
         """
         count = len(target)
         masks, ious, tokens, score = self.model.sam_mask_decoder(
@@ -282,7 +282,7 @@ class Sam2Backbone(Backbone):
         return tokens, times.repeat_interleave(parts, dim=0)
 
 
-def shown_logits(decoded: Decoded) -> Tensor:
+def displayed_logits(decoded: Decoded) -> Tensor:
     """Logits as SAM2 shows them: far below 0 everywhere for a structure that is not there."""
     from sam2.modeling.sam2_base import NO_OBJ_SCORE
 

@@ -158,7 +158,7 @@ def fetch(name: str, on_progress: ProgressCallback | None = None) -> Path:
         else:
             part = extract_from_wheel(info.source, target, info.bytes, on_bytes)
         try:
-            _check_hash(part, info, shown=target)
+            _check_hash(part, info, named=target)
         except WeightsError:
             part.unlink()  # Else the next try would go on from a wrong file.
             raise
@@ -296,10 +296,10 @@ def _in_installed_package(source: UrlSource | WheelSource) -> Path | None:
     return None
 
 
-def _check_hash(path: Path, info: BackboneInfo, shown: Path | None = None) -> None:
+def _check_hash(path: Path, info: BackboneInfo, named: Path | None = None) -> None:
     found = identity(path)
     if found != info.sha256:
-        where = shown or path
+        where = named or path
         raise WeightsError(
             f"{where} is not the weights file of backbone '{info.name}': expected SHA-256 "
             f"{info.sha256}, found {found} ({path.stat().st_size} bytes, expected {info.bytes}).",

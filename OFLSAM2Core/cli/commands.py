@@ -52,11 +52,11 @@ def run_command(argv: Sequence[str] | None, commands: Mapping[str, str]) -> int:
             flush_streams()
         return code
     except KeyboardInterrupt as stop:
-        ProgressBars.close_shown()
+        ProgressBars.close_current()
         print("Stopped.", file=sys.stderr)
         end_process(stop.code if isinstance(stop, Stopped) else 130)
     except Exception as error:
-        ProgressBars.close_shown()
+        ProgressBars.close_current()
         _log.info("%s failed", asked, exc_info=True)
         if "--debug" in words:
             traceback.print_exc()

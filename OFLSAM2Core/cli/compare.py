@@ -42,7 +42,7 @@ from OFLSAM2Core.runtime.counted import counted
 from OFLSAM2Core.runtime.device import choose_device
 
 _POLL_S = 0.1
-_SHOWN_LETTERS = 24
+_MOST_LETTERS = 24
 _SAYS_TO_OVERWRITE = "Choose another --out, or add --overwrite to replace what is there."
 
 
@@ -60,11 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=5.0,
         metavar="P",
-        help="of sequences: percent of each one's frames that are learned from; default: 5",
+        help="percent of the frames of each sequence that are learned from; default: 5",
     )
     parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="of the test cases, one of N; default: 1"
+        "--every", type=int, default=1, metavar="N", help="segment one of N test cases; default: 1"
     )
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="a method begins no further case after so long"
@@ -80,8 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone", default=DEFAULT_BACKBONE, help="see oflsam2 backbones")
     group.add_argument("--weights", type=Path, metavar="FILE", help="the backbone's weights file")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    group.add_argument("--seed", type=int, default=0, help="of all that is random; default: 0")
-    group.add_argument("--preset", choices=PRESETS, help="of the methods that have it")
+    group.add_argument("--seed", type=int, default=0, help="seed of all that is random; default: 0")
+    group.add_argument("--preset", choices=PRESETS, help="preset of the methods that have it")
     add_set_option(group, "set an option of the methods that have it (core_minutes=5)")
 
 
@@ -294,15 +294,15 @@ def _differences(content: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
         if key in ("support", "test"):
             differences.append(f"other {key} cases")
         else:
-            differences.append(f"{key} {_shown(found)}, not {_shown(asked)}")
+            differences.append(f"{key} {_abbreviated(found)}, not {_abbreviated(asked)}")
     return differences
 
 
-def _shown(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     if value is None:
         return "unknown"
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN_LETTERS else f"{text[: _SHOWN_LETTERS - 3]}..."
+    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 3]}..."
 
 
 def _in_short(row: ComparedMethod) -> str:

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=5.0,
         metavar="P",
-        help="of sequences: percent of each one's frames that are learned from; default: 5",
+        help="percent of the frames of each sequence that are learned from; default: 5",
     )
     add_allow_missing_option(parser)
     parser.add_argument("--cases", type=int, metavar="N", help="segment the first N test cases")
@@ -62,11 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--volumes",
         type=int,
         metavar="N",
-        help="of several co-registered volumes of a case, the first N; default: all that the "
+        help="use the first N co-registered volumes of a case; default: all that the "
         "method can use, up to 3",
     )
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="of the test cases, one of N; default: 1"
+        "--every", type=int, default=1, metavar="N", help="segment one of N test cases; default: 1"
     )
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="begin no further case after so long"
@@ -156,8 +156,8 @@ def run(args: argparse.Namespace) -> int:
     print(last_line(report))
     for name, found in report.parts().items():
         print(
-            f"{name}: parts found {shown(found['recall'])}, predicted parts that are right "
-            f"{shown(found['precision'])}, false parts a case {shown(found['false_a_case'])}"
+            f"{name}: parts found {_digits(found['recall'])}, predicted parts that are right "
+            f"{_digits(found['precision'])}, false parts a case {_digits(found['false_a_case'])}"
         )
     return SOME_FAILED if report.cases_failed else 0
 
@@ -173,7 +173,7 @@ def check_unlabelled(dataset: Dataset, chosen: Sequence[Method]) -> None:
         refuse_unlabelled(chosen[0])
 
 
-def shown(value: float | None) -> str:
+def _digits(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.2f}"
 
 

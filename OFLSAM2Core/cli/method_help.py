@@ -14,7 +14,7 @@ def option_lines(described: Mapping[str, Any]) -> list[str]:
     lines = []
     for each in described["options"]:
         when = {"learn": "learning", "segment": "segmenting", "both": "both"}[each["when"]]
-        lines.append(f"  {each['name']}={shown_default(each)}  [{when}]{_allowed(each)}")
+        lines.append(f"  {each['name']}={default_as_text(each)}  [{when}]{_allowed(each)}")
         lines.append(f"      {each['help']}")
     for name, values in described["presets"].items():
         changed = ", ".join(f"{option}={_written(value)}" for option, value in values.items())
@@ -22,7 +22,7 @@ def option_lines(described: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def shown_default(option: Mapping[str, Any]) -> str:
+def default_as_text(option: Mapping[str, Any]) -> str:
     """The default, as it would be written on a command line."""
     return _written(option["default"])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from OFLSAM2Core import methods
 from OFLSAM2Core.backbones import DEFAULT_BACKBONE, PRECISIONS
 from OFLSAM2Core.cli.interrupt import call_in_background
-from OFLSAM2Core.cli.method_help import shown_default
+from OFLSAM2Core.cli.method_help import default_as_text
 from OFLSAM2Core.cli.progress import ProgressBars
 from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.methods.base import describe
@@ -38,7 +38,7 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         help="what the encoder calculates in; default: auto, the quickest that the processor has",
     )
-    group.add_argument("--seed", type=int, default=0, help="of all that is random; default: 0")
+    group.add_argument("--seed", type=int, default=0, help="seed of all that is random; default: 0")
     group = parser.add_argument_group("method")
     group.add_argument("--method", help=f"default: {DEFAULTS}; see oflsam2 methods")
     group.add_argument("--preset", choices=PRESETS, help="trades time for accuracy")
@@ -80,7 +80,7 @@ def _add_method_flags(parser: argparse.ArgumentParser, described: Mapping[str, A
                 dest=each["name"],
                 default=argparse.SUPPRESS,
                 metavar=each["type"].upper(),
-                help=f"{each['help']} Default: {shown_default(each)}".replace("%", "%%"),
+                help=f"{each['help']} Default: {default_as_text(each)}".replace("%", "%%"),
             )
 
 

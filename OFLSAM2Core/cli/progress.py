@@ -21,7 +21,7 @@ _BYTES = 100_000  # Totals above this are bytes of a download; no job has so man
 class ProgressBars:
     """One bar at a time, on stderr; a new one for every stage. Is a ProgressCallback."""
 
-    _shown: tqdm | None = None
+    _current: tqdm | None = None
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -35,7 +35,7 @@ class ProgressBars:
         if stage != self._stage or self._bar is None:
             self.close()
             self._stage = stage
-            self._bar = ProgressBars._shown = self._new_bar(progress)
+            self._bar = ProgressBars._current = self._new_bar(progress)
         self._bar.set_postfix_str(progress.message, refresh=False)
         self._bar.update(progress.done - self._bar.n)
 
@@ -50,10 +50,10 @@ class ProgressBars:
             self._bar = None
 
     @classmethod
-    def close_shown(cls) -> None:
+    def close_current(cls) -> None:
         """Clear the line of whichever bar is shown, before an error is printed."""
-        if cls._shown is not None:
-            cls._shown.close()
+        if cls._current is not None:
+            cls._current.close()
 
     def _new_bar(self, progress: Progress) -> tqdm:
         is_bytes = progress.total > _BYTES

@@ -32,7 +32,7 @@ from OFLSAM2Core.data.structure_status import describe_status, structure_status
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import SupportCase, Volume
 from OFLSAM2Core.evaluation.machine import describe_machine, peak_memory_mb
-from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
+from OFLSAM2Core.evaluation.pictures import StripContent, sheet, strip
 from OFLSAM2Core.evaluation.report import write_picture, write_text
 from OFLSAM2Core.io.dicom_seg_writing import (
     DICOM_EXTENSIONS,
@@ -183,7 +183,7 @@ def _write(
         content = json.dumps(_report(volume, task, outcome, complete), indent=1, allow_nan=False)
         write_text(args.report, content + "\n")
     if args.picture is not None:
-        shown = Shown(
+        shown = StripContent(
             volume=volume,
             labels=outcome.labels,
             structures=task.structures,

@@ -74,8 +74,8 @@ def _unlike_support(described: dict[str, Any], support: tuple[float, float] | No
     if milliliters is None or not described["voxels"]:
         return ""
     status = structure_status(described["voxels"], milliliters, support)
-    said = describe_status(status, support, milliliters)
-    return f"{described['name']}: {said}." if said else ""
+    sentence = describe_status(status, support, milliliters)
+    return f"{described['name']}: {sentence}." if sentence else ""
 
 
 def _confidence(outcome: SegmentationBuffer, name: str, areas: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from PIL import Image
 from OFLSAM2Core.cohort.outputs import preview_path
 from OFLSAM2Core.data.segmentation_buffer import SegmentationBuffer
 from OFLSAM2Core.data.structures import Structure
-from OFLSAM2Core.evaluation.pictures import LINE, Shown, strip
+from OFLSAM2Core.evaluation.pictures import LINE, StripContent, strip
 from OFLSAM2Core.runtime.atomic_write import atomic_write
 
 _COLUMNS = 4
@@ -23,7 +23,7 @@ def write_preview(
 ) -> None:
     """Write `previews/CASE.webp` below `folder`."""
     picture = strip(
-        Shown(
+        StripContent(
             volume=outcome.volume,
             labels=outcome.labels,
             structures=structures,

@@ -27,23 +27,23 @@ def check_volume_counts(cases: Sequence[SupportCase]) -> None:
     first = cases[0].volume
     for case in cases[1:]:
         count, wanted = case.volume.volume_count, first.volume_count
-        if said := difference(case.name, count, wanted, f"'{first.name}'"):
+        if reason := difference(case.name, count, wanted, f"'{first.name}'"):
             raise InputError(
-                said,
+                reason,
                 "Give the same number of co-registered volumes for each case, in the same order.",
             )
 
 
 def check_volume_count(volume: Volume, wanted: int) -> None:
     """wanted: of each support case. Raises InputError."""
-    said = difference(volume.name, volume.volume_count, wanted, OF_TASK)
-    if not said:
+    reason = difference(volume.name, volume.volume_count, wanted, OF_TASK)
+    if not reason:
         return
     if wanted == 1:
         hint = "Give the first volume alone, or learn a task from cases of several volumes."
     else:
         hint = f"Give {wanted} volumes of the patient, in the order of the support cases."
-    raise InputError(said, hint)
+    raise InputError(reason, hint)
 
 
 def in_words(count: int) -> str:

@@ -6,8 +6,8 @@
 - nnU-Net: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, or `dataset` in `dataset.json`;
 - BIDS: `sub-*/anat/*.nii.gz`, with labels beside them or in `derivatives`, paired by their names.
 
-Channels of a case are co-registered volumes of it, the first three where there are more, which is
-said: files of their own (nnU-Net's names, a list of them in `dataset.json`), or volumes of one 4D
+Channels of a case are co-registered volumes of it, the first three where there are more, with a
+warning: files of their own (nnU-Net's names, a list in `dataset.json`), or volumes of one 4D
 image where `dataset.json` names them (`modality`, `channel_names`).
 """
 

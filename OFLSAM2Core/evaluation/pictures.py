@@ -30,13 +30,13 @@ WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """What a strip shows of one volume.
+class StripContent:
+    """What a strip of one volume is drawn from.
 
     labels, truth: on the volume's grid; 0 is background.
     confidence: uint8 on the same grid, 255 is certain.
     scores: S_cf by index along the stored slicing axis, written under the slice.
-    axis: the stored axis the volume was segmented along, so that the same slices are shown.
+    axis: the stored axis the volume was segmented along, so that the strip has the same slices.
     """
 
     volume: Volume
@@ -49,13 +49,13 @@ class Shown:
     axis: int | None = None
 
 
-def strip(shown: Shown, columns: int = 6) -> Image.Image:
+def strip(content: StripContent, columns: int = 6) -> Image.Image:
     """A title and a row of slices, spread evenly over those that have something to show;
     under it a row of confidence, where there is one."""
-    slicing = _slicing(shown.volume, shown.axis)
-    image, labels = slicing.to_slices(shown.volume.array), slicing.to_slices(shown.labels)
-    truth = None if shown.truth is None else slicing.to_slices(shown.truth)
-    confidence = None if shown.confidence is None else slicing.to_slices(shown.confidence)
+    slicing = _slicing(content.volume, content.axis)
+    image, labels = slicing.to_slices(content.volume.array), slicing.to_slices(content.labels)
+    truth = None if content.truth is None else slicing.to_slices(content.truth)
+    confidence = None if content.confidence is None else slicing.to_slices(content.confidence)
     marked = labels > 0 if truth is None else (labels > 0) | (truth > 0)
     indices = _spread(np.asarray(marked.any(axis=(1, 2))), columns)
     crop = _crop(marked, slicing.spacing_in_plane)
@@ -67,7 +67,7 @@ def strip(shown: Shown, columns: int = 6) -> Image.Image:
     for index in indices:
         grey = _grey(image[index][crop], window, size)
         picture = grey.copy()
-        for structure in shown.structures:
+        for structure in content.structures:
             shape = _resized(labels[index][crop] == structure.label, size)
             _paint(picture, shape, _rgb(structure), 0.3)
             _paint(picture, _outline(shape, 2), _rgb(structure), 1.0)
@@ -76,7 +76,7 @@ def strip(shown: Shown, columns: int = 6) -> Image.Image:
                 _paint(picture, _outline(shape, 1), WHITE, 0.9)
         rows[0].append(_as_image(picture))
         stored = slicing.index_in_volume(int(index))
-        score = (shown.scores or {}).get(stored)
+        score = (content.scores or {}).get(stored)
         captions.append(f"slice {stored}" + ("" if score is None else f"  conf. {score:.2f}"))
     if confidence is not None:
         rows.append(
@@ -87,7 +87,7 @@ def strip(shown: Shown, columns: int = 6) -> Image.Image:
                 for index in indices
             ]
         )
-    return _assemble(shown.title, rows, captions, size)
+    return _assemble(content.title, rows, captions, size)
 
 
 def sheet(

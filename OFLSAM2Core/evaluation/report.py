@@ -22,7 +22,7 @@ from PIL import Image
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase
 from OFLSAM2Core.evaluation.parts import PartAgreement
-from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
+from OFLSAM2Core.evaluation.pictures import StripContent, sheet, strip
 from OFLSAM2Core.evaluation.reliability import CaseCalibration, calibration_error, summarise
 from OFLSAM2Core.runtime.atomic_write import atomic_write
 from OFLSAM2Core.runtime.counted import counted
@@ -259,7 +259,7 @@ class EvaluationReport:
 
 
 def _of_frames(case: EvaluatedCase) -> dict[str, Any]:
-    """What a report says of a sequence beside the rest; of a volume nothing."""
+    """What a report has for a sequence beside the rest; nothing for a volume."""
     if not case.frames:
         return {}
     return {
@@ -297,7 +297,7 @@ def strip_of(case: EvaluatedCase, *, confidence: bool = False) -> Image.Image:
     """A row of slices of an evaluated case, with its Dice in the title."""
     found = ", ".join(f"{name} {value.dice:.3f}" for name, value in case.agreements.items())
     return strip(
-        Shown(
+        StripContent(
             volume=case.truth.volume,
             labels=case.outcome.labels,
             structures=case.truth.structures,

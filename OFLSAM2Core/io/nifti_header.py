@@ -51,7 +51,7 @@ def read_nifti_header(path: Path) -> ImageHeader:
         raise damaged(path, "it does not start with a NIfTI header")
     endian, kind = order
     try:
-        # Of the fields alone: extensions come after them, and are nothing to us.
+        # The fields alone: extensions come after them, and are not used.
         header = kind(start[: kind.template_dtype.itemsize], endianness=endian, check=False)
         shape = _shape(header)
         dtype, components = _voxel_type(path, header)

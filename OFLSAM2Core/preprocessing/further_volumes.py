@@ -40,11 +40,11 @@ def fit_further_curves(
 
 
 def with_curves(
-    stacks: Sequence[npt.NDArray], curves: FurtherCurves, shown: Any = np.s_[:]
+    stacks: Sequence[npt.NDArray], curves: FurtherCurves, counted: Any = np.s_[:]
 ) -> tuple[tuple[npt.NDArray, IntensityMapping], ...]:
-    """Each stack with the curve it is shown by. shown: the part of it whose grey values count."""
+    """Each stack with its curve. counted: the part of it whose grey values count."""
     return tuple(
-        (stack, curve or percentile_window(stack[shown]))
+        (stack, curve or percentile_window(stack[counted]))
         for stack, curve in zip(stacks, curves, strict=True)
     )
 

@@ -25,8 +25,8 @@ _Maps = TypeVar("_Maps", "torch.Tensor", npt.NDArray[np.float32])
 class Letterbox:
     """One way to put slices of `slice_shape` into a `size` x `size` network image.
 
-    region: the part of the slice that is shown, in slice pixels.
-    box: where it is shown, in network pixels; around it is padding.
+    region: the part of the slice that is taken, in slice pixels.
+    box: where it lies, in network pixels; around it is padding.
     """
 
     slice_shape: tuple[int, int]
@@ -50,12 +50,12 @@ class Letterbox:
         """
         region = region or (0, slice_shape[0], 0, slice_shape[1])
         sides = (region[1] - region[0], region[3] - region[2])
-        shown = [
+        scaled = [
             min(max(round(side * step / pixel), 1), size)
             for side, step in zip(sides, spacing, strict=True)
         ]
-        top, left = (size - shown[0]) // 2, (size - shown[1]) // 2
-        return cls(slice_shape, region, (top, top + shown[0], left, left + shown[1]), size)
+        top, left = (size - scaled[0]) // 2, (size - scaled[1]) // 2
+        return cls(slice_shape, region, (top, top + scaled[0], left, left + scaled[1]), size)
 
     def finer(self, times: int) -> Letterbox:
         """The same in an image of so many times as many pixels along a side."""

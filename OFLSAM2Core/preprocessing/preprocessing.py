@@ -122,7 +122,7 @@ class Preprocessing:
         """Make a volume ready: its slices one by one, in the network's form.
 
         Slices that are larger than the support's lose the air around the body; a body that is
-        larger, too, is shown smaller, never cropped, and `note` says so. Raises TaskError
+        larger, too, is scaled down, never cropped, and `note` says so. Raises TaskError
         where a sequence meets what was learned from volumes, or the other way round.
         """
         if volume.is_sequence != (self.modality == "RGB"):
@@ -142,8 +142,8 @@ class Preprocessing:
         if side > most:
             pixel = side / self.size
             note = (
-                f"'{volume.name}' is larger than the support volumes; it is shown "
-                f"{pixel / self.pixel:.2f} times smaller than they were, so that it fits."
+                f"'{volume.name}' is larger than the support volumes; it is scaled "
+                f"down {pixel / self.pixel:.2f} times more than they were, so that it fits."
             )
         framing = Letterbox.fit(
             slicing.slice_shape, slicing.spacing_in_plane, pixel, self.size, region
@@ -154,10 +154,10 @@ class Preprocessing:
         further = with_curves(further_stacks(volume, slicing), self.further_curves)
         return PreprocessedVolume(stack, curve, framing, note, volume.name, further=further)
 
-    def _curve_of(self, shown: npt.NDArray) -> IntensityMapping:
+    def _curve_of(self, stack: npt.NDArray) -> IntensityMapping:
         if self.modality == "RGB":
             return (0.0, 255.0), (0.0, 1.0)
-        return self.curve or percentile_window(shown)
+        return self.curve or percentile_window(stack)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -208,7 +208,7 @@ def _session(job: Job, backbone: str, method: str) -> FewShotSession:
     from OFLSAM2Core.session import FewShotSession
 
     preset, options = job.take_optional("preset", str), job.take_optional("options", dict)
-    # What is wrong with these is to be said before a backbone is downloaded.
+    # What is wrong with these is an error before a backbone is downloaded.
     chosen = get_method(method)
     ChangedOptions(chosen, preset, options or {})
     device, weights = job.take("device", str, "auto"), job.take_optional("weights", str)

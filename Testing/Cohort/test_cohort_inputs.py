@@ -152,7 +152,7 @@ def test_a_list_names_cases_and_paths_beside_itself(tmp_path: Path, file: str, t
     ]
 
 
-def test_of_a_monai_datalist_the_test_cases_are_taken_and_others_by_their_section(
+def test_a_monai_datalist_gives_its_test_cases_and_others_by_their_section(
     tmp_path: Path,
 ) -> None:
     datalist = {

@@ -139,7 +139,9 @@ def test_a_dose_grid_is_scaled_and_its_frames_follow_their_offsets(tmp_path, arr
     same(write(tmp_path / "dose.dcm", data), array * 0.5)
 
 
-def test_values_that_are_shown_turned_are_read_as_stored_with_a_word(tmp_path, array, caplog):
+def test_values_that_are_displayed_inverted_are_read_as_stored_with_a_warning(
+    tmp_path, array, caplog
+):
     def turned(data: pydicom.Dataset, k: int) -> None:
         data.PhotometricInterpretation = "MONOCHROME1"
 

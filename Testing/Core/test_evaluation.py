@@ -19,7 +19,7 @@ from OFLSAM2Core.errors import InputError
 from OFLSAM2Core.evaluation.datasets import Dataset, sample_data
 from OFLSAM2Core.evaluation.evaluate import EvaluatedCase, compare
 from OFLSAM2Core.evaluation.phantom import phantom
-from OFLSAM2Core.evaluation.pictures import Shown, sheet, strip
+from OFLSAM2Core.evaluation.pictures import StripContent, sheet, strip
 from OFLSAM2Core.evaluation.reliability import calibration_error, check_case, summarise
 from OFLSAM2Core.evaluation.report import (
     REPORT_FILES,
@@ -263,10 +263,14 @@ def test_a_strip_shows_labels_where_they_are_in_every_slicing_axis(case):
     structures = [s.__class__(s.name, s.label, (0.0, 1.0, 0.0)) for s in case.structures]
     for name in ORIENTATIONS:
         axis = SliceGeometry.for_volume(case.volume, name).axis
-        shown = Shown(case.volume, case.labels, structures, "title", axis=axis)
+        shown = StripContent(case.volume, case.labels, structures, "title", axis=axis)
         drawn = np.asarray(strip(shown), np.int32)
         empty = np.asarray(
-            strip(Shown(case.volume, 0 * case.labels, structures, "title", case.labels, axis=axis)),
+            strip(
+                StripContent(
+                    case.volume, 0 * case.labels, structures, "title", case.labels, axis=axis
+                )
+            ),
             np.int32,
         )
         assert green(drawn).sum() > 500
@@ -282,7 +286,7 @@ def test_doubtful_voxels_glow_in_the_confidence_row(case):
     doubtful = np.where(case.labels == 1, 130, 255).astype(np.uint8)
     red = []
     for confidence in (certain, doubtful):
-        shown = Shown(case.volume, 0 * case.labels, (), "t", case.labels, confidence)
+        shown = StripContent(case.volume, 0 * case.labels, (), "t", case.labels, confidence)
         picture = np.asarray(sheet([strip(shown)], case.structures), np.int32)
         picture = picture[:-40]  # Not the legend.
         red.append(int((picture[..., 0] > picture[..., 2] + 100).sum()))
@@ -290,7 +294,7 @@ def test_doubtful_voxels_glow_in_the_confidence_row(case):
 
 
 def test_a_volume_with_nothing_in_it_still_makes_a_picture(case):
-    picture = strip(Shown(case.volume, 0 * case.labels, case.structures, "empty"), columns=4)
+    picture = strip(StripContent(case.volume, 0 * case.labels, case.structures, "empty"), columns=4)
     assert picture.size[0] > 400
 
 

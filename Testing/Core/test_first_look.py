@@ -103,7 +103,7 @@ def test_nothing_empty_and_other_bytes_are_named(tmp_path: Path) -> None:
                 look(tmp_path / name)
 
 
-def test_of_a_dicom_series_the_slice_that_is_missing_is_found(tmp_path: Path) -> None:
+def test_a_slice_that_is_missing_in_a_dicom_series_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "series"
     write_series(folder, noise(), oblique())
     look_at_volume(folder)

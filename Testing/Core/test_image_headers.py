@@ -219,7 +219,7 @@ def test_an_extension_behind_the_header_does_not_hinder(tmp_path, kind, size):
     np.testing.assert_array_equal(read_volume(tmp_path / "x.nii.gz").array.T, VOXELS)
 
 
-def test_the_scale_that_spm_writes_into_analyze_counts_and_is_said(tmp_path, caplog):
+def test_the_scale_that_spm_writes_into_analyze_counts_with_a_warning(tmp_path, caplog):
     image = nibabel.Spm99AnalyzeImage(VOXELS.astype(np.float32) * 0.013, np.eye(4))
     image.set_data_dtype(np.int16)
     nibabel.save(image, tmp_path / "x.img")

@@ -72,7 +72,7 @@ def test_the_voxels_of_an_image_are_read_once_for_all_its_outputs(tmp_path: Path
     assert images_made_of(tmp_path / "three.nrrd") == {image_identity(_volume())}
 
 
-def test_a_segmentation_used_with_another_image_is_said(
+def test_a_segmentation_used_with_another_image_causes_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, volume in (("one", _volume()), ("other", _volume(2))):

@@ -68,7 +68,9 @@ def test_a_dicom_segmentation_is_read_frame_by_frame(tmp_path, ct, labels, fract
 
 
 @pytest.mark.parametrize("kind", ["seg", "contours"])
-def test_a_segmentation_in_another_frame_of_reference_is_said(tmp_path, ct, labels, kind, caplog):
+def test_a_segmentation_in_another_frame_of_reference_causes_a_warning(
+    tmp_path, ct, labels, kind, caplog
+):
     if kind == "seg":
         path = write_seg(tmp_path / "drawn.dcm", labels, AFFINE, ["liver", "tumour"])
     else:
@@ -201,7 +203,7 @@ def test_contours_need_their_image_and_must_lie_in_it(tmp_path, ct):
         read_support_case(ct, points)
 
 
-def test_contours_that_reach_beyond_their_image_are_said(tmp_path, ct, caplog):
+def test_contours_that_reach_beyond_their_image_cause_a_warning(tmp_path, ct, caplog):
     within = [circle(k, (10, 12), 5) for k in range(8)]
     read_support_case(ct, write_contours(tmp_path / "rt.dcm", {"all": within}))
     assert "beyond the image" not in caplog.text

@@ -55,7 +55,7 @@ def test_being_in_one_piece_is_learned_from_every_case_that_has_the_structure() 
     assert is_single_component([one, np.zeros_like(one)], 1)
 
 
-def test_of_two_large_pieces_both_stay_and_of_small_ones_the_larger() -> None:
+def test_two_large_pieces_both_stay_and_the_larger_one_of_small_ones() -> None:
     second = _box(1, 1, 1, side=5)
     (gone,) = _spurious([WALL | second], [True], [[]])
     assert not gone.any()

@@ -204,9 +204,7 @@ def in_air(array: np.ndarray, row: int, column: int, air: float, noise: float) -
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (25, 36), (12, 3)])
 @pytest.mark.parametrize("kind", ["CT", "MR"])
-def test_of_a_larger_field_of_view_the_air_is_left_out_and_the_body_keeps_its_size(
-    row, column, kind
-):
+def test_a_larger_field_of_view_loses_its_air_and_the_body_keeps_its_size(row, column, kind):
     body = ct() if kind == "CT" else sample("001").volume.array[:, :48, :40]
     preparation = learn(case_of(body))
     large = in_air(body, row, column, *((-1000, 10) if kind == "CT" else (body.min() + 5, 3)))

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from OFLSAM2Core.backbones.base import Decoded, Memory
 from OFLSAM2Core.backbones.manifest import list_backbones
-from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone, shown_logits
+from OFLSAM2Core.backbones.sam2_backbone import Sam2Backbone, displayed_logits
 from OFLSAM2Core.backbones.sam2_config import CONFIGS, MODEL_OPTIONS, build_sam2
 from OFLSAM2Core.errors import InputError, WeightsError
 
@@ -83,7 +83,7 @@ def _by_the_backbone(backbone: Sam2Backbone, frames: Path, last: int, keep: int 
         recent = [(offset + 1, memory) for offset, memory in enumerate(reversed(done[-keep:]))]
         target = backbone.attend(features, [support], recent, support_offsets=[index])
         decoded = backbone.decode(features, target)
-        logits = shown_logits(decoded)
+        logits = displayed_logits(decoded)
         square = interpolate(logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
         done.append(backbone.encode_memory(features, torch.sigmoid(square), decoded))
         shown.append(interpolate(logits, FRAME_SHAPE, mode="bilinear", align_corners=False))

@@ -122,7 +122,7 @@ def test_one_labelled_slice_of_many_and_every_third_are_reported(caplog):
     assert "Only 4 of 10 neighbouring axial slices" in caplog.text
 
 
-def test_a_segmentation_in_place_of_an_image_is_said(caplog):
+def test_a_segmentation_in_place_of_an_image_causes_a_warning(caplog):
     one = case(False, 1)
     ranges = support_ranges([one])
     assert "as a segmentation has" not in caplog.text

@@ -131,9 +131,9 @@ class PromptedFrames:
 
 def _shown(decoded: Decoded) -> Tensor:
     """Logits as SAM2 shows and remembers them: of a structure that is not there, far below 0."""
-    from OFLSAM2Core.backbones.sam2_backbone import shown_logits
+    from OFLSAM2Core.backbones.sam2_backbone import displayed_logits
 
-    return shown_logits(decoded)
+    return displayed_logits(decoded)
 
 
 def from_middle(count: int, backwards_first: bool = False) -> list[tuple[int, int]]:
