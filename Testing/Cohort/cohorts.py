@@ -64,7 +64,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 @dataclass
 class Ended:
-    """How a command ended and what it said."""
+    """How a command ended and what it printed."""
 
     returncode: int
     stdout: str

@@ -58,9 +58,9 @@ def test_every_worker_killed_is_borne_and_ctrl_c_leaves_nothing_behind(
         started = children(process.pid)
         # As a terminal does: to all processes of the group.
         os.killpg(process.pid, signal.SIGINT)
-        said, complained = process.communicate(timeout=120)
+        printed, complained = process.communicate(timeout=120)
     assert process.returncode == 130, complained
-    assert "Go on with --resume" in said
+    assert "Go on with --resume" in printed
     wait_for(lambda: not any(child.is_running() for child in started))
     assert set(states(out).values()) == {"waiting"}
     toy.release()
@@ -125,21 +125,21 @@ def test_workers_that_are_gone_for_good_end_the_run(toy: Toy, tmp_path: Path) ->
         with toy.start("cohort", cases, "--task", toy.task, "--out", out, *words) as process:
             wait_for(lambda: toy.begun()["held_a"])
             worker.kill()
-            said, complained = process.communicate(timeout=120)
+            printed, complained = process.communicate(timeout=120)
     assert process.returncode == 2 and "no worker for 3 s" in complained
     assert states(out) == {"held_a": "waiting"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("package", "said"),
+    ("package", "message"),
     [
         ("raise ImportError", "has no package oflsam2"),
         ("__version__ = '0.0.1'", "it has oflsam2 0.0.1, not "),
     ],
 )
 def test_workers_without_the_package_or_of_another_version_get_no_case(
-    toy: Toy, tmp_path: Path, package: str, said: str
+    toy: Toy, tmp_path: Path, package: str, message: str
 ) -> None:
     cases = write_cases(tmp_path / "in", "a")
     other = tmp_path / "other" / "OFLSAM2Core"
@@ -149,7 +149,7 @@ def test_workers_without_the_package_or_of_another_version_get_no_case(
         cluster.add_worker(PYTHONPATH=str(other.parent))
         words = ["--scheduler", cluster.file]
         refused = toy.cohort(cases, tmp_path / "out", *words)
-        assert refused.returncode == 2 and said in refused.stderr, refused.stderr
+        assert refused.returncode == 2 and message in refused.stderr, refused.stderr
         cluster.add_worker()
         wait_for(lambda: cluster.count_workers() == 2)
         done = toy.cohort(cases, tmp_path / "out", *words, "--resume")
@@ -159,12 +159,12 @@ def test_workers_without_the_package_or_of_another_version_get_no_case(
 
 def test_a_scheduler_that_does_not_answer_is_named(toy: Toy, tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "in", "a")
-    for address, said in (
+    for address, message in (
         ("tcp://127.0.0.1:1", "tcp://127.0.0.1:1' does not answer"),
         ("ftp:/nonsense", "ftp:/nonsense"),
     ):
         refused = toy.cohort(cases, tmp_path / "out", "--scheduler", address, "--resume")
-        assert refused.returncode == 2 and said in refused.stderr, refused.stderr
+        assert refused.returncode == 2 and message in refused.stderr, refused.stderr
         assert "Traceback" not in refused.stderr
     assert states(tmp_path / "out") == {"a": "waiting"}
 

@@ -167,7 +167,7 @@ def test_a_monai_datalist_gives_its_test_cases_and_others_by_their_section(
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [
         ("l.csv", "name,path_of_it\na,b\n", "no column 'image'"),
         ("l.csv", "image,case\n,first\n", "line 2"),
@@ -180,11 +180,13 @@ def test_a_monai_datalist_gives_its_test_cases_and_others_by_their_section(
         ("l.json", "[3]", "no path"),
     ],
 )
-def test_a_list_of_another_form_is_refused(tmp_path: Path, file: str, text: str, said: str) -> None:
+def test_a_list_of_another_form_is_refused(
+    tmp_path: Path, file: str, text: str, message: str
+) -> None:
     (tmp_path / file).write_text(text)
     with pytest.raises(InputError) as refused:
         names(tmp_path / file)
-    assert said in str(refused.value) and file in str(refused.value)
+    assert message in str(refused.value) and file in str(refused.value)
 
 
 def test_a_file_of_a_list_that_is_missing_is_a_case_all_the_same(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_case_opens_with_its_picture_volumes_and_slices_and_the_next_one_follo
     assert not dialog.is_displayed()
 
 
-def test_pictures_in_sight_are_shown_and_the_others_wait(page: Chrome) -> None:
+def test_pictures_in_sight_are_loaded_and_the_others_wait(page: Chrome) -> None:
     def loaded(driver: Chrome) -> int:
         script = (
             "return [...document.querySelectorAll('.thumb')].filter((i) => i.naturalWidth).length"
@@ -166,7 +166,7 @@ def test_the_page_asks_for_nothing_outside_itself_and_complains_of_nothing(
 
 
 @pytest.mark.slow
-def test_a_thousand_cases_are_shown_and_sorted_within_seconds(
+def test_a_thousand_cases_are_listed_and_sorted_within_seconds(
     browser: Chrome, tmp_path: Path
 ) -> None:
     report = write_report(write_cohort(tmp_path / "cohort", 1000))

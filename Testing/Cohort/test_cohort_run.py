@@ -57,10 +57,10 @@ def test_one_bad_case_stops_nothing_and_is_listed_with_its_reason(mixed: tuple) 
         **{"a": "done", "bug1": "failed", "cut": "failed"},
         **{"doubtful1": "doubtful", "empty1": "empty", "greedy1": "failed"},
     }
-    said = done.stdout
-    assert "6 cases: 1 done, 1 empty, 1 doubtful, 3 failed" in said
-    assert "empty1: Nothing was found." in said and "not enough memory" in said
-    assert "cut.nii.gz' cannot be read" in said and "Traceback" not in said + done.stderr
+    printed = done.stdout
+    assert "6 cases: 1 done, 1 empty, 1 doubtful, 3 failed" in printed
+    assert "empty1: Nothing was found." in printed and "not enough memory" in printed
+    assert "cut.nii.gz' cannot be read" in printed and "Traceback" not in printed + done.stderr
 
 
 def test_files_that_are_missing_or_damaged_fail_before_anything_is_learned_and_the_others_go_on(
@@ -76,10 +76,10 @@ def test_files_that_are_missing_or_damaged_fail_before_anything_is_learned_and_t
     assert done.returncode == 3, done.stderr
     ended = {"a": "done", "b": "done", "cut": "failed", "not_there": "failed", "typo": "failed"}
     assert states(out) == {**ended, "empty": "failed"}
-    said = done.stdout + done.stderr
+    printed = done.stdout + done.stderr
     for name in ("not_there", "cut", "typo", "empty"):
-        assert -1 < said.find(f"{name}") < said.index("Learned"), said
-    assert "6 cases: 2 done, 4 failed" in said
+        assert -1 < printed.find(f"{name}") < printed.index("Learned"), printed
+    assert "6 cases: 2 done, 4 failed" in printed
     assert set(toy.begun()) <= {"a", "b", "learn"}  # The others were not even begun.
 
     none = toy.cohort_here(folder / "typo.nii.gz", tmp_path / "out2")
@@ -186,7 +186,7 @@ def test_support_is_learned_from_once_and_other_support_is_another_task(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--resume", "--set", "threshold=0.7"], "another options (threshold 0.5, not 0.7)"),
         (["--resume", "--layout", "bids"], "another layout (flat, not bids)"),
@@ -196,12 +196,12 @@ def test_support_is_learned_from_once_and_other_support_is_another_task(
     ],
 )
 def test_a_folder_of_other_results_is_refused(
-    mixed: tuple, toy_folder: Toy, words: list[str], said: str
+    mixed: tuple, toy_folder: Toy, words: list[str], message: str
 ) -> None:
     out, _ = mixed
     before = (out / FILE_NAME).read_bytes()
     refused = toy_folder.cohort_here(out.parent / "in", out, *words)
-    assert refused.returncode == 2 and said in refused.stderr, refused.stderr
+    assert refused.returncode == 2 and message in refused.stderr, refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 2
     assert (out / FILE_NAME).read_bytes() == before
 
@@ -225,16 +225,16 @@ def test_results_of_another_precision_are_not_mixed_in(toy: Toy, tmp_path: Path)
     task.save(tmp_path / "precise.oflsam2")
     words = [cases, "--task", tmp_path / "precise.oflsam2", "--out", out, "--weights", cases]
 
-    def said(*more: object) -> str:
+    def printed(*more: object) -> str:
         ended = toy.here(*words, *more)
         assert ended.returncode == 2  # The toy method has no backbone.
         return ended.stderr
 
-    assert "without a backbone" in said("--precision", "float32")
-    refused = said("--resume", "--precision", "bfloat16")
+    assert "without a backbone" in printed("--precision", "float32")
+    refused = printed("--resume", "--precision", "bfloat16")
     assert "another precision (float32, not bfloat16)" in refused
-    assert "another precision (float32, not bfloat16)" in said("--resume")  # As it was learned.
-    assert "without a backbone" in said("--resume", "--precision", "float32")
+    assert "another precision (float32, not bfloat16)" in printed("--resume")  # As it was learned.
+    assert "without a backbone" in printed("--resume", "--precision", "float32")
 
 
 def test_a_method_without_backbone_has_one_precision(mixed: tuple, toy_folder: Toy) -> None:
@@ -412,7 +412,7 @@ def test_a_dicom_seg_of_what_came_as_dicom_is_read_back_by_another_reader(
 
 def test_what_is_missing_on_the_command_line_is_named(toy: Toy, tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "in", "a")
-    for words, said in (
+    for words, message in (
         ([cases], "--out"),
         ([cases, "--task", toy.task], "--out"),
         ([cases, "--task", tmp_path / "none.oflsam2", "--out", tmp_path / "o1"], "none.oflsam2"),
@@ -420,4 +420,4 @@ def test_what_is_missing_on_the_command_line_is_named(toy: Toy, tmp_path: Path) 
         (["report"], "takes one folder"),
     ):
         refused = toy.here(*words)
-        assert refused.returncode == 2 and said in refused.stderr, words
+        assert refused.returncode == 2 and message in refused.stderr, words

@@ -46,8 +46,8 @@ def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
             out, err = process.communicate(timeout=LIMIT_S)
         finally:
             process.kill()
-    said, complained = (text.decode().replace(os.linesep, "\n") for text in (out, err))
-    return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
+    printed, complained = (text.decode().replace(os.linesep, "\n") for text in (out, err))
+    return subprocess.CompletedProcess(process.args, process.returncode, printed, complained)
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:
@@ -77,8 +77,8 @@ class _ProgramServer:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             code = int(self._process.stdout.readline())
-            said = {name: path.read_bytes().decode() for name, path in files.items()}
-        return subprocess.CompletedProcess(["oflsam2", *words], code, **said)
+            printed = {name: path.read_bytes().decode() for name, path in files.items()}
+        return subprocess.CompletedProcess(["oflsam2", *words], code, **printed)
 
     def _close(self) -> None:
         assert self._process.stdin is not None

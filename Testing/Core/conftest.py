@@ -45,8 +45,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def task(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("task") / "hippocampus.oflsam2"
-    said = succeed("learn", *support(cases, "001", "003"), "--out", path, *QUICK)
-    assert "Learned anterior hippocampus, posterior hippocampus" in said
+    printed = succeed("learn", *support(cases, "001", "003"), "--out", path, *QUICK)
+    assert "Learned anterior hippocampus, posterior hippocampus" in printed
     return path
 
 

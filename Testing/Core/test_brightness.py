@@ -63,7 +63,7 @@ def _grey(prepared: PreprocessedVolume, case: SupportCase) -> float:
     return float(prepared.grey(middle)[0][labels[middle] > 0].mean())
 
 
-def test_support_cases_are_shown_by_their_own_percentiles() -> None:
+def test_support_cases_are_scaled_by_their_own_percentiles() -> None:
     cases = [_case(_tissue()), _case(_with_a_coil(_tissue(1))), _case(3 * _tissue(2) + 50)]
     preparation = _learned(*cases)
     assert preparation.brightness is not None
@@ -90,7 +90,7 @@ def test_a_structure_is_as_bright_as_in_one_of_the_support_cases(
     assert prepared.curve == percentile_window(prepared.stack)
 
 
-def test_a_volume_brighter_near_structures_than_all_is_shown_darker() -> None:
+def test_a_volume_brighter_near_structures_than_all_is_made_darker() -> None:
     coils = [_case(_with_a_coil(_tissue(seed), 1.5 + seed)) for seed in (1, 2)]
     preparation, plain = _learned(*coils), _case(_tissue())
     lightest = _grey(_prepared(preparation, coils[0]), coils[0])

@@ -62,13 +62,13 @@ def segmented(
         "--picture": folder / "sheet.png",
     }
     words = [word for pair in outputs.items() for word in pair]
-    said = succeed("segment", image(cases, "006"), "--task", task, *words, "--device", "cpu")
+    printed = succeed("segment", image(cases, "006"), "--task", task, *words, "--device", "cpu")
     assert set(folder.iterdir()) == set(outputs.values())
-    return outputs, said
+    return outputs, printed
 
 
 def test_segment_writes_every_output_on_the_grid_of_the_volume(cases, segmented):
-    outputs, said = segmented
+    outputs, printed = segmented
     volume = read_volume(image(cases, "006"))
     found, affine, structures = read_segmentation(outputs["--out"])
     assert found.shape == volume.array.shape
@@ -96,7 +96,7 @@ def test_segment_writes_every_output_on_the_grid_of_the_volume(cases, segmented)
         )
     with Image.open(outputs["--picture"]) as picture:
         assert picture.size[0] > 500 and picture.size[1] > 300
-    assert "6 slices" in said and "voxels in doubt" in said
+    assert "6 slices" in printed and "voxels in doubt" in printed
 
 
 @pytest.mark.slow
@@ -110,16 +110,30 @@ def test_straight_from_support_gives_the_same_labels_as_through_a_saved_task(
     assert np.array_equal(read_segmentation(through)[0], read_segmentation(straight)[0])
 
 
+def test_labels_without_names_are_numbered_with_a_word_on_how_to_name_them(cases, tmp_path):
+    pair = ["--support", f"{image(cases, '001')}={labels(cases, '001')}"]
+    hint = "called Structure 1, Structure 2. Name them with --labels"
+    out = tmp_path / "out.seg.nrrd"
+    for words in (
+        ["learn", *pair, "--out", tmp_path / "task.oflsam2"],
+        ["segment", image(cases, "006"), *pair, "--out", out],
+        ["cohort", image(cases, "006"), *pair, "--out", tmp_path / "cohort", "--workers", 0],
+    ):
+        assert hint in succeed(*words, *WITHOUT_BACKBONE)
+    words = ["segment", image(cases, "006"), *support(cases, "001"), "--out", out, "--overwrite"]
+    assert "--labels" not in succeed(*words, *WITHOUT_BACKBONE)
+
+
 def test_evaluate_writes_its_report_and_ends_with_the_mean_dice(cases, tmp_path):
     out = tmp_path / "report"
-    said = succeed(
+    printed = succeed(
         "evaluate", cases, "--out", out, "--supports", 2, "--cases", 1, *WITHOUT_BACKBONE
     )
     report = json.loads((out / "report.json").read_text())
     assert report["support"] == ["hippocampus_001", "hippocampus_003"]
     assert report["test"] == ["hippocampus_006"] and report["unit"] == "mm"
     mean = report["summary"]["mean_dice"]["mean"]
-    assert said.splitlines()[-1] == f"mean dice {mean:.4f} over 1 cases"
+    assert printed.splitlines()[-1] == f"mean dice {mean:.4f} over 1 cases"
     (case,) = report["cases"]
     assert set(case["structures"]) == set(NAMES)
     for found in case["structures"].values():
@@ -178,14 +192,14 @@ def test_evaluate_learns_from_support_with_a_missing_structure_only_when_allowed
 
 def test_bench_prints_every_stage_and_the_pace(tmp_path):
     report = tmp_path / "bench.json"
-    said = succeed(
+    printed = succeed(
         "bench", "--size", "48x64", "--slices", 4, "--structures", 2, "--supports", 1, "--no-sam2",
         "--report", report, *QUICK,
     )  # fmt: skip
     for stage in ("locate", "encode", "predict", "fuse", "write"):
-        assert re.search(rf"^{stage} +\d+\.\d+ +\d+\.\d+ +\d+%$", said, re.M), said
-    assert "times as long as encoding alone" in said
-    assert "slices a second" in said and "peak memory" in said
+        assert re.search(rf"^{stage} +\d+\.\d+ +\d+\.\d+ +\d+%$", printed, re.M), printed
+    assert "times as long as encoding alone" in printed
+    assert "slices a second" in printed and "peak memory" in printed
     ours = json.loads(report.read_text())["ours"]
     assert ours["slices"] == 4
     # Stages are parts of the whole.
@@ -240,8 +254,8 @@ def test_ctrl_c_ends_soon_and_keeps_the_finished_slices(task, tmp_path):
     terminal.wait_for(r"Segmenting: .* [3-9]/\d+ \[.*<")  # With the time left.
     assert terminal.press_ctrl_c() < 1.5  # One second, and some for a busy machine.
     assert terminal.process.stdout is not None
-    said = terminal.process.stdout.read().decode()
-    done, total = map(int, re.findall(r"(\d+) of (\d+) slices were finished", said)[0])
+    printed = terminal.process.stdout.read().decode()
+    done, total = map(int, re.findall(r"(\d+) of (\d+) slices were finished", printed)[0])
     assert 0 < done < total
     content = json.loads(report.read_text())
     assert not content["complete"] and len(content["slices"]) == done
@@ -328,9 +342,9 @@ def test_errors_are_in_the_log_file(tmp_path):
 )
 def test_help_shows_the_spellings_that_other_programs_rely_on(command, spellings):
     assert command in COMMANDS
-    said = succeed(command, "--help")
+    printed = succeed(command, "--help")
     for spelling in spellings.split():
-        assert re.search(rf"(?<![\w-]){spelling}\b", said), spelling
+        assert re.search(rf"(?<![\w-]){spelling}\b", printed), spelling
 
 
 def test_methods_lists_the_default_method():
@@ -338,8 +352,8 @@ def test_methods_lists_the_default_method():
 
 
 def test_backbones_are_listed_with_size_and_licence_and_removed(tmp_path):
-    said = succeed("backbones")
-    assert "litemedsam" in said and "Apache-2.0" in said and "39 MB" in said
+    printed = succeed("backbones")
+    assert "litemedsam" in printed and "Apache-2.0" in printed and "39 MB" in printed
     cache = tmp_path / "weights"
     cache.mkdir()
     (cache / "sam2.1_hiera_tiny.pt").write_bytes(b"x" * 1000)

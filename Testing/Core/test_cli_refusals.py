@@ -154,13 +154,13 @@ def test_options_that_there_are_not_are_named(cases, tmp_path, words, named):
 def test_a_current_folder_that_was_deleted_is_named_and_what_was_not_printed_too(tmp_path):
     program = f"'{sys.executable}' -m OFLSAM2Core methods"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for shell, said in (
+    for shell, message in (
         (f"mkdir gone; cd gone; rmdir ../gone; {program}", "current folder cannot be used"),
         (f"{program} > /dev/full", "disk is full"),
     ):
         done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, env=environment, text=True,
                               capture_output=True)  # fmt: skip
-        assert done.returncode == 2 and said in done.stderr
+        assert done.returncode == 2 and message in done.stderr
         assert len(done.stderr.splitlines()) == 2, done.stderr
 
 
@@ -173,7 +173,7 @@ def test_no_command_or_an_unknown_one_is_refused_in_words():
 
 
 def test_outputs_are_checked_before_the_work_starts(cases, task, tmp_path):
-    """Before anything is read: what is said is of the output, though the inputs are not there."""
+    """Before anything is read: the error names the output, though the inputs are not there."""
     nothing = tmp_path / "nothing"
     words = ["segment", nothing / "image.nii.gz", "--task", nothing / "task.oflsam2", "--out"]
     refused(run(*words, tmp_path / "no" / "o.seg.nrrd"), f"'{tmp_path / 'no'}' does not exist")

@@ -223,9 +223,9 @@ def test_a_report_of_other_settings_is_not_taken_for_this_ones(
 ) -> None:
     words, _, report = compared
     _change(report, **{key: value})
-    said = _refusal(words)
-    assert f"'{report.parent}'" in said and f": {key} " in said
-    assert "; " not in said  # Nothing else differs.
+    message = _refusal(words)
+    assert f"'{report.parent}'" in message and f": {key} " in message
+    assert "; " not in message  # Nothing else differs.
 
 
 def _without(key: str) -> Callable[[dict[str, Any]], Any]:
@@ -286,9 +286,9 @@ def test_an_evaluation_with_other_weights_is_not_taken_for_one_with_these(
     prompted = report.parents[1] / "sam2-mask-prompt" / "report.json"
     report.parent.rename(prompted.parent)
     _change(prompted, method="sam2-mask-prompt", backbone_identity="0" * 64)
-    said = _refusal(words)
-    assert f"'{prompted.parent}'" in said and ': backbone_identity "0000' in said
-    assert "; " not in said
+    message = _refusal(words)
+    assert f"'{prompted.parent}'" in message and ': backbone_identity "0000' in message
+    assert "; " not in message
     _change(prompted, backbone_identity=hashlib.sha256(weights.read_bytes()).hexdigest())
     assert _compare(words) == 0
     table = json.loads((report.parents[1] / "comparison.json").read_text(encoding="utf-8"))
@@ -302,8 +302,8 @@ def test_a_report_says_with_which_weights_it_was_made() -> None:
     backbone = Sam2Backbone.random()
     for method, told in (("ofl-sam2", backbone.identity), ("atlas", "")):
         session = FewShotSession(backbone, method=method)
-        said = about(args, sample_data(), session, ["a"], ["b"])
-        assert said["backbone_identity"] == told
+        report = about(args, sample_data(), session, ["a"], ["b"])
+        assert report["backbone_identity"] == told
 
 
 def test_what_is_no_report_has_no_row() -> None:

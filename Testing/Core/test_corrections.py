@@ -154,9 +154,9 @@ def test_the_command_line_adds_a_reviewed_case_to_a_task(
     table = tmp_path / "labels.json"
     table.write_text('{"1": "box"}')
     file, out = task.save(tmp_path / "box.oflsam2"), tmp_path / "grown.oflsam2"
-    said = succeed("learn", "--task", file, "--support", f"{image}={labels}", "--labels", table,
+    printed = succeed("learn", "--task", file, "--support", f"{image}={labels}", "--labels", table,
                    "--out", out, **path)  # fmt: skip
-    assert "1 more case" in said
+    assert "1 more case" in printed
     torch.testing.assert_close(
         LearnedTask.load(out).state.tensors, session.add_case(task, case).state.tensors
     )
@@ -213,8 +213,8 @@ def test_another_patients_result_is_refused_though_its_grid_is_the_same(
     refused(run(*refine(one, corrected), **path), "does not say of which image", "--unknown-image")
     assert not out.exists()
     succeed(*refine(one, result), **path)
-    said = run(*refine(other, result, corrected, "--unknown-image", "--overwrite"), **path)
-    assert said.returncode == 0 and "made of another image" in said.stderr
+    printed = run(*refine(other, result, corrected, "--unknown-image", "--overwrite"), **path)
+    assert printed.returncode == 0 and "made of another image" in printed.stderr
     shifted = tmp_path / "shifted.nii.gz"
     _write(shifted, case_of(3).volume.array, origin=(0.4, 0, 0))
     out.unlink()

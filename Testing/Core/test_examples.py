@@ -45,8 +45,10 @@ def test_there_are_five_numbered_from_one() -> None:
 def test_1_a_volume_is_segmented_and_written(session, data, tmp_path, capsys) -> None:
     load(1).main(tmp_path, session, data)
     assert {path.name for path in tmp_path.iterdir()} == {"out.seg.nrrd", "confidence.nii.gz"}
-    said = capsys.readouterr().out
-    assert "anterior hippocampus: Dice 0." in said and "posterior hippocampus: Dice 0." in said
+    printed = capsys.readouterr().out
+    assert (
+        "anterior hippocampus: Dice 0." in printed and "posterior hippocampus: Dice 0." in printed
+    )
 
 
 def test_2_slices_come_one_by_one_and_the_work_can_be_stopped(

@@ -1,4 +1,4 @@
-"""What headers tell is said before anything is learned, and stops only the case that it is of."""
+"""What headers tell stops a case, and no other, before anything is learned."""
 
 from __future__ import annotations
 
@@ -178,8 +178,8 @@ def test_the_command_lists_a_damaged_later_case_with_its_reason(
     assert [case["case"] for case in report["cases"]] == ["case1", "case2"]
     (failed,) = report["failed"]
     assert failed["case"] == "case3" and "case3_image.nii.gz" in failed["message"]
-    said = done.stdout + done.stderr
-    assert said.index("case3 has no result") < said.index("Learned from case0")
+    message = done.stdout + done.stderr
+    assert message.index("case3 has no result") < message.index("Learned from case0")
 
 
 def test_the_command_refuses_at_once_where_no_case_is_left(dataset: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a header says twice, or does not say, is chosen by one rule and said, or refused.
+"""What a header says twice, or does not say, is chosen by one rule with a warning, or refused.
 
 Headers are made byte by byte, or line by line.
 """

@@ -86,10 +86,10 @@ def test_the_command_line_lists_it_with_its_options_learns_and_segments(
         sitk.WriteImage(sitk.GetImageFromArray(case.volume.array), str(tmp_path / f"{name}.nii.gz"))
         sitk.WriteImage(sitk.GetImageFromArray(case.labels), str(tmp_path / f"{name}_l.nii.gz"))
     assert "labels what is bright" in succeed("methods", **path)
-    said = succeed("methods", "toy-threshold", **path)
-    assert "threshold=0.5" in said and "Whether dark voxels are labelled instead." in said
-    said = succeed("learn", "--method", "toy-threshold", "--help", **path)
-    assert "--threshold FLOAT" in said and "Default: 0.5" in said
+    printed = succeed("methods", "toy-threshold", **path)
+    assert "threshold=0.5" in printed and "Whether dark voxels are labelled instead." in printed
+    printed = succeed("learn", "--method", "toy-threshold", "--help", **path)
+    assert "--threshold FLOAT" in printed and "Default: 0.5" in printed
     support = [f"--support={tmp_path / n}.nii.gz={tmp_path / n}_l.nii.gz" for n in ("a", "b")]
     task, out = tmp_path / "box.oflsam2", tmp_path / "c.nii.gz"
     succeed("learn", *support, "--method", "toy-threshold", "--out", task, **path)

@@ -354,7 +354,7 @@ def test_one_case_teaches_too(backbone: Sam2Backbone) -> None:
 
 
 class Recording(ToyMaskBackbone):
-    """offsets: how many slices away each recent memory is said to be."""
+    """offsets: how many slices away each recent memory is taken to be."""
 
     def __init__(self) -> None:
         super().__init__()

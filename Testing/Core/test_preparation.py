@@ -125,7 +125,7 @@ def test_a_disc_lands_at_the_same_place_from_maps_of_any_resolution():
     np.testing.assert_allclose(centres, np.broadcast_to(centres[-1], (5, 2)), atol=0.02)
 
 
-def test_a_region_of_the_slice_is_shown_larger_and_goes_back_to_its_place():
+def test_a_region_of_the_slice_is_magnified_and_goes_back_to_its_place():
     plane = np.zeros((1, 80, 90), np.float32)
     plane[0, 30:40, 50:62] = 1
     framing = Letterbox.fit((80, 90), (1.0, 1.0), 0.1, 256, region=(25, 45, 44, 68))
@@ -182,7 +182,7 @@ def test_a_thing_has_the_same_size_for_the_network_at_any_resolution():
     np.testing.assert_allclose(areas, areas[0], rtol=1e-3)
 
 
-def test_a_larger_volume_is_shown_whole_and_smaller_and_the_user_is_warned():
+def test_a_larger_volume_is_scaled_down_whole_and_the_user_is_warned():
     preparation = learn(case_of(np.random.default_rng(0).random((8, 60, 64))))
     large = np.random.default_rng(1).random((8, 96, 90))
     prepared = prepare(preparation, Volume(large, name="giant"))
@@ -224,7 +224,7 @@ def test_a_larger_field_of_view_loses_its_air_and_the_body_keeps_its_size(row, c
         np.testing.assert_array_equal(other.image(5), prepared.image(5))
 
 
-def test_a_body_that_is_larger_than_the_support_is_shown_whole_and_smaller():
+def test_a_body_that_is_larger_than_the_support_is_scaled_down_whole():
     preparation = learn(case_of(np.random.default_rng(0).random((8, 60, 64))))
     large = np.zeros((8, 120, 120), np.float32)
     large[:, 4:100, 20:110] = np.random.default_rng(1).random((8, 96, 90)) + 1

@@ -80,7 +80,7 @@ def _volume(array: npt.NDArray, steps: tuple[float, float, float]) -> tuple[Volu
     return volume, slicing
 
 
-def test_a_volume_with_cells_of_the_grids_size_is_shown_as_it_is() -> None:
+def test_a_volume_with_cells_of_the_grids_size_stays_as_it_is() -> None:
     array = _texture(4)[0, 0].numpy()
     _, slicing = _volume(array, (2.0, 2.0, 2.0))
     middle = (23.0, 31.0, 31.0)

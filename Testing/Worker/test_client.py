@@ -285,14 +285,14 @@ def test_a_command_that_does_not_exist_is_an_input_error_that_names_it() -> None
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("print('Welcome to this host!' * 10)", "not understood"),
         ("raise SystemExit('No module named OFLSAM2Core')", "exit code 1"),
     ],
 )
 def test_a_command_that_is_no_worker_is_a_failure_in_words_with_what_it_printed(
-    environment: dict[str, str], code: str, said: str
+    environment: dict[str, str], code: str, message: str
 ) -> None:
     client = WorkerClient([sys.executable, "-c", code], env=environment)
     client.start()
@@ -301,7 +301,7 @@ def test_a_command_that_is_no_worker_is_a_failure_in_words_with_what_it_printed(
     except ResourceError:  # it was gone before it was asked
         (failed,) = client.poll()
     assert failed.header["kind"] == "died"
-    assert said in failed.header["message"]
+    assert message in failed.header["message"]
     if "SystemExit" in code:
         assert failed.header["log"] == ["No module named OFLSAM2Core"]
 

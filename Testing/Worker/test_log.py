@@ -38,8 +38,8 @@ def test_the_file_gets_our_information_and_all_warnings_and_the_terminal_the_war
     path = tmp_path / "logs" / "program.log"
     assert done.stdout.strip() == str(path)
     text = path.read_text(encoding="utf-8")
-    for said in ("an information of ours", "a warning of others", "a Python warning"):
-        assert said in text
+    for sentence in ("an information of ours", "a warning of others", "a Python warning"):
+        assert sentence in text
     assert "an information of others" not in text
     assert "a warning of others" in done.stderr and "an information" not in done.stderr
 

@@ -101,8 +101,8 @@ def test_the_workers_log_names_no_case_of_a_request_that_fails(
 
 
 def test_plain_words_figures_and_apostrophes_are_left_as_they_are() -> None:
-    said = "Python's lock isn't held: 3.5 mm of 12 slices, version 2.1.0, 50 % (see SimpleITK)"
-    assert redacted(said) == said
+    printed = "Python's lock isn't held: 3.5 mm of 12 slices, version 2.1.0, 50 % (see SimpleITK)"
+    assert redacted(printed) == printed
 
 
 def test_a_name_is_kept_out_only_as_a_word_of_its_own() -> None:

@@ -48,7 +48,7 @@ class PromptedFrames:
         self._attention = attention
         self._thresholds = thresholds
         self._predicted: dict[int, Memory] = {}
-        self._shown: dict[int, list[bool]] = {}
+        self._present: dict[int, list[bool]] = {}
         self._reads_masks = backbone.attended_channels == backbone.memory_channels
 
     @torch.no_grad()
@@ -76,7 +76,7 @@ class PromptedFrames:
             near = [frame - direction * back for back, _ in recent[:RECENT]]
             probabilities = self._read(features, [memory for _, memory in prompts], near)
             kept = (probabilities > 0.5).float()  # Soft masks would fade from slice to slice.
-            self._shown[frame] = kept.flatten(1).any(dim=1).tolist()
+            self._present[frame] = kept.flatten(1).any(dim=1).tolist()
         else:
             offsets = [(frame - number) * direction for number, _ in prompts]
             read = self._backbone.attend(
@@ -87,7 +87,7 @@ class PromptedFrames:
                 support_offsets=[each if each >= 0 else None for each in offsets],
             )
             decoded = self._backbone.decode(features, read)
-            logits = _shown(decoded)
+            logits = _displayed(decoded)
             probabilities = logits[:, 0].sigmoid()
             size = self._backbone.image_size
             resized = F.interpolate(logits, size=(size, size), mode="bilinear")
@@ -110,8 +110,8 @@ class PromptedFrames:
         found = apply_thresholds(read, thresholds)
         groups: dict[tuple[int, ...], list[int]] = {}
         for structure in range(len(found)):
-            shown = tuple(number for number in near if self._shown[number][structure])
-            groups.setdefault(shown, []).append(structure)
+            present = tuple(number for number in near if self._present[number][structure])
+            groups.setdefault(present, []).append(structure)
         for numbers, structures in groups.items():
             if numbers:
                 memories = [self._predicted[number].of(structures) for number in numbers]
@@ -126,10 +126,10 @@ class PromptedFrames:
         for number in list(self._predicted):
             if all(abs(number - frame) > REACH for frame in frames):
                 del self._predicted[number]
-                self._shown.pop(number, None)
+                self._present.pop(number, None)
 
 
-def _shown(decoded: Decoded) -> Tensor:
+def _displayed(decoded: Decoded) -> Tensor:
     """Logits as SAM2 shows and remembers them: of a structure that is not there, far below 0."""
     from OFLSAM2Core.backbones.sam2_backbone import displayed_logits
 
