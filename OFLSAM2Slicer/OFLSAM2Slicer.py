@@ -48,7 +48,7 @@ from OFLSAM2SlicerLib.segmentation_writer import (  # noqa: E402
     holds_result_of_others,
     volume_segmented,
 )
-from OFLSAM2SlicerLib.sequences import volumes_shown  # noqa: E402
+from OFLSAM2SlicerLib.sequences import volumes_worked_on  # noqa: E402
 from OFLSAM2SlicerLib.worker_command import worker_command  # noqa: E402
 from OFLSAM2SlicerLib.worker_link import shared_link  # noqa: E402
 
@@ -165,7 +165,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.cohortPart = CohortPart(
             self.ui,
             controller,
-            self.onCaseShown,
+            self.onCaseLoaded,
             self.runPart.say,
             lambda: [pair.volume_node for pair in self.supportPart.pairs],
         )
@@ -217,7 +217,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.reviewPart.look_for_corrections()
 
     def exit(self) -> None:
-        """The run goes on, and is shown again when the user comes back; views are given back."""
+        """The run goes on; the panel follows it when it is opened again. Views are given back."""
         self.reviewPart.is_open = False
         self.shortcuts.enable(False)
         self.cohortPart.follow(False)
@@ -259,7 +259,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(view, vtk.vtkCommand.ModifiedEvent, self.onViewModified)
 
     def onViewModified(self, caller: Any, event: Any) -> None:
-        """The confidence is shown only in views of its volume."""
+        """Only views of its volume have the confidence over it."""
         self.reviewPart.update_views()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
@@ -433,7 +433,9 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             settings = self.settings()
             output = chosen.segmentation
-            if output is not None and holds_result_of_others(output, volumes_shown(chosen.target)):
+            if output is not None and holds_result_of_others(
+                output, volumes_worked_on(chosen.target)
+            ):
                 # The result of another volume, and perhaps corrected by hand: it stays.
                 chosen.segmentation = chosen.confidence = None
             self.times.begin(self.timesKey())
@@ -461,7 +463,7 @@ class OFLSAM2SlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.reviewCollapsibleButton.collapsed = False
         self.logic.onSettled.append(self.onSettled)
 
-    def onCaseShown(self, volume: Any, segmentation: Any, confidence: Any, further: Any) -> None:
+    def onCaseLoaded(self, volume: Any, segmentation: Any, confidence: Any, further: Any) -> None:
         """A case of the cohort is in the scene: show it as if it had been segmented here."""
         chosen = self._parameterNode
         if chosen is None:

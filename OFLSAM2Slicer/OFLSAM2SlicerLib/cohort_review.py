@@ -233,7 +233,7 @@ def reviewed_run(
     pair = SupportPair(volume, segmentation)
     labelled, _present = yield from read_labels(pair, structures, run.notes)
     yield from run.adopt(structures, labelled)
-    # Of equally thick ones those that the volume is stored in, as a run does.
+    # Where several are equally thick, those that the volume is stored in, as a run does.
     thickness = np.linalg.norm(geometry.volume_to_local(volume)[:3, 2::-1], axis=0)
     axis = int(thickness.round(3).argmax())
     values = slicer.util.arrayFromVolume(confidence) if confidence is not None else None

@@ -1,8 +1,8 @@
 """Where the result can be trusted: a confidence volume, and its place in the slice views.
 
-Voxels are 255 times the probability of the label shown; 0 is "not segmented yet", so that the
+Voxels are 255 times the probability of the label; 0 is "not segmented yet", so that the
 volume is empty before the run and fills slice by slice. What is surely none of the structures and
-away from all of them is 255, which is never shown: else the whole picture would be tinted.
+away from all of them is 255, which is never drawn: else the whole picture would be tinted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from OFLSAM2SlicerLib.scene_nodes import is_in_scene, nodes_of_class, place_besi
 
 NOT_YET = 0
 AWAY = 255  # surely background, and not near a structure
-SURE = 0.9  # background that is less sure than this is shown wherever it is
+SURE = 0.9  # background that is less sure than this is drawn wherever it is
 NEAR_MM = 8.0
 COLOR_NODE_NAME = "OFL-SAM2 confidence"
 COLOR_STOPS = (
@@ -35,7 +35,7 @@ COLOR_STOPS = (
 
 
 def is_confidence(volume_node: Any) -> bool:
-    """Whether a volume of the scene is a confidence volume, by the colours that it is shown in."""
+    """Whether a volume of the scene is a confidence volume, by its colours."""
     display = volume_node.GetDisplayNode()
     colors = display.GetColorNode() if display is not None else None
     return colors is not None and colors.GetName() == COLOR_NODE_NAME
@@ -69,13 +69,13 @@ class ConfidenceWriter:
 
     def write(self, result: SliceResult) -> None:
         array = slicer.util.arrayFromVolume(self.confidence_node)
-        shown = np.clip(result.confidence, NOT_YET + 1, AWAY - 1)
+        values = np.clip(result.confidence, NOT_YET + 1, AWAY - 1)
         away = result.confidence >= SURE * 255
         box = _box(result.labels, self._reach(result.axis))
         if box is not None:
             away[box] &= ~_near(result.labels[box] > 0, self._reach(result.axis))
-        np.copyto(shown, AWAY, where=away)
-        array[result.index_expression] = shown
+        np.copyto(values, AWAY, where=away)
+        array[result.index_expression] = values
         self._dirty = True
 
     def values(self, place: Any) -> npt.NDArray[np.uint8] | None:

@@ -190,10 +190,10 @@ class Controller:
                 "There is no learned task that could learn from the corrections.",
                 "Load the one that made this result.",
             )
-        known, shown = _labels(self.learned.structures), _labels(self.run.scores.structures)
-        if known != shown:
+        known, found = _labels(self.learned.structures), _labels(self.run.scores.structures)
+        if known != found:
             raise InputError(
-                f"The learned task knows {_names(known)}; the result is of {_names(shown)}.",
+                f"The learned task knows {_names(known)}; the result is of {_names(found)}.",
                 "Load the task that made this result.",
             )
         self.presenter.correct(self.run, settings, self.learned)

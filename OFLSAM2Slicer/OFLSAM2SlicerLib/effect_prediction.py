@@ -62,7 +62,7 @@ class LabelsRun:
         self.labels[result.index_expression] = result.labels
 
     def flush(self) -> None:
-        """Nothing is shown before the run is over."""
+        """No view changes before the run is over."""
 
     def corrections(self) -> Steps[Corrections]:
         raise InputError("There is no result to be corrected.", "Segment the volume first.")
@@ -126,8 +126,10 @@ class Prediction:
         structure = _structure(segment, learned)
         further = self._further(volume_node)
         name, count = volume_node.GetName(), 1 + len(further)
-        if said := why_not_so_many(name, count, learned.volume_count, OF_TASK):
-            raise InputError(said, f"In the module OFL-SAM2, with '{name}' as volume to segment.")
+        if problem := why_not_so_many(name, count, learned.volume_count, OF_TASK):
+            raise InputError(
+                problem, f"In the module OFL-SAM2, with '{name}' as volume to segment."
+            )
         key = tuple(_state_of(node) for node in (volume_node, *further))
         if key == self._key and learned is self._task and self._labels is not None:
             then(self._labels == structure.label)

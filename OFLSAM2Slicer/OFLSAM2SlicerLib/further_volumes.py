@@ -48,9 +48,9 @@ def set_further_of_target(node: Any, target: Any, volumes: Sequence[Any]) -> Non
 def why_not_so_many(name: str, count: int, wanted: int, others: str) -> str:
     """Why a volume with further ones cannot be used with others, and what to do in the panel; ""
     where it can (`volume_count.difference`)."""
-    said = difference(name, count, wanted, others)
-    if not said:
+    problem = difference(name, count, wanted, others)
+    if not problem:
         return ""
     if count > wanted:
-        return f"{said} Take those that are too many out, in the part {PART}."
-    return f"{said} Choose as many of it, in the same order, in the part {PART}."
+        return f"{problem} Take those that are too many out, in the part {PART}."
+    return f"{problem} Choose as many of it, in the same order, in the part {PART}."

@@ -17,7 +17,7 @@ DEFAULT_PRESET = "balanced"
 class MethodInfo:
     """A method as the panel offers it.
 
-    presets: values by name, by preset. options: in the order in which they are shown.
+    presets: values by name, by preset. options: in the order of the panel.
     for_learning: names of those that a learned task has settled. further_volumes: whether it sees
     several co-registered volumes of a patient.
     """

@@ -1,4 +1,4 @@
-"""Slices into a segmentation, in place, while it is shown and may be edited.
+"""Slices into a segmentation, in place, while views draw it and the user may edit it.
 
 All structures of a run share one labelmap of the volume's full extent: a layer of their own, so
 that nothing else in the segmentation can be overwritten. A slice is written with numpy (0.03 ms

@@ -112,7 +112,7 @@ def sample_data_are_segmented_from_the_panel(test: Any) -> None:
 
 
 def _panel() -> Any:
-    """The module's panel, shown where there is a main window."""
+    """The module's panel; the module is opened where there is a main window."""
     if slicer.util.mainWindow() is not None:
         slicer.util.selectModule("OFLSAM2Slicer")
     widget = slicer.modules.oflsam2slicer.widgetRepresentation().self()

@@ -1,7 +1,7 @@
 """Runs on sequences: a volume sequence frame by frame, an image sequence as one stack of slices.
 
 The result is a segmentation sequence (and a confidence sequence), synchronised with the browser
-of the target, so that the segmentation follows the frame shown.
+of the target, so that the segmentation follows the browser's frame.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _UndoSequence(UndoSnapshot):
 
 
 class SequenceRun(SceneRun):
-    """One frame after the other is shown, segmented, and stored in an output sequence.
+    """One frame after the other is selected, segmented, and stored in an output sequence.
 
     A sequence of single images is one volume for the core: its frames are the slices.
     """
@@ -120,7 +120,7 @@ class SequenceRun(SceneRun):
         self._show(frame)
         volume, notes = volume_from_node(self.target)
         self.notes += [note for note in notes if note not in self.notes]
-        # The proxy's voxels are replaced when another frame is shown.
+        # The proxy's voxels are replaced when another frame is selected.
         return Volume(volume.array.copy(), volume.affine, f"{volume.name}, frame {frame + 1}")
 
     def begin(self, frame: int, structures: Sequence[Structure]) -> Steps[None]:
@@ -160,7 +160,7 @@ class SequenceRun(SceneRun):
         return "" if self._is_stack else super().place_in_words(scored)
 
     def corrected_slices(self) -> Steps[list[int]]:
-        """Does nothing for sequences: only the frame that is shown is there to be compared."""
+        """Does nothing for sequences: only the selected frame is there to be compared."""
         return []
         yield
 
@@ -252,7 +252,7 @@ def _browser_of(sequence: Any) -> Any:
     return browser
 
 
-def volumes_shown(target: Any) -> list[Any]:
+def volumes_worked_on(target: Any) -> list[Any]:
     """The volumes that a run on a volume or sequence node works on, and the target itself."""
     browsers = nodes_of_class(target.GetScene(), "vtkMRMLSequenceBrowserNode")
     proxies = [

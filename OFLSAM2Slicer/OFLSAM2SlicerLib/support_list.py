@@ -71,7 +71,7 @@ class SupportList:
         return len(new)
 
     def set_further(self, position: int, volumes: Iterable[Any]) -> None:
-        """Of a pair: the volumes that are co-registered with its own."""
+        """Set the volumes that are co-registered with a pair's own."""
         pairs = self.pairs()
         pairs[position] = replace(pairs[position], further_nodes=tuple(volumes))
         self.set_pairs(pairs)
@@ -90,7 +90,7 @@ class SupportList:
 
 
 def rows_of(pairs: Iterable[SupportPair]) -> list[SupportRow]:
-    """Each pair with the note that is shown beside it."""
+    """Each pair with the note beside it."""
     rows = []
     for pair in pairs:
         try:

@@ -75,7 +75,7 @@ def surface_of(image: Any, job: dict[str, Any]) -> Any:
         last = after(last, with_normals)
     last.Update()
     surface = last.GetOutput()
-    surface.GetPointData().RemoveArray("ImageScalars")  # or it is shown instead of the colour
+    surface.GetPointData().RemoveArray("ImageScalars")  # or it is drawn instead of the colour
     return surface
 
 

@@ -129,7 +129,7 @@ def lock_free() -> None:
 
 
 def seconds_of_a_run(panel: Panel, between: Callable[[], None]) -> float:
-    """Of segmenting the chosen volume with the task that is learned."""
+    """Segment the chosen volume with the task that is learned, and measure that."""
     watch = Watch()
     watch.between = between
     panel.ui.segmentButton.click()
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 200))
     parser.add_argument("--delay", type=float, default=0.01, help="seconds of work a slice")
-    parser.add_argument("--surfaces", action="store_true", help="with 3D surfaces shown")
+    parser.add_argument("--surfaces", action="store_true", help="with 3D surfaces")
     parser.add_argument("--free", action="store_true", help="let go of the lock between turns")
     parser.add_argument("--pipe", action="store_true", help="as over ssh: without shared memory")
     arguments = parser.parse_args()

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ import slicer_double  # noqa: E402,F401  (before slicer: it may bring another on
 
 # isort: split
 import slicer  # noqa: E402
-from scenes import new_scene  # noqa: E402
+from scenes import OBLIQUE, add_segmentation, add_volume, case_arrays, new_scene  # noqa: E402
 
 
 @pytest.fixture
@@ -62,3 +63,41 @@ def open_panel(scene: slicer.vtkMRMLScene, settings_file: Path) -> Iterator:
     yield open_one
     for panel in opened:
         panel.close()
+
+
+@pytest.fixture
+def pairs(scene: slicer.vtkMRMLScene) -> list[tuple[Any, Any]]:
+    """Two support cases with liver and lesion."""
+    made = []
+    for number in (1, 2):
+        image, liver, lesion = case_arrays(number)
+        volume = add_volume(scene, image, f"case {number}", OBLIQUE)
+        masks = {"liver": liver, "lesion": lesion}
+        made.append((volume, add_segmentation(scene, volume, masks, f"case {number} seg")))
+    return made
+
+
+@pytest.fixture
+def target(scene: slicer.vtkMRMLScene) -> Any:
+    """The volume to segment."""
+    return add_volume(scene, case_arrays(4)[0], "patient", OBLIQUE)
+
+
+@pytest.fixture
+def quick(open_panel: Any, target: Any, pairs: list[tuple[Any, Any]]) -> Any:
+    """A panel with everything chosen, on a worker that answers at once."""
+    from panels import synthetic_command
+
+    panel = open_panel(synthetic_command())
+    panel.choose(target, pairs)
+    return panel
+
+
+@pytest.fixture
+def slow(open_panel: Any, target: Any, pairs: list[tuple[Any, Any]]) -> Any:
+    """The same, on a worker that takes a moment for each slice."""
+    from panels import synthetic_command
+
+    panel = open_panel(synthetic_command("--delay", "0.05"))
+    panel.choose(target, pairs)
+    return panel

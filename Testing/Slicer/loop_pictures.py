@@ -104,8 +104,8 @@ def effect(panel: Panel, target: Any, photograph: Photograph, output: Path) -> N
     module.widgetRepresentation = lambda: types.SimpleNamespace(self=lambda: panel.widget)
     structure = sample_data.sample_structures()[0]
     empty = np.zeros(slicer.util.arrayFromVolume(target).shape, bool)
-    for shown in _segmentations():
-        shown.GetDisplayNode().SetVisibility(False)
+    for other in _segmentations():
+        other.GetDisplayNode().SetVisibility(False)
     edited = add_segmentation(
         slicer.mrmlScene, target, {structure.name: empty}, "edited", [structure.color]
     )

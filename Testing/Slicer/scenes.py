@@ -152,3 +152,14 @@ def ball(shape: Sequence[int], center: Sequence[float], radius: float) -> npt.ND
     grid = np.indices(tuple(shape)).astype(float)
     squares = ((grid[axis] - center[axis]) ** 2 for axis in range(3))
     return sum(squares) <= radius**2
+
+
+SHAPE = (20, 24, 16)
+
+
+def case_arrays(shift: int = 0) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray]:
+    """An image in which brightness tells the structures apart, and masks of liver and lesion."""
+    image = np.zeros(SHAPE, np.int16)
+    liver, lesion = ball(SHAPE, (10, 10 + shift, 8), 6), ball(SHAPE, (10, 10 + shift, 8), 2)
+    image[liver], image[lesion] = 100, 200
+    return image, liver & ~lesion, lesion

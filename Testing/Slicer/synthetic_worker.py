@@ -42,7 +42,7 @@ def task_of(frame: Frame) -> list[dict[str, Any]]:
 def about_task(structures: list[dict[str, Any]]) -> dict[str, Any]:
     own = ("levels", "cases", "volumes")
     plain = [{key: one[key] for key in one if key not in own} for one in structures]
-    # Of the support, ml: a large structure, and smaller ones.
+    # Volumes in the support, ml: a large structure, and smaller ones.
     sizes = {
         one["name"]: [1.0, 2.0] if place == 0 else [0.05, 0.1] for place, one in enumerate(plain)
     }
@@ -101,6 +101,10 @@ class Worker:
     def _fetch_weights(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         self._fetched.append(frame.header["backbone"])
         return {"path": "weights", "seconds": 0.1}, {}
+
+    def _remove_weights(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+        self._fetched = [name for name in self._fetched if name != frame.header["backbone"]]
+        return {"freed_bytes": 37_000_000}, {}
 
     def _learn(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         structures = {}

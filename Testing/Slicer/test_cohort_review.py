@@ -1,4 +1,4 @@
-"""A cohort in the panel: least sure first, case after case, and what was said of each is kept."""
+"""A cohort in the panel: least sure first, case after case, and the verdict on each is kept."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def go_on(panel, button):
     panel.wait(lambda: panel.controller.is_idle)
 
 
-def shown(panel):
+def loaded(panel):
     return panel.parameters.target.GetName()
 
 
@@ -111,7 +111,7 @@ def test_the_table_lists_the_least_sure_case_first_and_those_without_a_result_la
 
 def test_next_shows_the_least_sure_case_with_its_result_its_confidence_and_its_doubt(panel):
     go_on(panel, "nextCaseButton")
-    assert shown(panel) == "b"
+    assert loaded(panel) == "b"
     found = segment_mask(panel.parameters.segmentation, "liver", panel.parameters.target)
     assert np.array_equal(found, LIVER)
     display = panel.parameters.confidence.GetDisplayNode()
@@ -124,7 +124,7 @@ def test_next_shows_the_least_sure_case_with_its_result_its_confidence_and_its_d
 def test_a_verdict_is_kept_and_the_next_case_comes(panel, folder):
     go_on(panel, "nextCaseButton")
     go_on(panel, "acceptCaseButton")
-    assert shown(panel) == "c"
+    assert loaded(panel) == "c"
     assert panel.ui.doubtfulTable.currentRow() == 0
     assert slicer.mrmlScene.GetFirstNodeByName("b") is None
     go_on(panel, "rejectCaseButton")
@@ -140,7 +140,7 @@ def test_a_corrected_case_is_kept_beside_the_result_and_comes_back_corrected(pan
     panel.wait(lambda: panel.ui.correctedLabel.text != "")
     assert panel.ui.correctedLabel.text == "1 slice corrected since the run: 5."
     go_on(panel, "saveCaseButton")
-    assert shown(panel) == "c"
+    assert loaded(panel) == "c"
     cohort = Cohort(folder)
     case = next(one for one in cohort.cases if one.name == "b")
     assert case.verdict == "corrected"
@@ -168,9 +168,9 @@ def test_what_was_corrected_and_not_saved_is_asked_about_before_it_goes(panel, f
     double.answers.append(False)
     go_on(panel, button)
     assert "'b' was changed since it was loaded; only Save correction" in double.messages[-1]
-    assert shown(panel) == "b" and not verdicts(folder)
+    assert loaded(panel) == "b" and not verdicts(folder)
     go_on(panel, "saveCaseButton")
-    assert shown(panel) == "c" and verdicts(folder) == {"b": "corrected"}
+    assert loaded(panel) == "c" and verdicts(folder) == {"b": "corrected"}
 
 
 def test_nothing_is_asked_about_what_was_saved_or_not_changed(panel, folder):
@@ -186,7 +186,7 @@ def test_a_segment_that_was_added_to_a_case_is_asked_about(panel):
     panel.parameters.segmentation.GetSegmentation().AddEmptySegment("", "cyst")
     double.answers.append(False)
     go_on(panel, "acceptCaseButton")
-    assert shown(panel) == "b"
+    assert loaded(panel) == "b"
 
 
 def test_two_clicks_on_accept_accept_the_one_case_that_was_seen(panel, folder):
@@ -194,14 +194,14 @@ def test_two_clicks_on_accept_accept_the_one_case_that_was_seen(panel, folder):
     panel.ui.acceptCaseButton.click()
     panel.ui.acceptCaseButton.click()
     panel.wait(lambda: panel.controller.is_idle)
-    assert shown(panel) == "c" and verdicts(folder) == {"b": "accepted"}
+    assert loaded(panel) == "c" and verdicts(folder) == {"b": "accepted"}
 
 
 def test_two_clicks_on_next_go_to_the_second_case(panel, scene):
     panel.ui.nextCaseButton.click()
     panel.ui.nextCaseButton.click()
     panel.wait(lambda: panel.controller.is_idle)
-    assert shown(panel) == "c"
+    assert loaded(panel) == "c"
     assert scene.GetFirstNodeByName("b") is None
 
 
@@ -212,7 +212,7 @@ def test_a_case_is_not_judged_in_another_cohort_that_was_opened_meanwhile(panel,
     assert not panel.ui.acceptCaseButton.enabled
     panel.ui.acceptCaseButton.click()
     assert not verdicts(other) and not verdicts(folder)
-    assert shown(panel) == "b"  # it stays in the scene, with what was drawn in it
+    assert loaded(panel) == "b"  # it stays in the scene, with what was drawn in it
 
 
 def test_a_case_that_is_being_loaded_gives_way_to_a_run(panel, scene):
@@ -222,7 +222,7 @@ def test_a_case_that_is_being_loaded_gives_way_to_a_run(panel, scene):
     panel.ui.nextCaseButton.click()
     panel.ui.segmentButton.click()
     panel.wait(lambda: panel.controller.is_idle)
-    assert shown(panel) == "patient" and panel.controller.run.target is image
+    assert loaded(panel) == "patient" and panel.controller.run.target is image
     assert np.array_equal(segment_mask(panel.parameters.segmentation, "liver", image), LIVER)
     assert scene.GetFirstNodeByName("b") is None
     assert not panel.ui.acceptCaseButton.enabled
@@ -237,7 +237,7 @@ def test_the_cohort_is_open_again_when_slicer_is_started_again(panel, folder, op
     again = open_panel(synthetic_command())
     assert again.ui.cohortTable.item(0, 1).text() == "accepted"
     go_on(again, "nextCaseButton")
-    assert shown(again) == "c"
+    assert loaded(again) == "c"
 
 
 def test_a_folder_that_holds_no_cohort_is_refused_in_words(panel, tmp_path):
@@ -258,7 +258,7 @@ def test_a_cohort_is_worked_through_by_a_process_of_a_session_of_its_own(tmp_pat
     )
     if os.name == "posix":  # closing Slicer, or its terminal, does not end it
         assert os.getsid(process.pid) != os.getsid(0)
-    assert process.wait(120) == 2  # there is no volume: said, not raised
+    assert process.wait(120) == 2  # there is no volume: an answer, not an error
     assert "There is no file or folder" in (tmp_path / "out-cohort.log").read_text()
 
 

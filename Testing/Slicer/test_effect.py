@@ -86,7 +86,7 @@ def test_the_selected_segment_is_predicted_in_all_slices(effect, panel, edited, 
     assert other[:, 10:14, :].all()
 
 
-def test_only_the_slice_that_is_shown_is_predicted_and_the_worker_is_asked_once(
+def test_only_the_slice_of_the_view_is_predicted_and_the_worker_is_asked_once(
     effect, panel, edited, volume, scene
 ):
     go_to(scene, volume, 5)
@@ -147,8 +147,8 @@ def test_a_segment_that_the_task_does_not_know_is_reported_with_those_it_knows(
 ):
     effect.parameterSetNode().SetSelectedSegmentID("other")
     press(effect, panel, "allButton")
-    said = effect.self().messageLabel.text
-    assert "no structure 'other'" in said and "liver, lesion" in said
+    text = effect.self().messageLabel.text
+    assert "no structure 'other'" in text and "liver, lesion" in text
 
 
 def test_without_a_learned_task_there_is_nothing_to_press(panel, edited, volume):

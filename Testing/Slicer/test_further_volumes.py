@@ -91,15 +91,15 @@ def test_a_run_sees_the_volumes_that_were_chosen_and_gives_what_the_console_give
     assert [cell.text() for cell in cells] == ["case 1 T1 + 1 more", "case 2 T1 + 1 more"]
     assert cells[1].toolTip() == "case 2 T1 + case 2 T2"
     assert panel.run().state is State.DONE
-    shown = labels_of(panel.parameters.segmentation, target[0])
+    found = labels_of(panel.parameters.segmentation, target[0])
     segmentation = panel.logic.segment(
         target[0], support, furtherVolumes=[target[1]], workerCommand=synthetic_command()
     )
     console = labels_of(segmentation, target[0])
     truth = {"liver": LIVER & ~LESION, "lesion": LESION}
     for name, mask in truth.items():
-        assert np.array_equal(shown[name], np.roll(mask, 3, axis=1))
-        assert np.array_equal(console[name], shown[name])
+        assert np.array_equal(found[name], np.roll(mask, 3, axis=1))
+        assert np.array_equal(console[name], found[name])
 
 
 def test_without_them_the_same_volumes_do_not_tell(panel, target):
@@ -170,8 +170,8 @@ def test_a_third_can_be_chosen_once_there_is_a_second(panel, target, support):
 def test_a_volume_twice_in_a_case_is_refused_by_name(panel, support, target):
     panel.click_support(0)
     panel.ui.supportSecondSelector.setCurrentNode(support[0][0])
-    said = panel.ui.supportTable.item(0, 3).text()
-    assert "'case 1 T1' is given twice as a volume of one case" in said
+    text = panel.ui.supportTable.item(0, 3).text()
+    assert "'case 1 T1' is given twice as a volume of one case" in text
     with pytest.raises(InputError, match="'patient T1' is given twice"):
         panel.logic.segment(target[0], support, furtherVolumes=[target[0]])
 
@@ -305,9 +305,9 @@ def test_the_effect_predicts_from_the_volumes_that_the_panel_has_of_it(effect, p
 def test_the_effect_says_what_to_do_where_the_panel_has_none(effect, panel, target):
     effect, edited = effect
     panel.ui.targetSecondSelector.setCurrentNode(None)
-    said = press_all(effect, panel)
-    assert "'patient T1' is one volume, and each case of the learned task is 2" in said
-    assert "in the part More volumes" in said and "In the module OFL-SAM2" in said
+    text = press_all(effect, panel)
+    assert "'patient T1' is one volume, and each case of the learned task is 2" in text
+    assert "in the part More volumes" in text and "In the module OFL-SAM2" in text
     assert not segment_mask(edited, "lesion", target[0]).any()
 
 

@@ -157,10 +157,10 @@ def test_the_pytorch_extension_is_installed_without_a_further_question(pip, monk
     manager = slicer.app.extensionsManagerModel()
     monkeypatch.setattr(manager, "installed", [])
     double.messages.clear()
-    said = Installer(FILE, LINUX, pip.versions.get).install()
+    told = Installer(FILE, LINUX, pip.versions.get).install()
     assert double.messages == []
     assert manager.installed == ["PyTorch"] and manager.interactive
-    assert "Restart Slicer" in said
+    assert "Restart Slicer" in told
     assert pip.arguments == []
 
 

@@ -19,7 +19,7 @@ from OFLSAM2SlicerLib.scene_nodes import nodes_of_class
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
 from panels import application, module, synthetic_command
 from PySide6 import QtCore, QtGui, QtTest, QtWidgets
-from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
+from scenes import OBLIQUE, SHAPE, add_segmentation, add_volume, case_arrays, segment_mask
 from slicer_double import application as double
 
 from OFLSAM2Core.app.states import State
@@ -27,47 +27,6 @@ from OFLSAM2Core.data.image_identity import image_identity
 from OFLSAM2Core.io.made_of import images_made_of
 from OFLSAM2Core.io.reading import read_volume
 from OFLSAM2Core.methods import DEFAULT
-
-SHAPE = (20, 24, 16)
-
-
-def case_arrays(shift=0):
-    """An image in which brightness tells the structures apart, and their masks."""
-    image = np.zeros(SHAPE, np.int16)
-    liver, lesion = ball(SHAPE, (10, 10 + shift, 8), 6), ball(SHAPE, (10, 10 + shift, 8), 2)
-    image[liver], image[lesion] = 100, 200
-    return image, liver & ~lesion, lesion
-
-
-@pytest.fixture
-def pairs(scene):
-    made = []
-    for number in (1, 2):
-        image, liver, lesion = case_arrays(number)
-        volume = add_volume(scene, image, f"case {number}", OBLIQUE)
-        masks = {"liver": liver, "lesion": lesion}
-        made.append((volume, add_segmentation(scene, volume, masks, f"case {number} seg")))
-    return made
-
-
-@pytest.fixture
-def target(scene):
-    return add_volume(scene, case_arrays(4)[0], "patient", OBLIQUE)
-
-
-@pytest.fixture
-def quick(open_panel, target, pairs):
-    """A panel with everything chosen, on a worker that answers at once."""
-    panel = open_panel(synthetic_command())
-    panel.choose(target, pairs)
-    return panel
-
-
-@pytest.fixture
-def slow(open_panel, target, pairs):
-    panel = open_panel(synthetic_command("--delay", "0.05"))
-    panel.choose(target, pairs)
-    return panel
 
 
 def start(panel, slices=3):
@@ -185,6 +144,37 @@ def test_once_the_weights_are_there_the_run_goes_on_by_itself(quick):
     assert len(double.messages) == 1
 
 
+def test_a_second_press_while_the_model_is_downloaded_neither_asks_nor_downloads_again(quick):
+    quick.ui.backboneComboBox.setCurrentIndex(1)
+    quick.ui.checkButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    double.messages.clear()
+    for _ in range(3):
+        quick.ui.segmentButton.click()
+    assert "is being downloaded" in quick.ui.messageLabel.text
+    quick.wait(lambda: quick.status.state is State.DONE)
+    assert len(double.messages) == 1
+
+
+def test_answers_of_the_worker_that_come_when_the_scene_is_closed_do_no_harm(quick, scene):
+    quick.widget.exit()
+    quick.widget.parent.isEntered = False
+    quick.ui.checkButton.click()
+    quick.ui.removeFilesButton.click()
+    scene.Clear(False)
+    quick.wait(lambda: "37 MB of disk space freed" in quick.ui.modelLabel.text)
+    quick.widget.parent.isEntered = True
+    quick.widget.enter()
+    assert "LiteMedSAM" in quick.ui.backboneLabel.text
+
+
+def test_a_scene_that_names_a_model_which_is_none_here_opens_with_the_default(quick):
+    quick.parameters.backbone = "sam9"
+    quick.widget.enter()
+    assert quick.parameters.backbone == "litemedsam"
+    assert quick.run().state is State.DONE
+
+
 def test_what_a_press_needs_is_asked_for_in_one_question_and_leaves_nothing_behind(
     open_panel, target, pairs, scene, monkeypatch
 ):
@@ -274,7 +264,7 @@ def test_a_worker_that_dies_is_reported_with_its_last_words_and_the_next_run_is_
     assert panel.run().state is State.DONE
 
 
-def test_what_the_worker_warns_of_is_shown_while_it_works_and_when_it_is_done(
+def test_what_the_worker_warns_of_is_in_the_message_while_it_works_and_when_it_is_done(
     open_panel, target, pairs
 ):
     panel = open_panel(synthetic_command("--mode", "warn", "--delay", "0.05"))
@@ -408,13 +398,13 @@ def test_a_worker_command_with_an_open_quote_is_reported(quick):
     assert not quick.status.is_running
 
 
-def test_what_is_shown_of_the_model_comes_back_after_a_run(quick):
+def test_the_text_on_the_model_comes_back_after_a_run(quick):
     quick.ui.modelLabel.text = "Python 3, PyTorch 2."
     quick.run()
     assert quick.ui.modelLabel.text == "Python 3, PyTorch 2."
 
 
-def test_why_segment_is_disabled_is_always_shown(open_panel, target, pairs):
+def test_there_is_always_a_reason_beside_a_disabled_button(open_panel, target, pairs):
     panel = open_panel(synthetic_command())
     ui = panel.ui
 
@@ -526,16 +516,16 @@ def test_a_structure_that_was_not_found_or_hardly_is_reported_and_a_script_can_s
     status = quick.run()
     assert status.state is State.DONE
     assert status.structures == {"liver": "doubtful", "lesion": "empty"}
-    shown = quick.ui.messageLabel.text
-    assert "lesion is empty: nothing was found." in shown
-    assert "liver is doubtful: almost nothing was found, 1 to 2 ml in the support." in shown
+    text = quick.ui.messageLabel.text
+    assert "lesion is empty: nothing was found." in text
+    assert "liver is doubtful: almost nothing was found, 1 to 2 ml in the support." in text
     quick.ui.targetSelector.setCurrentNode(target)
     status = quick.run()
     assert status.structures == {"liver": "found", "lesion": "found"}
     assert "nothing was found" not in quick.ui.messageLabel.text
 
 
-def test_confidence_is_shown_in_the_views_and_goes_when_switched_off(quick, views):
+def test_confidence_is_in_the_views_and_goes_when_switched_off(quick, views):
     quick.run()
     node_id = quick.parameters.confidence.GetID()
     assert {view.GetForegroundVolumeID() for view in views} == {node_id}
@@ -545,7 +535,7 @@ def test_confidence_is_shown_in_the_views_and_goes_when_switched_off(quick, view
     assert {view.GetForegroundVolumeID() for view in views} == {None}
 
 
-def test_only_doubt_is_shown_at_first(quick, views):
+def test_only_doubt_is_visible_at_first(quick, views):
     quick.run()
     display = quick.parameters.confidence.GetDisplayNode()
     assert display.GetUpperThreshold() == round(0.9 * 255)
@@ -567,13 +557,13 @@ def test_confidence_follows_the_volume_from_view_to_view(quick, scene, views):
     other = add_volume(scene, case_arrays(1)[0], "another patient", OBLIQUE)
     views[0].SetBackgroundVolumeID(other.GetID())
     node_id = quick.parameters.confidence.GetID()
-    shown = [view.GetForegroundVolumeID() for view in views]
-    assert shown == [None, node_id, node_id]
+    foreground = [view.GetForegroundVolumeID() for view in views]
+    assert foreground == [None, node_id, node_id]
     views[0].SetBackgroundVolumeID(quick.parameters.target.GetID())
     assert views[0].GetForegroundVolumeID() == node_id
 
 
-def slice_shown(scene):
+def slice_in_view(scene):
     """The number of the slice that the red view goes through, from 1, of OBLIQUE volumes."""
     red = nodes_of_class(scene, "vtkMRMLSliceNode")[0].GetSliceToRAS()
     center = [red.GetElement(row, 3) for row in range(3)]
@@ -591,15 +581,15 @@ def test_n_p_and_the_arrow_keys_go_through_the_doubtful_slices(quick, scene):
     review = quick.widget.reviewPart
     for row in (0, 1, 2):
         review.go(1)
-        assert table.currentRow() == row and slice_shown(scene) == numbers[row]
+        assert table.currentRow() == row and slice_in_view(scene) == numbers[row]
     review.go(-1)
-    assert slice_shown(scene) == numbers[1]
+    assert slice_in_view(scene) == numbers[1]
     table.setFocus()
     QtTest.QTest.keyClick(table, QtCore.Qt.Key_Down)
-    assert slice_shown(scene) == numbers[2]
+    assert slice_in_view(scene) == numbers[2]
     for _ in range(20):
         review.go(1)
-    assert slice_shown(scene) == numbers[-1]
+    assert slice_in_view(scene) == numbers[-1]
     assert table.item(0, 1).text()[0] in "RLAPSI" and table.item(0, 1).text().endswith(" mm")
 
 
@@ -623,7 +613,7 @@ def test_keys_start_and_cancel_a_run_and_go_through_slices_only_while_the_module
     assert not slow.status.is_running
 
 
-def test_the_result_is_shown_in_3d_and_opened_in_the_segment_editor(quick, target):
+def test_the_result_is_made_visible_in_3d_and_opened_in_the_segment_editor(quick, target):
     ui = quick.ui
     assert not ui.editButton.enabled and ui.show3DButton.segmentationNode() is None
     quick.run()
@@ -788,9 +778,9 @@ def test_a_reviewed_volume_joins_the_support_and_the_learned_task_grows(quick, s
 def test_a_click_on_a_doubtful_slice_takes_the_views_there(quick, scene):
     quick.run()
     table = quick.ui.doubtfulTable
-    shown = [int(table.item(row, 0).text()) for row in range(table.rowCount)]
-    assert 4 < len(shown) <= 8 and len(set(shown)) == len(shown)
-    # Of what is no structure and near none, the volume holds that it is sure.
+    listed = [int(table.item(row, 0).text()) for row in range(table.rowCount)]
+    assert 4 < len(listed) <= 8 and len(set(listed)) == len(listed)
+    # What is no structure and near none is sure in the volume.
     doubt = 255 - slicer.util.arrayFromVolume(quick.parameters.confidence).astype(int)
     labels = segment_mask(quick.parameters.segmentation, "liver", quick.parameters.target)
     labels |= segment_mask(quick.parameters.segmentation, "lesion", quick.parameters.target)
@@ -853,7 +843,7 @@ def check_options(quick, method):
     assert part.options() == {}
 
 
-def test_how_long_it_will_take_is_shown_from_the_first_run_on(slow, target):
+def test_how_long_it_will_take_is_told_from_the_first_run_on(slow, target):
     assert "to learn on this computer" not in slow.ui.expectedTimeLabel.text
     slow.run()
     assert "to learn on this computer" in slow.ui.expectedTimeLabel.text

@@ -51,7 +51,7 @@ def wait_while_it_works(panel, condition):
 
 
 def seconds_used(panel):
-    """Of the processors, by the worker and what it started."""
+    """Seconds of the processors, by the worker and what it started."""
     times = [process.cpu_times() for process in panel.children_of_worker()]
     return sum(one.user + one.system for one in times)
 

@@ -37,7 +37,7 @@ def result(index, scores, axis=0, confidence=200):
     return SliceResult(index, axis, plane, values, scores)
 
 
-def shown_image(display_node):
+def visible_image(display_node):
     connection = display_node.GetImageDataConnection()
     connection.GetProducer().Update()
     return connection.GetProducer().GetOutputDataObject(connection.GetIndex())
@@ -71,8 +71,8 @@ def test_colours_and_window_are_fixed_whatever_the_values(volume):
     writer.flush()
     display = node.GetDisplayNode()
     assert (display.GetWindow(), display.GetLevel()) == (255, 127.5)
-    shown = shown_image(display)
-    red, _, blue, _ = (shown.GetScalarComponentAsDouble(8, 10, 6, part) for part in range(4))
+    visible = visible_image(display)
+    red, _, blue, _ = (visible.GetScalarComponentAsDouble(8, 10, 6, part) for part in range(4))
     assert red > blue  # 0.5 is red, although it is about the largest value that occurs
 
 
@@ -83,7 +83,7 @@ def test_the_threshold_leaves_only_doubtful_voxels(volume):
     slicer.util.arrayFromVolumeModified(node)
     show_only_below(node, 0.6)
     display = node.GetDisplayNode()
-    image = shown_image(display)
+    image = visible_image(display)
     alpha = [image.GetScalarComponentAsDouble(i, 10, 6, 3) for i in range(16)]
     assert [value > 0 for value in alpha] == [0 < 17 * i <= 153 for i in range(16)]
 
@@ -119,16 +119,16 @@ def test_only_views_of_the_volume_show_its_confidence(scene, volume):
     run_steps(ConfidenceWriter(node, volume).prepare())
     overlay = ConfidenceOverlay()
     overlay.show(node, 0.5, [volume])
-    shown = [view.GetForegroundVolumeID() for view in views]
-    assert shown == [node.GetID(), None, node.GetID()]
+    visible = [view.GetForegroundVolumeID() for view in views]
+    assert visible == [node.GetID(), None, node.GetID()]
     views[0].SetBackgroundVolumeID(other.GetID())
     views[1].SetBackgroundVolumeID(volume.GetID())
     overlay.show(node, 0.5, [volume])
-    shown = [view.GetForegroundVolumeID() for view in views]
-    assert shown == [None, node.GetID(), node.GetID()]
+    visible = [view.GetForegroundVolumeID() for view in views]
+    assert visible == [None, node.GetID(), node.GetID()]
 
 
-def test_sure_background_is_shown_only_near_structures_and_doubtful_background_everywhere(scene):
+def test_sure_background_is_visible_only_near_structures_and_doubtful_background_everywhere(scene):
     shape = (3, 80, 60)
     volume = add_volume(scene, np.zeros(shape, np.int16), "target", OBLIQUE)
     node = new_confidence_node(volume)
@@ -141,16 +141,16 @@ def test_sure_background_is_shown_only_near_structures_and_doubtful_background_e
     writer.write(SliceResult(1, 0, labels, confidence, {}))
     writer.flush()
     show_only_below(node, 1.0)
-    image = shown_image(node.GetDisplayNode())
-    shown = np.array(
+    image = visible_image(node.GetDisplayNode())
+    visible = np.array(
         [[image.GetScalarComponentAsDouble(i, j, 1, 3) for i in range(60)] for j in range(80)]
     )
-    assert shown[20:24, 10:14].all() and shown[70, 50]
+    assert visible[20:24, 10:14].all() and visible[70, 50]
     # 8 mm are 11 rows of 0.7 mm and 9 columns of 0.9 mm.
-    assert shown[23 + 11, 12] and not shown[23 + 13, 12]
-    assert shown[22, 13 + 9] and not shown[22, 13 + 11]
+    assert visible[23 + 11, 12] and not visible[23 + 13, 12]
+    assert visible[22, 13 + 9] and not visible[22, 13 + 11]
     show_only_below(node, 0.9)
-    image = shown_image(node.GetDisplayNode())
+    image = visible_image(node.GetDisplayNode())
     assert image.GetScalarComponentAsDouble(50, 70, 1, 3)
     assert not image.GetScalarComponentAsDouble(12, 22, 1, 3)
 

@@ -13,9 +13,11 @@ from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
 from panels import MODIFIERS, synthetic_command
 from PySide6 import QtCore, QtTest
 from scenes import (
+    OBLIQUE,
+    SHAPE,
     add_segmentation,
     add_volume,
-    ball,
+    case_arrays,
     load_segmentation,
     load_volume,
     segment_mask,
@@ -29,42 +31,7 @@ from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.io.reading import write_confidence, write_segmentation
 
-SHAPE = (12, 20, 16)
-AFFINE = np.diag([-0.9, -0.7, 2.5, 1.0])
-LIVER, LESION = ball(SHAPE, (6, 10, 8), 5), ball(SHAPE, (6, 10, 8), 2)
-IMAGE = np.zeros(SHAPE, np.int16)
-IMAGE[LIVER], IMAGE[LESION] = 100, 200
-LIVER = LIVER & ~LESION
-
-
-@pytest.fixture
-def pairs(scene):
-    made = []
-    for number in (1, 2):
-        volume = add_volume(scene, np.roll(IMAGE, number, 1), f"case {number}", AFFINE)
-        masks = {"liver": np.roll(LIVER, number, 1), "lesion": np.roll(LESION, number, 1)}
-        made.append((volume, add_segmentation(scene, volume, masks, f"case {number} seg")))
-    return made
-
-
-@pytest.fixture
-def target(scene):
-    return add_volume(scene, IMAGE, "patient", AFFINE)
-
-
-@pytest.fixture
-def panel(open_panel, target, pairs):
-    """Everything is chosen; the worker answers at once."""
-    panel = open_panel(synthetic_command())
-    panel.choose(target, pairs)
-    return panel
-
-
-@pytest.fixture
-def slow(open_panel, target, pairs):
-    panel = open_panel(synthetic_command("--delay", "0.05"))
-    panel.choose(target, pairs)
-    return panel
+IMAGE, LIVER, LESION = case_arrays(4)
 
 
 def start(panel, slices=3):
@@ -94,33 +61,33 @@ def correct(panel, name, index):
 
 @pytest.mark.parametrize("held", [QtCore.Qt.Key_Control, QtCore.Qt.Key_Shift])
 def test_the_case_just_added_is_the_selected_one_also_while_a_key_is_held(
-    panel, scene, pairs, held
+    quick, scene, pairs, held
 ):
-    window = panel.widget.parent
+    window = quick.widget.parent
     window.show()
     window.activateWindow()
-    panel.wait(lambda: window.isActiveWindow)
+    quick.wait(lambda: window.isActiveWindow)
     QtTest.QTest.keyPress(window, held, MODIFIERS[held])
-    third = add_volume(scene, IMAGE, "case 3", AFFINE)
-    panel.choose(panel.parameters.target, [(third, pairs[0][1])])
+    third = add_volume(scene, IMAGE, "case 3", OBLIQUE)
+    quick.choose(quick.parameters.target, [(third, pairs[0][1])])
     QtTest.QTest.keyRelease(window, held)
-    assert panel.widget.supportPart.selected.volume_node is third
+    assert quick.widget.supportPart.selected.volume_node is third
 
 
 # Nodes that go, and scenes that are closed
 
 
 def test_a_result_whose_volume_was_deleted_is_no_support_case_of_another_volume(
-    panel, scene, target
+    quick, scene, target
 ):
-    panel.run()
-    panel.ui.reviewedButton.click()
+    quick.run()
+    quick.ui.reviewedButton.click()
     scene.RemoveNode(target)
-    other = add_volume(scene, IMAGE, "next patient", AFFINE)
-    panel.ui.targetSelector.setCurrentNode(other)
-    panel.ui.addToSupportButton.click()
-    assert "is not in the scene any more" in panel.ui.messageLabel.text
-    assert panel.ui.supportTable.rowCount == 2
+    other = add_volume(scene, IMAGE, "next patient", OBLIQUE)
+    quick.ui.targetSelector.setCurrentNode(other)
+    quick.ui.addToSupportButton.click()
+    assert "is not in the scene any more" in quick.ui.messageLabel.text
+    assert quick.ui.supportTable.rowCount == 2
 
 
 def test_a_segment_that_is_deleted_in_mid_run_stays_deleted_and_the_others_are_filled(slow, target):
@@ -146,7 +113,7 @@ def test_support_cases_that_are_deleted_in_mid_run_have_been_read_already(
 
 
 def test_another_volume_that_is_picked_in_mid_run_gets_nothing_of_the_run(slow, scene, target):
-    other = add_volume(scene, np.roll(IMAGE, 3, 1), "next patient", AFFINE)
+    other = add_volume(scene, np.roll(IMAGE, 3, 1), "next patient", OBLIQUE)
     start(slow)
     first = slow.parameters.segmentation
     slow.ui.targetSelector.setCurrentNode(other)
@@ -165,9 +132,9 @@ def test_two_scenes_closed_in_mid_run_one_after_the_other_and_a_third_one_runs(s
         scene.Clear(False)
         slow.wait(lambda: slow.controller.is_idle)
         assert slow.status.state is State.IDLE
-        support = add_volume(scene, IMAGE, "case", AFFINE)
+        support = add_volume(scene, IMAGE, "case", OBLIQUE)
         labels = add_segmentation(scene, support, {"liver": LIVER, "lesion": LESION}, "case seg")
-        patient = add_volume(scene, IMAGE, "patient", AFFINE)
+        patient = add_volume(scene, IMAGE, "patient", OBLIQUE)
         slow.choose(patient, [(support, labels)])
     assert slow.run().state is State.DONE
     assert np.array_equal(segment_mask(slow.parameters.segmentation, "liver", patient), LIVER)
@@ -179,7 +146,7 @@ def test_two_scenes_closed_in_mid_run_one_after_the_other_and_a_third_one_runs(s
 def test_a_support_case_without_a_voxel_is_named_and_leaves_nothing_behind(
     open_panel, scene, target
 ):
-    volume = add_volume(scene, IMAGE, "case", AFFINE)
+    volume = add_volume(scene, IMAGE, "case", OBLIQUE)
     labels = add_segmentation(scene, volume, {"liver": LIVER & False}, "case seg")
     panel = open_panel(synthetic_command())
     panel.choose(target, [(volume, labels)])
@@ -205,11 +172,11 @@ def test_a_segmentation_without_segments_and_a_volume_without_voxels_are_named(
     assert not panel.ui.segmentButton.enabled
 
 
-def test_an_empty_segmentation_as_output_is_filled(panel, scene, target):
+def test_an_empty_segmentation_as_output_is_filled(quick, scene, target):
     output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
-    panel.ui.outputSelector.setCurrentNode(output)
-    panel.run()
-    assert panel.parameters.segmentation is output
+    quick.ui.outputSelector.setCurrentNode(output)
+    quick.run()
+    assert quick.parameters.segmentation is output
     assert np.array_equal(segment_mask(output, "liver", target), LIVER)
 
 
@@ -225,53 +192,53 @@ def moved(scene, target):
     return target
 
 
-def test_a_volume_under_a_transform_gets_a_result_under_the_same_one(panel, moved):
-    panel.run()
-    output = panel.parameters.segmentation
+def test_a_volume_under_a_transform_gets_a_result_under_the_same_one(quick, moved):
+    quick.run()
+    output = quick.parameters.segmentation
     assert output.GetTransformNodeID() == moved.GetTransformNodeID()
-    assert panel.parameters.confidence.GetTransformNodeID() == moved.GetTransformNodeID()
+    assert quick.parameters.confidence.GetTransformNodeID() == moved.GetTransformNodeID()
     assert np.array_equal(segment_mask(output, "liver", moved), LIVER)
-    correct(panel, "lesion", 6)
-    assert panel.status.state is State.DONE
+    correct(quick, "lesion", 10)
+    assert quick.status.state is State.DONE
     assert not segment_mask(output, "lesion", moved).any()
 
 
-def test_a_volume_that_was_moved_since_its_result_is_said_and_the_result_stays(panel, moved):
-    panel.run()
-    output = panel.parameters.segmentation
+def test_a_volume_that_was_moved_since_its_result_is_refused_and_its_result_stays(quick, moved):
+    quick.run()
+    output = quick.parameters.segmentation
     moved.SetAndObserveTransformNodeID(None)
-    panel.ui.segmentButton.click()
-    assert "is not under the same transform as volume 'patient'" in panel.ui.messageLabel.text
-    assert not panel.status.is_running
+    quick.ui.segmentButton.click()
+    assert "is not under the same transform as volume 'patient'" in quick.ui.messageLabel.text
+    assert not quick.status.is_running
     assert np.array_equal(segment_mask(output, "liver", moved), LIVER)
 
 
-def test_segment_cancel_segment_pressed_at_once_is_a_run(panel, target):
+def test_segment_cancel_segment_pressed_at_once_is_a_run(quick, target):
     for _ in range(3):
-        panel.ui.segmentButton.click()
-    panel.wait(lambda: panel.controller.is_idle)
-    assert panel.status.state is State.DONE, panel.status
-    assert np.array_equal(segment_mask(panel.parameters.segmentation, "liver", target), LIVER)
+        quick.ui.segmentButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    assert quick.status.state is State.DONE, quick.status
+    assert np.array_equal(segment_mask(quick.parameters.segmentation, "liver", target), LIVER)
 
 
 @pytest.mark.parametrize("part", ["segmentation", "target", "confidence"])
-def test_buttons_do_no_harm_once_a_node_of_the_result_was_deleted(panel, scene, part):
-    panel.run()
-    panel.ui.reviewedButton.click()
-    scene.RemoveNode(getattr(panel.parameters, part))
+def test_buttons_do_no_harm_once_a_node_of_the_result_was_deleted(quick, scene, part):
+    quick.run()
+    quick.ui.reviewedButton.click()
+    scene.RemoveNode(getattr(quick.parameters, part))
     for name in ("edit", "reviewed", "show3D", "scoresTable", "learnCorrections", "undo"):
-        getattr(panel.ui, f"{name}Button").click()
-    panel.ui.addToSupportButton.click()
-    panel.widget.reviewPart.go(1)
-    panel.wait(lambda: panel.controller.is_idle)
-    assert panel.ui.editButton.enabled == (part != "segmentation")
+        getattr(quick.ui, f"{name}Button").click()
+    quick.ui.addToSupportButton.click()
+    quick.widget.reviewPart.go(1)
+    quick.wait(lambda: quick.controller.is_idle)
+    assert quick.ui.editButton.enabled == (part != "segmentation")
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 16), (1, 1, 1), (12, 1, 1)])
 def test_a_very_small_volume_gets_a_result_of_its_size(open_panel, scene, pairs, shape):
     starts = [(whole - size) // 2 for whole, size in zip(SHAPE, shape, strict=True)]
     part = tuple(slice(at, at + size) for at, size in zip(starts, shape, strict=True))
-    small = add_volume(scene, IMAGE[part].copy(), "small", AFFINE)
+    small = add_volume(scene, IMAGE[part].copy(), "small", OBLIQUE)
     panel = open_panel(synthetic_command())
     panel.choose(small, pairs)
     assert panel.run().state is State.DONE
@@ -284,74 +251,74 @@ def test_a_very_small_volume_gets_a_result_of_its_size(open_panel, scene, pairs,
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_structure_that_was_renamed_is_not_taught_to_be_nowhere_unless_that_is_allowed(
-    panel, allowed
+    quick, allowed
 ):
-    panel.run()
-    segmentation = panel.parameters.segmentation.GetSegmentation()
+    quick.run()
+    segmentation = quick.parameters.segmentation.GetSegmentation()
     lesion = segmentation.GetSegmentIdBySegmentName("lesion")
     segmentation.GetSegment(lesion).SetName("tumour")
-    panel.ui.allowMissingCheckBox.checked = allowed
-    panel.ui.reviewedButton.click()
-    panel.ui.addToSupportButton.click()
-    panel.wait(lambda: panel.controller.is_idle)
-    refused = "has no segment 'lesion'" in panel.ui.messageLabel.text
+    quick.ui.allowMissingCheckBox.checked = allowed
+    quick.ui.reviewedButton.click()
+    quick.ui.addToSupportButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    refused = "has no segment 'lesion'" in quick.ui.messageLabel.text
     assert refused == (not allowed)
-    assert panel.ui.supportTable.rowCount == (3 if allowed else 2)
+    assert quick.ui.supportTable.rowCount == (3 if allowed else 2)
 
 
-def test_a_result_that_learns_from_corrections_after_its_review_is_to_be_reviewed_again(panel):
-    panel.run()
-    panel.ui.reviewedButton.click()
-    assert panel.ui.addToSupportButton.enabled
-    correct(panel, "lesion", 6)
-    assert panel.ui.reviewedButton.enabled and not panel.ui.addToSupportButton.enabled
-    panel.ui.reviewedButton.click()
-    panel.ui.undoButton.click()
-    assert panel.ui.reviewedButton.enabled and not panel.ui.addToSupportButton.enabled
+def test_a_result_that_learns_from_corrections_after_its_review_is_to_be_reviewed_again(quick):
+    quick.run()
+    quick.ui.reviewedButton.click()
+    assert quick.ui.addToSupportButton.enabled
+    correct(quick, "lesion", 10)
+    assert quick.ui.reviewedButton.enabled and not quick.ui.addToSupportButton.enabled
+    quick.ui.reviewedButton.click()
+    quick.ui.undoButton.click()
+    assert quick.ui.reviewedButton.enabled and not quick.ui.addToSupportButton.enabled
 
 
-def test_corrections_are_not_taught_to_a_task_of_other_structures(panel, scene, target, tmp_path):
-    panel.run()
-    output = panel.parameters.segmentation
+def test_corrections_are_not_taught_to_a_task_of_other_structures(quick, scene, target, tmp_path):
+    quick.run()
+    output = quick.parameters.segmentation
     kidney = json.dumps([{"name": "kidney", "label": 1, "color": [1, 0, 0], "terminology": ""}])
     (tmp_path / "kidney.oflsam2").write_text(kidney)
-    panel.widget.taskPart.load(str(tmp_path / "kidney.oflsam2"))
-    panel.wait(lambda: panel.controller.is_idle)
-    loaded = panel.controller.learned
-    correct(panel, "lesion", 6)
-    said = panel.ui.messageLabel.text
-    assert "The learned task knows kidney; the result is of liver, lesion." in said
-    assert panel.controller.learned is loaded
-    assert segment_mask(output, "lesion", target)[5].any()
+    quick.widget.taskPart.load(str(tmp_path / "kidney.oflsam2"))
+    quick.wait(lambda: quick.controller.is_idle)
+    loaded = quick.controller.learned
+    correct(quick, "lesion", 10)
+    text = quick.ui.messageLabel.text
+    assert "The learned task knows kidney; the result is of liver, lesion." in text
+    assert quick.controller.learned is loaded
+    assert segment_mask(output, "lesion", target)[9].any()
 
 
-def test_what_corrections_teach_is_added_to_a_task_that_has_grown_meanwhile(panel, target):
-    panel.run()
-    output = panel.parameters.segmentation
-    panel.ui.reviewedButton.click()
-    panel.ui.addToSupportButton.click()
-    panel.wait(lambda: panel.controller.is_idle)
-    panel.ui.targetSelector.setCurrentNode(target)
-    panel.ui.outputSelector.setCurrentNode(output)
-    correct(panel, "lesion", 6)
-    assert panel.status.state is State.DONE, panel.status
+def test_what_corrections_teach_is_added_to_a_task_that_has_grown_meanwhile(quick, target):
+    quick.run()
+    output = quick.parameters.segmentation
+    quick.ui.reviewedButton.click()
+    quick.ui.addToSupportButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    quick.ui.targetSelector.setCurrentNode(target)
+    quick.ui.outputSelector.setCurrentNode(output)
+    correct(quick, "lesion", 10)
+    assert quick.status.state is State.DONE, quick.status
     assert not segment_mask(output, "lesion", target).any()
-    assert json.loads(panel.controller.learned.content.tobytes())[0]["cases"] == 1
+    assert json.loads(quick.controller.learned.content.tobytes())[0]["cases"] == 1
 
 
 def test_what_is_drawn_while_the_scene_is_written_for_a_cohort_does_not_stop_that(
-    panel, scene, tmp_path
+    quick, scene, tmp_path
 ):
-    panel.run()
+    quick.run()
     for number in range(4):
-        add_volume(scene, np.roll(IMAGE, number, 2), f"MR {number}", AFFINE)
-    panel.widget.cohortPart.start_scene(tmp_path)
-    erase(panel, "lesion", 6)
-    panel.widget.reviewPart.look_for_corrections()
-    panel.wait(lambda: panel.controller.is_idle)
+        add_volume(scene, np.roll(IMAGE, number, 2), f"MR {number}", OBLIQUE)
+    quick.widget.cohortPart.start_scene(tmp_path)
+    erase(quick, "lesion", 10)
+    quick.widget.reviewPart.look_for_corrections()
+    quick.wait(lambda: quick.controller.is_idle)
     listed = find_cases([str(tmp_path / "scene-volumes" / "cases.json")]).cases
     assert [case.name for case in listed] == ["patient", "MR_0", "MR_1", "MR_2", "MR_3"]
-    assert panel.ui.correctedLabel.text == "1 slice corrected since the run: 7."
+    assert quick.ui.correctedLabel.text == "1 slice corrected since the run: 11."
 
 
 # A cohort in between
@@ -367,7 +334,7 @@ def cohort(tmp_path, scene, monkeypatch):
     with Manifest.create(folder) as manifest:
         manifest.begin({"layout": "flat", "task": "0" * 64}, host="elsewhere", pid=1)
         for name, own in (("p", labels), ("q", labels * 0)):
-            image = Volume(IMAGE.astype(np.uint8), AFFINE, name)
+            image = Volume(IMAGE.astype(np.uint8), OBLIQUE, name)
             source = tmp_path / f"{name}.nrrd"
             write_confidence(source, image.array, image)
             manifest.waiting(CaseInput(name, str(source)))
@@ -385,28 +352,28 @@ def load_next(panel):
     panel.wait(lambda: panel.controller.is_idle)
 
 
-def test_corrections_of_a_cohorts_case_are_taught_under_the_tasks_own_labels(panel, cohort):
-    panel.run()  # learns the liver as structure 1
-    panel.widget.cohortPart.open(str(cohort))
-    load_next(panel)
-    node, volume = panel.parameters.segmentation, panel.parameters.target
+def test_corrections_of_a_cohorts_case_are_taught_under_the_tasks_own_labels(quick, cohort):
+    quick.run()  # learns the liver as structure 1
+    quick.widget.cohortPart.open(str(cohort))
+    load_next(quick)
+    node, volume = quick.parameters.segmentation, quick.parameters.target
     assert volume.GetName() == "p"
-    correct(panel, "lesion", 6)
-    assert panel.status.state is State.DONE, panel.status
+    correct(quick, "lesion", 10)
+    assert quick.status.state is State.DONE, quick.status
     assert np.array_equal(segment_mask(node, "liver", volume), LIVER)
     assert not segment_mask(node, "lesion", volume).any()
-    taught = json.loads(panel.controller.learned.content.tobytes())
+    taught = json.loads(quick.controller.learned.content.tobytes())
     assert [(one["name"], one["levels"]) for one in taught] == [("liver", [100]), ("lesion", [])]
 
 
-def test_a_case_in_which_nothing_was_found_is_shown_as_the_others_are(panel, cohort):
-    panel.widget.cohortPart.open(str(cohort))
-    load_next(panel)
-    panel.ui.acceptCaseButton.click()
-    panel.wait(lambda: panel.controller.is_idle)
-    assert panel.parameters.target.GetName() == "q", panel.ui.messageLabel.text
-    assert not segment_mask(panel.parameters.segmentation, "liver", panel.parameters.target).any()
-    assert "no labelled voxel" not in panel.ui.messageLabel.text
+def test_a_case_in_which_nothing_was_found_is_loaded_as_the_others_are(quick, cohort):
+    quick.widget.cohortPart.open(str(cohort))
+    load_next(quick)
+    quick.ui.acceptCaseButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    assert quick.parameters.target.GetName() == "q", quick.ui.messageLabel.text
+    assert not segment_mask(quick.parameters.segmentation, "liver", quick.parameters.target).any()
+    assert "no labelled voxel" not in quick.ui.messageLabel.text
 
 
 def test_a_cohorts_case_is_not_loaded_into_a_run(slow, cohort, target):
@@ -420,26 +387,26 @@ def test_a_cohorts_case_is_not_loaded_into_a_run(slow, cohort, target):
     assert slow.parameters.target.GetName() == "p"
 
 
-def test_no_verdict_is_given_on_a_case_that_is_no_longer_in_the_scene(panel, cohort, scene):
-    part = panel.widget.cohortPart
+def test_no_verdict_is_given_on_a_case_that_is_no_longer_in_the_scene(quick, cohort, scene):
+    part = quick.widget.cohortPart
     part.open(str(cohort))
-    load_next(panel)
-    scene.RemoveNode(panel.parameters.segmentation)
-    panel.ui.saveCaseButton.click()
-    assert "The segmentation of 'p' was deleted" in panel.ui.messageLabel.text
+    load_next(quick)
+    scene.RemoveNode(quick.parameters.segmentation)
+    quick.ui.saveCaseButton.click()
+    assert "The segmentation of 'p' was deleted" in quick.ui.messageLabel.text
     assert not (cohort / "corrected" / "p.seg.nrrd").exists()
-    assert panel.ui.acceptCaseButton.enabled
+    assert quick.ui.acceptCaseButton.enabled
     scene.Clear(False)
-    assert not panel.ui.acceptCaseButton.enabled and not panel.ui.saveCaseButton.enabled
-    load_next(panel)
-    assert panel.parameters.target.GetName() == "p"
+    assert not quick.ui.acceptCaseButton.enabled and not quick.ui.saveCaseButton.enabled
+    load_next(quick)
+    assert quick.parameters.target.GetName() == "p"
 
 
 # A saved scene
 
 
-def test_a_saved_scene_goes_on_where_it_was(panel, scene, target):
-    panel.run()
+def test_a_saved_scene_goes_on_where_it_was(quick, scene, target):
+    quick.run()
     scene.SetSaveToXMLString(1)
     scene.Commit()
     xml = scene.GetSceneXMLString()
@@ -447,11 +414,11 @@ def test_a_saved_scene_goes_on_where_it_was(panel, scene, target):
     scene.SetLoadFromXMLString(1)
     scene.SetSceneXMLString(xml)
     scene.Import()
-    panel.widget.enter()
-    assert panel.parameters.segmentation.GetName() == "patient segmentation"
-    assert not panel.ui.undoButton.enabled and panel.ui.correctedLabel.text == ""
-    assert panel.ui.doubtfulTable.rowCount == 0
-    # Images are files of their own, which an XML string lacks; the panel says so.
-    panel.ui.segmentButton.click()
-    panel.wait(lambda: panel.controller.is_idle)
-    assert "no image data" in panel.ui.messageLabel.text
+    quick.widget.enter()
+    assert quick.parameters.segmentation.GetName() == "patient segmentation"
+    assert not quick.ui.undoButton.enabled and quick.ui.correctedLabel.text == ""
+    assert quick.ui.doubtfulTable.rowCount == 0
+    # Images are files of their own, which an XML string lacks; the quick says so.
+    quick.ui.segmentButton.click()
+    quick.wait(lambda: quick.controller.is_idle)
+    assert "no image data" in quick.ui.messageLabel.text

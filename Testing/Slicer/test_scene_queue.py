@@ -33,7 +33,7 @@ AFFINE = np.diag([-1.0, -1.0, 1.5, 1.0])
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    """Of a method that needs no backbone, and a second."""
+    """A learned task, which takes a second: its method needs no backbone."""
     case = SupportCase(
         Volume(IMAGE, AFFINE), LIVER.astype(np.uint8), (Structure("liver", 1, (0.8, 0.3, 0.2)),)
     )
@@ -126,9 +126,9 @@ def test_the_panel_queues_the_scene_and_says_why_a_cohort_stopped(open_panel, sc
     listed = find_cases([str(tmp_path / "scene-volumes" / "cases.json")]).cases
     assert [case.name for case in listed] == ["target"]
 
-    def shown():
+    def is_listed():
         panel.widget.cohortPart.refresh()
         return "has stopped" in panel.ui.messageLabel.text
 
-    panel.wait(shown, timeout=120)  # what the synthetic worker learned is no task of the core's
+    panel.wait(is_listed, timeout=120)  # what the synthetic worker learned is no task of the core's
     assert "is not a readable learned task" in panel.ui.messageLabel.text

@@ -76,8 +76,8 @@ def test_each_frame_of_a_volume_sequence_is_segmented_and_follows_the_browser(sc
     assert made == [labels, panel.parameters.segmentation]
     volumes = nodes_of_class(scene, "vtkMRMLScalarVolumeNode")
     assert set(volumes) == {support, run.target, panel.parameters.confidence}
-    shown = segment_mask(panel.parameters.segmentation, "heart", run.target)
-    assert np.array_equal(shown, frame(2)[1])
+    found = segment_mask(panel.parameters.segmentation, "heart", run.target)
+    assert np.array_equal(found, frame(2)[1])
 
 
 def test_slices_of_every_frame_are_listed_and_a_click_shows_the_frame(scene, open_panel):

@@ -91,8 +91,8 @@ def test_from_the_sample_data_to_the_next_patient(sample, scene, open_panel, tmp
     # 5. Review
     assert ui.doubtfulTable.rowCount > 0
     panel.widget.reviewPart.go(1)
-    shown = nodes_of_class(scene, "vtkMRMLSliceCompositeNode")[0].GetForegroundVolumeID()
-    assert shown == panel.parameters.confidence.GetID()
+    foreground = nodes_of_class(scene, "vtkMRMLSliceCompositeNode")[0].GetForegroundVolumeID()
+    assert foreground == panel.parameters.confidence.GetID()
     ui.show3DButton.click()
     assert output.GetSegmentation().ContainsRepresentation("Closed surface")
     ui.editButton.click()
@@ -159,14 +159,14 @@ def test_what_is_written_for_the_python_console_runs(
         segmentation, target = names["segmentation"], names["target"]
         assert segment_mask(segmentation, PARTS[0], target).any()
         if "wait=False" in block:
-            said = ""
+            printed = ""
             for _ in range(2000):
                 application.processEvents()
                 QtCore.QThread.msleep(5)
-                said += capsys.readouterr().out
-                if "done " in said:
+                printed += capsys.readouterr().out
+                if "done " in printed:
                     break
-            assert "done 34 slices segmented." in said
+            assert "done 34 slices segmented." in printed
             assert (tmp_path / "hippocampus.oflsam2").is_file()
     finally:
         module.OFLSAM2SlicerLogic().shutDown()
@@ -176,7 +176,7 @@ def test_what_the_tutorial_names_is_in_the_panel():
     ui = (ROOT / "OFLSAM2Slicer" / "Resources" / "UI" / "OFLSAM2Slicer.ui").read_text(
         encoding="utf-8"
     )
-    shown = re.findall(r"<string>([^<]*)</string>", ui.replace("&quot;", '"').replace("&amp;", "&"))
+    texts = re.findall(r"<string>([^<]*)</string>", ui.replace("&quot;", '"').replace("&amp;", "&"))
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for path in (ROOT / "OFLSAM2Slicer").rglob("*.py")
@@ -187,7 +187,7 @@ def test_what_the_tutorial_names_is_in_the_panel():
     named.discard("Research software. Not for clinical use.")
     assert len(named) > 20
     for name in named:
-        there = any(text.startswith(name) for text in shown) or f'_("{name}")' in code
+        there = any(text.startswith(name) for text in texts) or f'_("{name}")' in code
         assert there, f"The tutorial names '{name}', which the panel has not."
 
 

@@ -38,7 +38,7 @@ from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 from OFLSAM2SlicerLib.scene_queue import volumes_to_queue, write_queue
 from OFLSAM2SlicerLib.scene_run import SceneRun
 
-# Of `oflsam2 cohort`: some cases have no result, which the table says.
+# Exit code of `oflsam2 cohort` where some cases have no result, which the table says.
 SOME_FAILED = 3
 FOLDER_SETTING = "OFLSAM2/Cohort"
 ROWS = 10
@@ -46,7 +46,7 @@ REFRESH_MS = 3000
 
 
 class CohortPart:
-    """shown: called with volume, segmentation and confidence node of a case that was loaded, and
+    """loaded: called with volume, segmentation and confidence node of a case that was loaded, and
     the nodes of volumes that are co-registered with it.
     not_queued: volumes of the scene that are not to be segmented, as support cases."""
 
@@ -54,7 +54,7 @@ class CohortPart:
         self,
         ui: Any,
         controller: Controller,
-        shown: Callable[[Any, Any, Any, tuple[Any, ...]], None],
+        loaded: Callable[[Any, Any, Any, tuple[Any, ...]], None],
         say: Callable[[str], None],
         not_queued: Callable[[], list[Any]] = list,
     ) -> None:
@@ -62,7 +62,7 @@ class CohortPart:
         self._process: subprocess.Popen[bytes] | None = None
         self._ui = ui
         self._controller = controller
-        self._shown = shown
+        self._loaded = loaded
         self._say = say
         self._cohort: Cohort | None = None
         self._last = ""  # name of the case that was asked for last
@@ -210,7 +210,7 @@ class CohortPart:
         self._fill()
 
     def scene_is_closing(self) -> None:
-        """The nodes of the case that was shown go with the scene; those of the next scene may have
+        """The nodes of the case that is open go with the scene; those of the next scene may have
         the same IDs, and must not be taken for it."""
         self._let_go()
         self._fill()
@@ -260,7 +260,7 @@ class CohortPart:
             return
         self._controller.run = self._run = run
         self._current, self._held = case, held
-        self._shown(*nodes)
+        self._loaded(*nodes)
         self._fill()
 
     def _may_leave(self) -> bool:

@@ -10,6 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from OFLSAM2Core.backbones import DEFAULT_BACKBONE
 from OFLSAM2Core.backbones.manifest import backbone_info, list_backbones
 from OFLSAM2Core.worker.client import Event
 from OFLSAM2SlicerLib.controller import Controller
@@ -55,7 +56,10 @@ class ModelPart:
         if parameters is None:
             return
         self._is_filling = True
-        _select(self._ui.backboneComboBox, parameters.backbone)
+        if not _select(self._ui.backboneComboBox, parameters.backbone):
+            # A scene of another version may name a model that is none here.
+            parameters.backbone = DEFAULT_BACKBONE
+            _select(self._ui.backboneComboBox, parameters.backbone)
         if not _select(self._ui.deviceComboBox, parameters.device):
             self._ui.deviceComboBox.addItem(parameters.device, parameters.device)
             _select(self._ui.deviceComboBox, parameters.device)
@@ -73,6 +77,10 @@ class ModelPart:
     def lacks_weights(self, backbone: str) -> bool:
         """Whether its weights are known not to be there."""
         return not self.has_weights(backbone) and backbone in self._states
+
+    @property
+    def is_downloading(self) -> bool:
+        return bool(self._download)
 
     @property
     def weights(self) -> str:
@@ -125,6 +133,8 @@ class ModelPart:
         self._controller.about_worker(self._show_about, self._say)
 
     def _show_about(self, about: dict[str, Any]) -> None:
+        if self._parameters is None:  # the scene was closed meanwhile
+            return
         missing = about.get("missing") or []
         if missing:
             self._say(_("To be installed: {names}.").format(names=", ".join(missing)))
@@ -231,11 +241,14 @@ class ModelPart:
             _("Delete the downloaded weights of {name}?").format(name=name)
         ):
             return
-        self._controller.remove_weights(name, self._on_removed, self._say)
+        self._controller.remove_weights(
+            name, lambda answer: self._on_removed(name, answer), self._say
+        )
 
-    def _on_removed(self, answer: dict[str, Any]) -> None:
-        self._states.pop(self._parameters.backbone, None)
-        self._describe()
+    def _on_removed(self, name: str, answer: dict[str, Any]) -> None:
+        self._states.pop(name, None)
+        if self._parameters is not None:
+            self._describe()
         freed = _megabytes(int(answer.get("freed_bytes", 0)))
         self._say(_("{size} of disk space freed.").format(size=freed))
 

@@ -16,7 +16,7 @@ from OFLSAM2SlicerLib.panel.chart import confidence_chart
 from OFLSAM2SlicerLib.review import ScoredSlice
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 from OFLSAM2SlicerLib.segmentation_writer import is_reviewed, mark_reviewed, volume_segmented
-from OFLSAM2SlicerLib.sequences import volumes_shown
+from OFLSAM2SlicerLib.sequences import volumes_worked_on
 
 ROWS = 8
 LISTED = 12
@@ -24,7 +24,7 @@ EDITS_SETTLE_MS = 400  # strokes of a brush come one after the other
 
 
 class ReviewPart:
-    """is_open: whether the module is the one that is shown; else the views are left alone."""
+    """is_open: whether the module is the open one; else the views are left alone."""
 
     def __init__(self, ui: Any, controller: Controller, say: Callable[[str], None]) -> None:
         self._ui = ui
@@ -82,7 +82,7 @@ class ReviewPart:
             self._overlay.hide(slicer.mrmlScene)
 
     def update_result(self) -> None:
-        """Whether there is a result to be shown, edited, and marked as reviewed."""
+        """Enable what needs a result, where there is one: 3D, the editor, the review."""
         node = self._parameters.segmentation if self._parameters is not None else None
         there = (
             node is not None
@@ -175,11 +175,11 @@ class ReviewPart:
             self._show_slice(row)
 
     def _volumes(self) -> list[Any]:
-        """The volumes whose confidence is shown."""
+        """The volumes whose views have the confidence over them."""
         run = self._controller.run
         nodes = [run.target] if run is not None and is_in_scene(run.target) else []
         if self._parameters.target is not None:
-            nodes += volumes_shown(self._parameters.target)
+            nodes += volumes_worked_on(self._parameters.target)
         return nodes
 
     def _on_clicked(self, row: int, column: int) -> None:

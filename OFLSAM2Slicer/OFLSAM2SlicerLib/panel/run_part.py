@@ -24,10 +24,10 @@ TITLES = {
 class RunPart:
     def __init__(self, ui: Any) -> None:
         self._ui = ui
-        self._message_shown = ""
+        self._last_message = ""
 
     def show(self, status: Status, why_not: str, can_undo: bool) -> None:
-        """why_not: why a run cannot start now; below what is to be said of the last one."""
+        """why_not: why a run cannot start now; it comes below the message of the last one."""
         ui = self._ui
         running = status.is_running
         ui.segmentButton.text = _("Cancel") if running else _("Segment")
@@ -45,8 +45,8 @@ class RunPart:
         bar.maximum = status.total if running else 100
         bar.value = status.done if running else (100 if status.state is State.DONE else 0)
         message = self._message(status, why_not)
-        if message != self._message_shown:
-            self._message_shown = message
+        if message != self._last_message:
+            self._last_message = message
             ui.messageLabel.text = message
             self._unfold(message)
 

@@ -16,7 +16,7 @@ from OFLSAM2SlicerLib.worker_command import WorkerCommand
 
 
 class SetupPart:
-    """Nothing is installed or downloaded before the user has said yes; and the user is asked once.
+    """Nothing is installed or downloaded before the user agrees; there is one question.
 
     worker: the command of the worker. Only into Slicer's own Python is anything installed.
     """
@@ -50,6 +50,9 @@ class SetupPart:
             weights = needs == "weights" or unknown or self._model.lacks_weights(backbone)
         if not packages and not weights:
             return False
+        if self._model.is_downloading:
+            self._say(_("The model is being downloaded."))
+            return True
         problem = self._installer.problem() if packages else ""
         if problem:
             self._say(problem)

@@ -67,7 +67,7 @@ class SupportPart:
         self._changed()
 
     def enable(self, enabled: bool) -> None:
-        """Support cases are of no use while a learned task is used: they are shown greyed."""
+        """Support cases are of no use while a learned task is used, and greyed."""
         if enabled == self._is_enabled:
             return
         self._is_enabled = enabled
@@ -85,7 +85,7 @@ class SupportPart:
         return self.pairs[rows[0]] if len(rows) == 1 and rows[0] < len(self._rows) else None
 
     def set_further(self, volumes: tuple[Any, ...]) -> None:
-        """Of the selected case: the volumes that are co-registered with its own."""
+        """Set the volumes that are co-registered with the selected case's own."""
         support = self._support()
         rows = tables.selected_rows(self._ui.supportTable)
         if support and len(rows) == 1:

@@ -38,7 +38,7 @@ class RunTimes:
         self._state, self._began = status.state, self._clock()
 
     def expected(self, key: str, is_learned: bool, slices: int) -> str:
-        """The expected time, shown before a run; "" where nothing is known yet.
+        """The expected time, told before a run; "" where nothing is known yet.
 
         slices: of the volume; 0 where it is not known.
         """

@@ -13,7 +13,7 @@ from PySide6 import QtCore, QtUiTools, QtWidgets
 from slicer_double import qt, widgets
 
 messages: list[str] = []
-"""What pop-ups would have said."""
+"""Texts of the pop-ups."""
 answers: list[bool] = []
 """Answers to the next questions; True where there is none left."""
 executed: list[tuple[str, list[str]]] = []

@@ -16,7 +16,7 @@ EFFECTS = Path("Modules", "Loadable", "Segmentations", "EditorEffects", "Python"
 
 
 class AbstractScriptedSegmentEditorEffect:
-    """Of the module `SegmentEditorEffects`, without a Slicer checkout."""
+    """As in the module `SegmentEditorEffects`, without a Slicer checkout."""
 
     def __init__(self, scriptedEffect: Any) -> None:
         self.scriptedEffect = scriptedEffect

@@ -215,8 +215,8 @@ class qMRMLSegmentationShow3DButton(PythonQt, QtWidgets.QPushButton):
         self._node = node
         self.setEnabled(node is not None)
 
-    def _on_toggled(self, shown: bool) -> None:
-        if shown:
+    def _on_toggled(self, visible: bool) -> None:
+        if visible:
             self._node.CreateClosedSurfaceRepresentation()
         else:
             self._node.RemoveClosedSurfaceRepresentation()
