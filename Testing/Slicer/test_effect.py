@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 
 import numpy as np
@@ -100,6 +101,25 @@ def test_only_the_slice_of_the_view_is_predicted_and_the_worker_is_asked_once(
     expected[7] = LIVER[7]
     assert np.array_equal(segment_mask(edited, "Liver", volume), expected)
     assert not panel.controller.link.is_alive
+
+
+def test_another_task_predicts_anew(effect, panel, edited, volume, tmp_path):
+    overwrite(effect, effect.parameterSetNode().OverwriteNone)
+    press(effect, panel, "allButton")
+    liver = {"name": "liver", "label": 1, "color": [1, 0, 0], "terminology": "", "levels": [200]}
+    (tmp_path / "bright.oflsam2").write_text(json.dumps([liver]))
+    panel.widget.taskPart.load(str(tmp_path / "bright.oflsam2"))
+    panel.wait(lambda: panel.controller.is_idle)
+    press(effect, panel, "allButton")
+    assert np.array_equal(segment_mask(edited, "Liver", volume), LESION)
+
+
+def test_a_volume_whose_spacing_was_corrected_is_predicted_anew(effect, panel, volume):
+    press(effect, panel, "allButton")
+    panel.controller.link.close()
+    volume.SetSpacing(1, 1, 4)
+    press(effect, panel, "allButton")
+    assert panel.controller.link.is_alive
 
 
 def test_what_was_drawn_too_much_is_removed(effect, panel, edited, volume, scene):
