@@ -188,7 +188,7 @@ def test_a_larger_volume_is_scaled_down_whole_and_the_user_is_warned():
     prepared = prepare(preparation, Volume(large, name="giant"))
     assert prepared.valid_region == (0, 256, 8, 248)
     assert "'giant'" in prepared.note
-    assert "1.50 times smaller" in prepared.note
+    assert "1.50 times more" in prepared.note
     assert prepare(preparation, Volume(large[:, :60, :64])).note == ""
     back = prepared.to_grid(np.ones((1, 256, 256), np.float32))
     np.testing.assert_allclose(back, np.ones((1, 96, 90)), atol=1e-5)
@@ -229,7 +229,7 @@ def test_a_body_that_is_larger_than_the_support_is_scaled_down_whole():
     large = np.zeros((8, 120, 120), np.float32)
     large[:, 4:100, 20:110] = np.random.default_rng(1).random((8, 96, 90)) + 1
     prepared = prepare(preparation, case_of(large).volume)
-    assert "1.50 times smaller" in prepared.note
+    assert "1.50 times more" in prepared.note
     shown = prepared.to_grid(np.ones((1, 256, 256), np.float32))[0] > 0.5
     assert shown[4:100, 20:110].all() and not shown[100:].any()
 
