@@ -78,6 +78,11 @@ class ConfidenceWriter:
         array[result.index_expression] = values
         self._dirty = True
 
+    def empty(self) -> None:
+        """Say of all voxels that they are not segmented yet."""
+        slicer.util.arrayFromVolume(self.confidence_node)[...] = NOT_YET
+        self._dirty = True
+
     def values(self, place: Any) -> npt.NDArray[np.uint8] | None:
         """A copy of what a slice holds; None where the volume is gone."""
         if not is_in_scene(self.confidence_node):

@@ -221,9 +221,12 @@ def editable_overlay(
 
 
 def _state_of(volume_node: Any) -> tuple[str, int, bytes]:
-    """Changes when the node is another one, or has other voxels, or these lie elsewhere."""
+    """Changes when the node is another one, or has other voxels, or these lie elsewhere, also by a
+    transform: of two volumes of a patient one may be registered to the other meanwhile."""
     image = volume_node.GetImageData()
+    to_world = geometry.rigid_or_scaling_to_world(volume_node)
     place = geometry.volume_to_local(volume_node).tobytes()
+    place += b"" if to_world is None else to_world.tobytes()
     return volume_node.GetID(), image.GetMTime() if image is not None else 0, place
 
 

@@ -215,7 +215,17 @@ class SceneRun:
         if self.undo is not None and self.undo.is_available:
             self.undo.restore()
             self._writer = None
+            self._forget_doubt()
         return None
+
+    def _forget_doubt(self) -> None:
+        """Scores and confidence were of the result that was taken back, not of the one before."""
+        self.scores = SliceScores(())
+        node = self.confidence
+        if node is not None and is_in_scene(node) and node.GetImageData() is not None:
+            writer = ConfidenceWriter(node, self.target)
+            writer.empty()
+            writer.flush()
 
     def _discard(self) -> None:
         if self._has_begun and self.undo is not None:
@@ -231,6 +241,9 @@ class SceneRun:
         self._writer = SegmentationWriter(self.segmentation, volume_node, structures)
         yield from self._writer.prepare()
         self._writer.mark_in_progress()
+        self._writer.name_image(
+            ""
+        )  # until it is complete: the segment may say that of a run before
         if self.confidence is not None:
             self._confidence_writer = ConfidenceWriter(self.confidence, volume_node)
             yield from self._confidence_writer.prepare()

@@ -63,7 +63,7 @@ def check_output(segmentation_node: Any, volume_node: Any) -> None:
 def holds_result_of_others(segmentation_node: Any, volume_nodes: Sequence[Any]) -> bool:
     """Whether a segmentation holds the result of another volume than these: also of one that is
     no longer in the scene."""
-    if not _has_results(segmentation_node):
+    if not has_results(segmentation_node):
         return False
     segmented = _volumes_segmented(segmentation_node)
     return not segmented or any(node not in volume_nodes for node in segmented)
@@ -72,7 +72,7 @@ def holds_result_of_others(segmentation_node: Any, volume_nodes: Sequence[Any]) 
 def volume_segmented(segmentation_node: Any) -> Any:
     """The volume whose result a segmentation holds; None where it is not known, or no longer in
     the scene."""
-    nodes = _volumes_segmented(segmentation_node) if _has_results(segmentation_node) else []
+    nodes = _volumes_segmented(segmentation_node) if has_results(segmentation_node) else []
     return next((node for node in nodes if node is not None), None)
 
 
@@ -99,7 +99,8 @@ def _results(segmentation_node: Any) -> list[Any]:
     return [segment for segment in segments if tag_of(segment, STRUCTURE_TAG) is not None]
 
 
-def _has_results(segmentation_node: Any) -> bool:
+def has_results(segmentation_node: Any) -> bool:
+    """Whether any of its segments was made by this module."""
     return bool(_results(segmentation_node))
 
 
@@ -143,7 +144,7 @@ class SegmentationWriter:
             node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
             node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         check_output(node, volume)
-        if not _has_results(node):
+        if not has_results(node):
             node.RemoveNodeReferenceIDs(VOLUME_ROLE)
         if volume not in _volumes_segmented(node):
             node.AddNodeReferenceID(VOLUME_ROLE, volume.GetID())
@@ -283,11 +284,13 @@ class SegmentationWriter:
 
     def name_image(self, image: str) -> None:
         """Have the segments say of which image they are, also once they are saved: `oflsam2 refine`
-        refuses corrections of another one. image: its `image_identity`."""
+        refuses corrections of another one. image: its `image_identity`; "": not known."""
         for label in self.segment_ids:
             segment = self._segment(label)
-            if segment is not None:
+            if segment is not None and image:
                 segment.SetTag(IDENTITY_TAG, image)
+            elif segment is not None:
+                segment.RemoveTag(IDENTITY_TAG)
 
     @property
     def shows_surfaces(self) -> bool:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import slicer
+
+from OFLSAM2Core.data.image_identity import IDENTITY_TAG
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
 from OFLSAM2SlicerLib.structures import BINARY_LABELMAP, CLOSED_SURFACE, STRUCTURE_TAG, tag_of
 
+Logic = slicer.vtkSlicerSegmentationsModuleLogic
+
 
 class UndoSnapshot:
-    """The labelmaps that the segments of earlier runs have at one moment.
+    """The labelmaps that the segments of earlier runs have at one moment, whether somebody has
+    reviewed them, and of which image they are.
 
     A run puts new labelmaps into its segments and never writes into those of others. So it is
     enough to hold on to the old ones: no copy (a snapshot of vtkSegmentationHistory takes 26 to
@@ -18,13 +24,15 @@ class UndoSnapshot:
 
     def __init__(self, segmentation_node: Any) -> None:
         self._node = segmentation_node
-        self._before: dict[str, tuple[Any, int]] = {}
+        self._before: dict[str, tuple[Any, int, int, str | None]] = {}
         self._is_held = True
         segmentation = segmentation_node.GetSegmentation()
         for segment_id in _our_segments(segmentation):
             segment = segmentation.GetSegment(segment_id)
             image = segment.GetRepresentation(BINARY_LABELMAP)
-            self._before[segment_id] = (image, segment.GetLabelValue())
+            status = Logic.GetSegmentStatus(segment)
+            made_of = tag_of(segment, IDENTITY_TAG)
+            self._before[segment_id] = (image, segment.GetLabelValue(), status, made_of)
 
     @property
     def is_available(self) -> bool:
@@ -42,8 +50,13 @@ class UndoSnapshot:
                 segment.RemoveAllRepresentations()
                 segmentation.RemoveSegment(segment_id)
                 continue
-            image, value = self._before[segment_id]
+            image, value, status, made_of = self._before[segment_id]
             segment.SetLabelValue(value)
+            Logic.SetSegmentStatus(segment, status)
+            if made_of is None:
+                segment.RemoveTag(IDENTITY_TAG)
+            else:
+                segment.SetTag(IDENTITY_TAG, made_of)
             segment.AddRepresentation(BINARY_LABELMAP, image)
             if segment.GetRepresentation(CLOSED_SURFACE) is not None:
                 segment.RemoveRepresentation(CLOSED_SURFACE)

@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 import slicer
+from OFLSAM2SlicerLib import geometry
 from OFLSAM2SlicerLib.effect_registration import register_effect
 from panels import synthetic_command
 from scenes import OBLIQUE, add_segmentation, add_volume, ball, segment_mask
@@ -118,6 +119,18 @@ def test_a_volume_whose_spacing_was_corrected_is_predicted_anew(effect, panel, v
     press(effect, panel, "allButton")
     panel.controller.link.close()
     volume.SetSpacing(1, 1, 4)
+    press(effect, panel, "allButton")
+    assert panel.controller.link.is_alive
+
+
+def test_a_volume_that_was_moved_is_predicted_anew(effect, panel, edited, volume, scene):
+    press(effect, panel, "allButton")
+    panel.controller.link.close()
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "registration")
+    matrix = geometry.array_to_matrix(np.diag([1, 1, 1, 1]) + 3 * np.eye(4, k=3))
+    transform.SetMatrixTransformToParent(matrix)
+    for node in (volume, edited):
+        node.SetAndObserveTransformNodeID(transform.GetID())
     press(effect, panel, "allButton")
     assert panel.controller.link.is_alive
 

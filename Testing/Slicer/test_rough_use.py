@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import slicer
 from OFLSAM2SlicerLib import geometry
-from OFLSAM2SlicerLib.structures import BINARY_LABELMAP
+from OFLSAM2SlicerLib.segmentation_writer import is_reviewed
+from OFLSAM2SlicerLib.structures import BINARY_LABELMAP, tag_of
 from panels import MODIFIERS, synthetic_command
 from PySide6 import QtCore, QtTest
 from scenes import (
@@ -27,6 +28,7 @@ from OFLSAM2Core.app.states import State
 from OFLSAM2Core.cohort.cases import CaseInput
 from OFLSAM2Core.cohort.inputs import find_cases
 from OFLSAM2Core.cohort.manifest import Manifest
+from OFLSAM2Core.data.image_identity import IDENTITY_TAG
 from OFLSAM2Core.data.structures import Structure
 from OFLSAM2Core.data.volume import Volume
 from OFLSAM2Core.io.reading import write_confidence, write_segmentation
@@ -54,6 +56,16 @@ def correct(panel, name, index):
     panel.wait(lambda: panel.ui.correctedLabel.text != "" and panel.controller.is_idle)
     panel.ui.learnCorrectionsButton.click()
     panel.wait(lambda: panel.controller.is_idle)
+
+
+def confidence_of(panel):
+    return slicer.util.arrayFromVolume(panel.parameters.confidence)
+
+
+def image_of(panel):
+    """What the first segment of the result says of its image; None where it does not."""
+    segment = panel.parameters.segmentation.GetSegmentation().GetNthSegment(0)
+    return tag_of(segment, IDENTITY_TAG)
 
 
 # Keys that are held
@@ -275,6 +287,71 @@ def test_a_result_that_learns_from_corrections_after_its_review_is_to_be_reviewe
     quick.ui.reviewedButton.click()
     quick.ui.undoButton.click()
     assert quick.ui.reviewedButton.enabled and not quick.ui.addToSupportButton.enabled
+
+
+def test_a_result_that_undo_brings_back_is_as_reviewed_as_it_was(quick):
+    quick.run()
+    quick.run()
+    quick.ui.reviewedButton.click()
+    quick.ui.undoButton.click()
+    assert not is_reviewed(quick.parameters.segmentation)
+    assert quick.ui.reviewedButton.enabled and not quick.ui.addToSupportButton.enabled
+
+
+def test_a_reviewed_result_is_reviewed_again_when_undo_brings_it_back(quick):
+    quick.run()
+    quick.ui.reviewedButton.click()
+    quick.run()
+    quick.ui.undoButton.click()
+    assert is_reviewed(quick.parameters.segmentation)
+
+
+def test_doubt_and_confidence_go_with_the_result_that_is_taken_back(quick):
+    quick.run()
+    quick.run()
+    assert quick.ui.doubtfulTable.rowCount and confidence_of(quick).any()
+    quick.ui.undoButton.click()
+    assert not quick.ui.doubtfulTable.rowCount and not confidence_of(quick).any()
+
+
+def test_a_result_that_undo_brings_back_says_of_which_image_it_is(quick, target):
+    quick.run()
+    first = image_of(quick)
+    slicer.util.arrayFromVolume(target)[2] += 1
+    quick.run()
+    assert image_of(quick) not in (None, first)
+    quick.ui.undoButton.click()
+    assert image_of(quick) == first
+
+
+def test_a_result_of_a_cancelled_run_is_not_said_to_be_of_the_image_before(slow, target):
+    slow.run()
+    assert image_of(slow)
+    slicer.util.arrayFromVolume(target)[2] += 1
+    start(slow)
+    slow.ui.segmentButton.click()
+    slow.wait(lambda: slow.controller.is_idle)
+    assert slow.status.state is State.CANCELLED and image_of(slow) is None
+
+
+def test_corrections_are_told_of_the_chosen_result_alone_where_a_volume_has_two(quick):
+    quick.run()
+    first = quick.parameters.segmentation
+    quick.ui.outputSelector.setCurrentNode(None)
+    quick.run()
+    second = quick.parameters.segmentation
+    assert second is not first
+    erase(quick, "lesion", 10)
+    quick.wait(lambda: "11" in quick.ui.correctedLabel.text)
+    quick.ui.outputSelector.setCurrentNode(first)
+    quick.wait(lambda: quick.ui.correctedLabel.text == "" and quick.controller.is_idle)
+    quick.ui.outputSelector.setCurrentNode(second)
+    quick.wait(lambda: "11" in quick.ui.correctedLabel.text)
+
+
+def test_what_was_drawn_by_hand_is_no_result_to_be_reviewed(quick, pairs):
+    quick.ui.outputSelector.setCurrentNode(pairs[0][1])
+    assert quick.ui.editButton.enabled and not quick.ui.reviewedButton.enabled
 
 
 def test_corrections_are_not_taught_to_a_task_of_other_structures(quick, scene, target, tmp_path):

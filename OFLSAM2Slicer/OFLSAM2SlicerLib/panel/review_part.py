@@ -15,7 +15,12 @@ from OFLSAM2SlicerLib.panel import tables
 from OFLSAM2SlicerLib.panel.chart import confidence_chart
 from OFLSAM2SlicerLib.review import ScoredSlice
 from OFLSAM2SlicerLib.scene_nodes import is_in_scene
-from OFLSAM2SlicerLib.segmentation_writer import is_reviewed, mark_reviewed, volume_segmented
+from OFLSAM2SlicerLib.segmentation_writer import (
+    has_results,
+    is_reviewed,
+    mark_reviewed,
+    volume_segmented,
+)
 from OFLSAM2SlicerLib.sequences import volumes_worked_on
 
 ROWS = 8
@@ -96,7 +101,8 @@ class ReviewPart:
         self._ui.show3DButton.setSegmentationNode(node if there else None)
         self._ui.editButton.enabled = there
         reviewed = there and is_reviewed(node)
-        self._ui.reviewedButton.enabled = there and not running and not reviewed
+        can_be_reviewed = there and has_results(node) and not reviewed
+        self._ui.reviewedButton.enabled = can_be_reviewed and not running
         self._ui.addToSupportButton.enabled = reviewed and not running
         self._ui.reviewedButton.text = _("Reviewed: completed") if reviewed else _("Reviewed")
 
@@ -106,9 +112,21 @@ class ReviewPart:
         again: look, whether or not something was changed since the last time.
         """
         self._is_edited = self._is_edited or again
-        if self._is_edited and self.is_open and not self._controller.status.is_running:
-            self._is_edited = False
-            self._controller.find_corrections(self._show_corrected)
+        if not self._is_edited or not self.is_open or self._controller.status.is_running:
+            return
+        self._is_edited = False
+        if self._is_of_run():
+            self._controller.find_corrections(self._show_found)
+        else:
+            self._show_corrected([])
+
+    def _is_of_run(self) -> bool:
+        """Whether the result of the last run is the one that is chosen: its volume may have two."""
+        run = self._controller.run
+        return run is not None and self._followed is run.segmentation.GetSegmentation()
+
+    def _show_found(self, indices: list[int]) -> None:
+        self._show_corrected(indices if self._is_of_run() else [])
 
     def _follow(self, segmentation: Any) -> None:
         """Notice what is edited in a segmentation."""
@@ -121,6 +139,7 @@ class ReviewPart:
             kind = slicer.vtkSegmentation
             for event in (kind.SegmentModified, kind.SourceRepresentationModified):
                 self._tags.append(segmentation.AddObserver(event, self._on_edited))
+        self.look_for_corrections(again=True)
 
     def _on_edited(self, *_args: Any) -> None:
         if not self._controller.status.is_running:

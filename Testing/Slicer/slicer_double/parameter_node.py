@@ -134,8 +134,11 @@ def _cached_node_property(name: str) -> property:
     plain = _node_property(name)
 
     def write(self: Any, node: Any) -> None:
+        # As Slicer's: whoever follows the parameter node is told once the new node can be read.
+        was_modified = self.parameterNode.StartModify()
         plain.__set__(self, node)
         _fill_cache(self)
+        self.parameterNode.EndModify(was_modified)
 
     return property(lambda self: self._cache[name], write)
 
