@@ -25,6 +25,7 @@ from OFLSAM2Core.evaluation.datasets import Dataset
 from OFLSAM2Core.evaluation.evaluate import segment_cases
 from OFLSAM2Core.evaluation.report import EvaluationReport, mean_and_interval
 from OFLSAM2Core.learned_task import LearnedTask
+from OFLSAM2Core.methods.ofl_sam2_atlas.options import PRESETS
 from OFLSAM2Core.runtime.device import choose_device
 from OFLSAM2Core.session import FewShotSession
 
@@ -68,6 +69,7 @@ ROWS = (
     Row("half-the-steps", learning={"training_steps": 400}),
     Row("half-the-slices", learning={"encoded_slices": 150}),
     Row("one-pixel-for-one", learning={"magnification": 1.0}),
+    *(Row(preset, learning=dict(own)) for preset, own in PRESETS.items() if own),
 )
 
 
