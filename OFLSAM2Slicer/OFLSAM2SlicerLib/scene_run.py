@@ -241,9 +241,8 @@ class SceneRun:
         self._writer = SegmentationWriter(self.segmentation, volume_node, structures)
         yield from self._writer.prepare()
         self._writer.mark_in_progress()
-        self._writer.name_image(
-            ""
-        )  # until it is complete: the segment may say that of a run before
+        # Until it is complete: the segment may name the image of a run before.
+        self._writer.name_image("")
         if self.confidence is not None:
             self._confidence_writer = ConfidenceWriter(self.confidence, volume_node)
             yield from self._confidence_writer.prepare()
