@@ -13,12 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from OFLSAM2Core.errors import InputError
-from OFLSAM2Core.evaluation.report import (
-    TRANSDUCTIVE,
-    mean_and_interval,
-    write_picture,
-    write_text,
-)
+from OFLSAM2Core.evaluation.report import mean_and_interval, write_picture, write_text
 
 COMPARISON_FILES = ("comparison.json", "comparison.md", "comparison.png")
 
@@ -178,7 +173,11 @@ class Comparison:
         """A sentence where a method learned from the test volumes."""
         if not any(row.transductive for row in self.rows):
             return []
-        return ["", f"(transductive): {TRANSDUCTIVE[0].lower()}{TRANSDUCTIVE[1:]}"]
+        return [
+            "",
+            "Transductive methods learned from the test volumes, too, without their labels: their "
+            "figures hold for volumes that are at hand in learning.",
+        ]
 
     def plot(self) -> Image.Image:
         """Mean Dice against the seconds to learn and segment one volume, on a logarithmic axis: of
