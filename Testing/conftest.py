@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,14 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Files are tested side by side: more threads in each would wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+for name in ("SIGHUP", "SIGINT"):
+    # Programs that are started from here are to be stopped by these signals, also where the tests
+    # themselves run under nohup or in the background of a shell, which ignore them for all.
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
