@@ -353,11 +353,8 @@ def sha256_of_task(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        why = (
-            "does not exist"
-            if isinstance(error, FileNotFoundError)
-            else (f"cannot be read: {error.strerror}")
-        )
+        gone = isinstance(error, FileNotFoundError)
+        why = "does not exist" if gone else f"cannot be read: {error.strerror}"
         raise InputError(f"The learned task '{path}' {why}.", "Check the path.") from error
 
 

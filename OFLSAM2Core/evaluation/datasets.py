@@ -177,9 +177,8 @@ class Dataset:
         volumes = []
         for name in names:
             first, *further = self.images_of(name)
-            channel = range(self.volumes) if self.stacked else None
             with suppress(InputError):
-                volume = read_volume(first, channel=channel, further=further)
+                volume = read_volume(first, channel=self._channels, further=further)
                 volumes.append(replace(volume, name=name))
         return volumes
 
@@ -196,10 +195,15 @@ class Dataset:
             self.files[name].labels,
             table=self.table,
             may_be_empty=may_be_empty,
-            channel=range(self.volumes) if self.stacked else None,
+            channel=self._channels,
             further=images[1:],
         )
         return replace(case, volume=replace(case.volume, name=name))
+
+    @property
+    def _channels(self) -> range | None:
+        """Which channels of a 4D image are read; None where a volume is a file of its own."""
+        return range(self.volumes) if self.stacked else None
 
     def _require_memory(self, images: Sequence[Path]) -> None:
         require_memory_to_segment(images[0])
